@@ -1,0 +1,1 @@
+"""Attacks: one a file, ``def attack(oracle, x, y, threat, *, steps, ..., generator) -> x_adv``. They only propose."""

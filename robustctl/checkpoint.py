@@ -1,0 +1,136 @@
+"""Weights on disk. The only user of safetensors.
+
+A model directory holds ``config.json`` (a ``ModelSpec``) and ``model.safetensors`` with the tensors of the network
+behind the normalisation, under the zoo's own names.
+"""
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from robustctl.architectures import Classifier, build
+from robustctl.errors import RequestError
+from robustctl.files import atomic_path, write_text
+from robustctl.spec import ModelSpec
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors atomically; a reader sees the old file or the new one, never half of it."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(contiguous, temporary, metadata={"format": "pt"})
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        RequestError: missing, truncated (with the bytes found and the bytes expected) or not safetensors at all.
+    """
+    if not path.is_file():
+        raise RequestError(f"no weights at {path}")
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise RequestError(f"cannot read {path}: {_damage(path) or error}") from None
+
+
+def load_weights(model: Classifier, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Load tensors into the model's network, strictly.
+
+    Args:
+        source: what to call these weights in a message.
+
+    Raises:
+        RequestError: missing, unexpected or misshaped tensors (all are listed), or values that are not finite.
+    """
+    wanted = model.net.state_dict()
+    faults = [f"missing {name}" for name in wanted if name not in tensors]
+    faults += [f"unexpected {name}" for name in tensors if name not in wanted]
+    faults += [
+        f"{name} has shape {list(tensors[name].shape)}, expected {list(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in tensors and tensors[name].shape != tensor.shape
+    ]
+    if faults:
+        raise RequestError(f"weights of {source} do not fit the architecture:\n  " + "\n  ".join(faults))
+    broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if broken:
+        raise RequestError(f"weights of {source} hold NaN or infinity in: {', '.join(broken)}")
+    model.net.load_state_dict(dict(tensors), strict=True)
+
+
+def save_model(model: Classifier, spec: ModelSpec, directory: Path) -> None:
+    """Write ``config.json`` and ``model.safetensors`` into an existing directory."""
+    save_tensors(model.net.state_dict(), directory / WEIGHTS)
+    write_text(directory / CONFIG, spec.model_dump_json(by_alias=True, indent=2) + "\n")
+
+
+def load_model(directory: Path) -> tuple[Classifier, ModelSpec]:
+    """Read a model directory.
+
+    Returns:
+        The classifier in eval mode on the CPU, and its spec.
+
+    Raises:
+        RequestError: either file is missing or damaged, or they do not belong together.
+    """
+    spec = read_spec(directory)
+    return load_from(spec, directory / WEIGHTS), spec
+
+
+def load_from(spec: ModelSpec, weights: Path) -> Classifier:
+    """Build the spec's classifier in eval mode and fill it from one weights file; raises as ``load_model`` does."""
+    model = build(spec)
+    load_weights(model, read_tensors(weights), str(weights))
+    return model.eval()
+
+
+def read_spec(directory: Path) -> ModelSpec:
+    """Read and check ``config.json`` of a model directory, or raise RequestError."""
+    path = directory / CONFIG
+    try:
+        return ModelSpec.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise RequestError(f"{directory} is no model directory: it has no {CONFIG}") from None
+    except (ValidationError, ValueError, OSError) as error:
+        raise RequestError(f"cannot read {path}: {error}") from None
+
+
+def weights_sha256(model: Classifier) -> str:
+    """Hash of the network's tensors: their names, types, shapes and bytes, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.net.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _damage(path: Path) -> str | None:
+    """Say how many bytes a truncated file lacks, from its own header; None when that is not what is wrong."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else None
+        if length is None or length > 100_000_000:
+            return "it is not a safetensors file"
+        header = file.read(length)
+    try:
+        entries = json.loads(header)
+        expected = (
+            8 + length + max(entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__")
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "it is truncated or not a safetensors file"
+    return f"{size} of {expected} bytes are there; fetch it again" if size < expected else None

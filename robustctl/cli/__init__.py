@@ -1,0 +1,86 @@
+"""The command line: one file a command. A file is found by its name and holds either
+
+- ``command``: a function with typed options (Typer), or
+- ``app``: a ``typer.Typer`` with subcommands.
+
+These files import nothing heavy at their top: torch and the rooms that need it are imported inside the functions, so
+that help answers at once.
+"""
+
+import importlib
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from robustctl import __version__, discovery
+from robustctl.errors import InterruptedRun, RobustctlError
+
+app = typer.Typer(
+    name="robustctl",
+    help="Fine-tune, evaluate and share image classifiers robust in the union of the l_inf, l_2 and l_1 balls.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"robustctl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+) -> None:
+    # Both are read far from here (progress bars, the handler below), and must reach child processes too.
+    if debug:
+        os.environ["ROBUSTCTL_DEBUG"] = "1"
+    if quiet:
+        os.environ["ROBUSTCTL_QUIET"] = "1"
+
+
+for _name in discovery.names(__name__):
+    _module = importlib.import_module(f"{__name__}.{_name.replace('-', '_')}")
+    if hasattr(_module, "app"):
+        app.add_typer(_module.app, name=_name)
+    else:
+        app.command(_name)(_module.command)
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command line; every error becomes one message on stderr and an exit code (docs/contracts.md)."""
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        app()
+    except RobustctlError as error:
+        _fail(f"robustctl: {error}", error.exit_code, error)
+    except KeyboardInterrupt as error:
+        _fail("robustctl: interrupted; the same command continues", InterruptedRun.exit_code, error)
+    except BrokenPipeError:
+        # The reader of our output (head, say) has closed it: not an error, but Python would complain while exiting.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except Exception as error:
+        text = f"robustctl: internal error ({type(error).__name__}: {error}). This is a bug; --debug shows where."
+        _fail(text, 1, error)
+
+
+def _fail(message: str, exit_code: int, error: BaseException) -> None:
+    if "ROBUSTCTL_DEBUG" in os.environ:
+        raise error
+    typer.echo(message, err=True)
+    raise SystemExit(exit_code) from None

@@ -1,0 +1,1 @@
+"""Images and labels: one source a file."""

@@ -1,0 +1,1 @@
+"""Evaluation: attacks propose, this room judges, stores verdicts and counts."""

@@ -1,0 +1,69 @@
+"""One progress line on stderr: what, how far, time left. No torch here."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+SECONDS_BETWEEN_PLAIN_LINES = 30.0
+
+
+class Advance(Protocol):
+    """Report ``n`` more units done, with an optional short note such as ``robust 41.2 %``."""
+
+    def __call__(self, n: int, note: str = "") -> None: ...
+
+
+@contextmanager
+def progress(description: str, total: int) -> Iterator[Advance]:
+    """Show progress through ``total`` units while the block runs.
+
+    A terminal gets a live bar; a log file gets a plain line every half minute; ``--quiet`` silences both.
+    """
+    if "ROBUSTCTL_QUIET" in os.environ:
+        yield lambda n, note="": None
+    elif sys.stderr.isatty():
+        with _bar(description, total) as advance:
+            yield advance
+    else:
+        yield _plain(description, total)
+
+
+@contextmanager
+def _bar(description: str, total: int) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(description, total=total, note="")
+
+        def advance(n: int, note: str = "") -> None:
+            bar.update(task, advance=n, note=note)
+
+        yield advance
+
+
+def _plain(description: str, total: int) -> Advance:
+    start = last = time.monotonic()
+    done = 0
+
+    def advance(n: int, note: str = "") -> None:
+        nonlocal done, last
+        done += n
+        now = time.monotonic()
+        if now - last < SECONDS_BETWEEN_PLAIN_LINES or done == 0:
+            return
+        last = now
+        left = (now - start) / done * (total - done)
+        print(f"{description}: {done}/{total}, about {left:.0f} s left {note}".rstrip(), file=sys.stderr, flush=True)
+
+    return advance

@@ -1,0 +1,1 @@
+"""The model registry: entries, the hub, conversion and model cards."""

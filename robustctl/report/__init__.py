@@ -1,0 +1,1 @@
+"""Results to tables, pages and cards. Imports ``results`` alone."""

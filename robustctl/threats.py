@@ -1,0 +1,96 @@
+"""Threat models: a norm and a radius. No torch here.
+
+A radius is kept as the user wrote it (``8/255``) beside its value, so that tables show what was asked.
+"""
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal, get_args
+
+from robustctl.discovery import unknown
+from robustctl.errors import RequestError
+
+Norm = Literal["linf", "l2", "l1"]
+NORMS: tuple[Norm, ...] = get_args(Norm)
+
+
+@dataclass(frozen=True)
+class Threat:
+    """All perturbations within radius ``eps`` in one norm, cut with the pixel box [0,1].
+
+    Attributes:
+        norm: ``linf``, ``l2`` or ``l1``.
+        eps: radius on the [0,1] pixel scale, finite and > 0.
+        eps_text: the radius as written, e.g. ``"8/255"``.
+    """
+
+    norm: Norm
+    eps: float
+    eps_text: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Threat":
+        """Read ``"linf:8/255"``.
+
+        Raises:
+            RequestError: unknown norm, or a radius that is not a finite number above 0.
+        """
+        norm, colon, eps_text = text.partition(":")
+        if not colon:
+            raise RequestError(f"threat {text!r} is not of the form norm:eps, e.g. linf:8/255")
+        return cls.of(norm.strip(), eps_text.strip())
+
+    @classmethod
+    def of(cls, norm: str, eps_text: str) -> "Threat":
+        """Make a threat from its two written parts; raises as ``parse`` does."""
+        return cls(parse_norm(norm), parse_eps(eps_text), eps_text)
+
+    def __str__(self) -> str:
+        return f"{self.norm}:{self.eps_text}"
+
+
+def parse_norm(text: str) -> Norm:
+    """Return the norm that ``text`` names, or raise RequestError with the list of norms."""
+    for norm in NORMS:
+        if text == norm:
+            return norm
+    raise unknown("norm", text, NORMS)
+
+
+def parse_eps(text: str) -> float:
+    """Value of a radius written as a decimal or a fraction (``0.5``, ``8/255``, ``7.65/255``).
+
+    Raises:
+        RequestError: not a number, or not finite and above 0.
+    """
+    try:
+        numerator, slash, denominator = text.partition("/")
+        value = float(Fraction(numerator) / Fraction(denominator)) if slash else float(Fraction(numerator))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise RequestError(f"eps {text!r} is not a number; write it like 0.5 or 8/255") from None
+    if not (math.isfinite(value) and value > 0):
+        raise RequestError(f"eps {text!r} must be above 0")
+    return value
+
+
+def hull_l2_radius(eps_linf: float, eps_l1: float, dimension: int) -> float:
+    """Radius of the largest l_2 ball inside the convex hull of the l_1 and l_inf balls.
+
+    An affine classifier that is robust in both balls is robust in this one, which is E-AT's reason to train on
+    l_1 and l_inf alone (Croce and Hein 2022, Theorem 3.1 with p = 2).
+
+    Args:
+        eps_linf, eps_l1: radii > 0.
+        dimension: number of pixels times channels, >= 1.
+
+    Returns:
+        The radius. Where one ball holds the other, the hull is the larger ball and the radius is its inner one.
+    """
+    ratio = eps_l1 / eps_linf
+    if ratio <= 1:
+        return eps_linf
+    if ratio >= dimension:
+        return eps_l1 / math.sqrt(dimension)
+    whole = math.floor(ratio)
+    return eps_l1 / math.sqrt(whole + (ratio - whole) ** 2)

@@ -1,0 +1,1 @@
+"""Training: one loop, its parts, and the methods that give it a loss."""
