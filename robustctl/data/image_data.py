@@ -1,0 +1,115 @@
+"""Labelled images in memory, as every source returns them."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustctl.errors import RequestError
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Images and labels of (a part of) one split.
+
+    Attributes:
+        x: images (n, c, h, w) on the CPU: uint8 in 0..255, or float32 in [0,1].
+        y: labels (n,) int64 in 0..n_classes-1.
+        n_classes: number of classes of the source, not only of those that occur here.
+        source: what the user called it.
+        split: ``train``, ``test``, ...; ``all`` where the source has no splits.
+        indices: position of each image in the split, (n,) int64.
+    """
+
+    x: Tensor
+    y: Tensor
+    n_classes: int
+    source: str
+    split: str
+    indices: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def images(self, positions: Sequence[int] | Tensor) -> Tensor:
+        """Images (len(positions), c, h, w) as float32 in [0,1]."""
+        return to_float(self.x[torch.as_tensor(positions)])
+
+    def select(self, positions: Sequence[int] | Tensor) -> "ImageData":
+        """The images at these positions, which keep their indices in the split."""
+        chosen = torch.as_tensor(positions)
+        return replace(self, x=self.x[chosen], y=self.y[chosen], indices=self.indices[chosen])
+
+    @property
+    def index_sha256(self) -> str:
+        """Hash of the split's name and the indices in it: which images, in which order."""
+        return hashlib.sha256(self.split.encode() + b"\n" + self.indices.numpy().tobytes()).hexdigest()
+
+    @property
+    def content_sha256(self) -> str:
+        """Hash of pixels and labels: the same for equal images, wherever they were read from."""
+        digest = hashlib.sha256(f"{self.x.dtype} {list(self.x.shape)}\n".encode())
+        digest.update(self.x.contiguous().numpy().data)
+        digest.update(self.y.contiguous().numpy().data)
+        return digest.hexdigest()
+
+    def require(self, input_shape: tuple[int, int, int], n_classes: int) -> None:
+        """Check that a model with this input shape and number of classes can be asked about these images.
+
+        Raises:
+            RequestError: other channels or size, or a label outside the classes (with its index in the split).
+        """
+        where = f"{self.source} ({self.split})"
+        if self.x.shape[1:] != input_shape:
+            raise RequestError(
+                f"images of {where} are {_shape(self.x.shape[1:])}, the model takes {_shape(input_shape)}"
+            )
+        outside = (self.y < 0) | (self.y >= n_classes)
+        if outside.any():
+            position = int(outside.nonzero()[0])
+            raise RequestError(
+                f"image {int(self.indices[position])} of {where} has label {int(self.y[position])}, "
+                f"outside the model's classes 0..{n_classes - 1}"
+            )
+
+
+def to_float(x: Tensor) -> Tensor:
+    """Pixels as float32 in [0,1]: uint8 is divided by 255, float32 stays as it is."""
+    return x.float().div_(255) if x.dtype == torch.uint8 else x
+
+
+def count(n: int | None, available: int, where: str) -> int:
+    """How many images to take: ``n``, or all that there are.
+
+    Raises:
+        RequestError: the split is empty, or ``n`` is below 1 or above what there is.
+    """
+    if available == 0:
+        raise RequestError(f"{where} has no images")
+    if n is None:
+        return available
+    if n < 1:
+        raise RequestError(f"n is {n}; ask for at least 1 image")
+    if n > available:
+        raise RequestError(f"n is {n}, but {where} has {available} images")
+    return n
+
+
+def labels(values: np.ndarray, n_classes: int, where: str) -> Tensor:
+    """Labels (n,) as int64.
+
+    Raises:
+        RequestError: a label outside 0..n_classes-1 (with its position).
+    """
+    outside = np.flatnonzero((values < 0) | (values >= n_classes))
+    if outside.size:
+        row = int(outside[0])
+        raise RequestError(f"{where}: row {row} has label {values[row]}, outside the classes 0..{n_classes - 1}")
+    return torch.from_numpy(values.astype(np.int64))
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(str(size) for size in shape)
