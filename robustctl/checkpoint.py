@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -19,10 +18,7 @@ from torch import Tensor
 from robustctl.architectures import Classifier, build
 from robustctl.errors import RequestError
 from robustctl.files import atomic_path, write_text
-from robustctl.spec import ModelSpec
-
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
+from robustctl.spec import CONFIG, WEIGHTS, ModelSpec, read_spec
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -95,17 +91,6 @@ def load_from(spec: ModelSpec, weights: Path) -> Classifier:
     model = build(spec)
     load_weights(model, read_tensors(weights), str(weights))
     return model.eval()
-
-
-def read_spec(directory: Path) -> ModelSpec:
-    """Read and check ``config.json`` of a model directory, or raise RequestError."""
-    path = directory / CONFIG
-    try:
-        return ModelSpec.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise RequestError(f"{directory} is no model directory: it has no {CONFIG}") from None
-    except (ValidationError, ValueError, OSError) as error:
-        raise RequestError(f"cannot read {path}: {error}") from None
 
 
 def weights_sha256(model: Classifier) -> str:

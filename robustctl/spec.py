@@ -1,10 +1,16 @@
 """What a model is, apart from its weights. Written to ``config.json`` and into registry entries. No torch here."""
 
+import json
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
+from robustctl.errors import RequestError
 from robustctl.threats import Norm, Threat
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
 
 Scalar = bool | int | float | str
 
@@ -54,3 +60,14 @@ class ModelSpec(BaseModel):
         if self.normalization and {len(self.normalization.mean), len(self.normalization.std)} != {channels}:
             raise ValueError(f"normalization needs {channels} values of mean and of std, one a channel")
         return self
+
+
+def read_spec(directory: Path) -> ModelSpec:
+    """Read and check ``config.json`` of a model directory, or raise RequestError."""
+    path = directory / CONFIG
+    try:
+        return ModelSpec.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise RequestError(f"{directory} is no model directory: it has no {CONFIG}") from None
+    except (RequestError, ValidationError, ValueError, RecursionError, OSError) as error:
+        raise RequestError(f"cannot read {path}: {error}") from None

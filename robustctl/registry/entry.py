@@ -1,0 +1,176 @@
+"""A registry entry: what a published model is, where its weights are, what is known about it. No torch here."""
+
+import re
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from robustctl.errors import RequestError
+from robustctl.files import write_text
+from robustctl.spec import ModelSpec, Scalar
+from robustctl.threats import Norm, Threat
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
+REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+MAX_BYTES = 1_000_000
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Accuracy(BaseModel):
+    """One published or measured accuracy. Without ``norm`` it is the clean one.
+
+    Attributes:
+        value: in [0, 1].
+        n: number of images, where it is known.
+        split: of the entry's dataset.
+        protocol: ``clean``, ``AutoAttack``, ``standard``, ``PGD-100`` ...
+        source: where the number stands.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    value: Annotated[float, Field(ge=0, le=1)]
+    norm: Norm | None = None
+    eps: str | None = None
+    n: Annotated[int, Field(gt=0)] | None = None
+    split: str = "test"
+    protocol: str
+    source: str
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Accuracy":
+        if (self.norm is None) != (self.eps is None):
+            raise ValueError("norm and eps go together")
+        if self.norm and self.eps:
+            Threat.of(self.norm, self.eps)
+        return self
+
+
+class Source(BaseModel):
+    """One place of the weights: a hub repo's file, a plain https file, or a page from which the user brings it.
+
+    ``sha256`` and ``size`` (bytes) are of the file as published. A missing hash is taken from the first download.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    repo: Annotated[str, Field(pattern=f"^{REPO_ID.pattern}$")] | None = None
+    revision: str | None = None
+    url: Annotated[str, Field(pattern="^https?://")] | None = None
+    page: Annotated[str, Field(pattern="^https?://")] | None = None
+    file: str
+    size: Annotated[int, Field(gt=0)] | None = None
+    sha256: Sha256 | None = None
+
+    @field_validator("file")
+    @classmethod
+    def _inside(cls, file: str) -> str:
+        parts = PurePosixPath(file).parts
+        if file.startswith("/") or "\\" in file or ".." in parts or not parts:
+            raise ValueError(f"{file!r} must be a path inside its repo")
+        return file
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "Source":
+        if sum(place is not None for place in (self.repo, self.url, self.page)) != 1:
+            raise ValueError("give exactly one of repo, url, page")
+        if self.repo and not self.revision:
+            raise ValueError("a repo needs the revision that it is pinned to")
+        return self
+
+    def __str__(self) -> str:
+        return f"{self.repo}@{self.revision}: {self.file}" if self.repo else f"{self.url or self.page}"
+
+
+class KeyRules(BaseModel):
+    """How the network's tensors are found in a published file; applied in this order, never guessed.
+
+    Attributes:
+        at: path to the state dict inside the file, e.g. ``[state_dict, 0]``; empty where the file is one.
+        drop: prefixes of tensors that do not belong to the network.
+        strip: prefix that every remaining tensor carries and that is cut off.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    at: tuple[str | int, ...] = ()
+    drop: tuple[str, ...] = ()
+    strip: str = ""
+
+
+class Entry(ModelSpec):
+    """A ``ModelSpec`` with its story. One YAML file an entry; the file's name is the entry's name."""
+
+    description: str
+    licence: str | None = None
+    sources: tuple[Source, ...] = ()
+    keys: KeyRules = KeyRules()
+    parameters: Annotated[int, Field(gt=0)] | None = None
+    accuracies: tuple[Accuracy, ...] = ()
+    citation: str | None = None
+    provenance: dict[str, Scalar] = Field(default_factory=dict)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The part that rebuilds the model."""
+        return ModelSpec.model_validate(self.model_dump(by_alias=True, include=set(ModelSpec.model_fields)))
+
+
+def read(path: Path) -> Entry:
+    """Read one entry file.
+
+    Raises:
+        RequestError: missing, too large, no YAML, or not an entry; every fault is listed.
+    """
+    return parse(read_mapping(path), str(path))
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML file (safe loader, at most 1 MB) that holds a mapping, or raise RequestError."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise RequestError(f"{path} is larger than {MAX_BYTES} bytes; an entry is a short YAML file")
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"cannot read {path}: {error}") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise RequestError(f"{path} is not YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise RequestError(f"{path} holds no mapping of keys to values")
+    return content
+
+
+def parse(content: dict[str, Any], source: str) -> Entry:
+    """Check a mapping against the schema of entries; raises RequestError with every fault, named by its key."""
+    try:
+        return Entry.model_validate(content)
+    except ValidationError as error:
+        raise RequestError(f"{source} is not an entry:\n{_faults(error)}") from None
+    except RequestError as error:
+        raise RequestError(f"{source} is not an entry: {error}") from None
+
+
+def write(entry: Entry, path: Path) -> None:
+    """Write an entry as YAML, atomically."""
+    content = entry.model_dump(by_alias=True, mode="json", exclude_defaults=True)
+    write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+
+
+def check_name(name: str) -> str:
+    """Return ``name`` if an entry may be called so, else raise RequestError."""
+    if not NAME.fullmatch(name):
+        raise RequestError(
+            f"name {name!r}: use lower-case letters, digits, '-', '_' and '.', at most 80, e.g. my-mnist"
+        )
+    return name
+
+
+def _faults(error: ValidationError) -> str:
+    lines = []
+    for fault in error.errors():
+        key = ".".join(map(str, fault["loc"])) or "entry"
+        lines.append(f"  {key}: {fault['msg'].removeprefix('Value error, ')}")
+    return "\n".join(lines)
