@@ -1,0 +1,255 @@
+"""What an evaluation found: frozen result models, the JSON schema ``robustctl.eval/1``, intervals, paired tests.
+
+No torch here. Every number is computed from per-point verdicts, which travel with the result (``points``).
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from robustctl.errors import RequestError
+from robustctl.files import write_text
+from robustctl.threats import NORMS, Norm, Threat
+
+Z95 = 1.959963984540054  # two-sided 95 % quantile of the standard normal
+Share = Annotated[float, Field(ge=0, le=1)]
+Interval = tuple[Share, Share]
+Bit = Annotated[int, Field(ge=0, le=1)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Accuracy(_Frozen):
+    """A share of right answers in [0,1], the count behind it and its 95 % Wilson interval."""
+
+    acc: Share
+    n_correct: Annotated[int, Field(ge=0)]
+    ci95: Interval
+
+    @classmethod
+    def of(cls, correct: Sequence[int]) -> Self:
+        """Count a non-empty list of zeros and ones."""
+        return cls(acc=sum(correct) / len(correct), n_correct=sum(correct), ci95=wilson(sum(correct), len(correct)))
+
+
+class NormAccuracy(Accuracy):
+    """Robust accuracy in one ball. ``upper_bound``: points broken in another norm were not attacked in this one.
+
+    ``acc_8bit`` is the accuracy when every x_adv is rounded to 8-bit pixels before it is scored.
+    """
+
+    eps: Annotated[float, Field(gt=0)]
+    eps_text: str
+    upper_bound: bool = False
+    acc_8bit: Share | None = None
+
+
+class DataInfo(_Frozen):
+    """Which images: ``index_sha256`` hashes their positions in the split."""
+
+    source: str
+    split: str
+    n: Annotated[int, Field(ge=1)]
+    index_sha256: str
+
+
+class AttackInfo(_Frozen):
+    """How it was attacked. ``protocol`` spells out the families; two results compare only where it is equal."""
+
+    name: str
+    protocol: str
+    seed: int
+    precision: str = "float32"
+    union_only: bool = False
+
+
+class Points(_Frozen):
+    """Per-point verdicts: ``index`` in the split, ``label``, and 1 (right or robust) or 0 by threat model."""
+
+    index: list[int]
+    label: list[int]
+    clean: list[Bit]
+    robust: dict[Norm, list[Bit]]
+
+    @model_validator(mode="after")
+    def _aligned(self) -> Self:
+        lengths = {len(column) for column in (self.index, self.label, self.clean, *self.robust.values())}
+        if len(lengths) != 1:
+            raise ValueError("the per-point lists differ in length")
+        return self
+
+    def union(self) -> list[int]:
+        """1 where the point is robust in every norm."""
+        return [min(column) for column in zip(*self.robust.values(), strict=True)]
+
+    def column(self, name: str) -> list[int]:
+        """The verdicts called ``clean``, ``union`` or a norm."""
+        if name == "union":
+            return self.union()
+        return next(values for norm, values in [("clean", self.clean), *self.robust.items()] if norm == name)
+
+
+class UnionResult(_Frozen):
+    """One union evaluation, as written by ``--json``. Accuracies are in [0,1]; ``flags`` are warnings to a reader.
+
+    ``float_ties`` counts verdicts whose margin is so small that float rounding could turn them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    schema_: Literal["robustctl.eval/1"] = Field("robustctl.eval/1", alias="schema")
+    model: str
+    weights_sha256: str
+    data: DataInfo
+    clean: Accuracy
+    norms: Annotated[dict[Norm, NormAccuracy], Field(min_length=1)]
+    average: Share
+    average_ci95: Interval
+    union: Accuracy
+    attack: AttackInfo
+    flags: list[str]
+    float_ties: Annotated[int, Field(ge=0)] = 0
+    seconds: Annotated[float, Field(ge=0)]
+    device: str
+    versions: dict[str, str]
+    points: Points
+
+    @model_validator(mode="after")
+    def _follows_from_points(self) -> Self:
+        """A result whose figures do not follow from its own verdicts was edited or damaged."""
+        pairs = [(self.clean, "clean"), (self.union, "union"), *((acc, norm) for norm, acc in self.norms.items())]
+        if list(self.points.robust) != list(self.norms) or len(self.points.index) != self.data.n:
+            raise ValueError("its per-point verdicts do not cover its norms and points")
+        for accuracy, name in pairs:
+            if accuracy.n_correct != sum(self.points.column(name)):
+                raise ValueError(f"its {name} figure does not follow from its per-point verdicts")
+        return self
+
+    def write(self, path: Path) -> None:
+        """Write the JSON atomically; raises RunError when that is not possible."""
+        write_text(path, json.dumps(self.model_dump(mode="json", by_alias=True), indent=None) + "\n")
+
+
+def summarize(
+    points: Points, threats: Sequence[Threat], acc_8bit: dict[Norm, float], upper_bound: bool
+) -> dict[str, object]:
+    """The figures of a result (``clean``, ``norms``, ``average``, ``average_ci95``, ``union``) from its verdicts."""
+    norms = {
+        threat.norm: NormAccuracy(
+            **Accuracy.of(points.robust[threat.norm]).model_dump(),
+            eps=threat.eps,
+            eps_text=threat.eps_text,
+            upper_bound=upper_bound,
+            acc_8bit=acc_8bit.get(threat.norm),
+        )
+        for threat in threats
+    }
+    means = [sum(column) / len(column) for column in zip(*points.robust.values(), strict=True)]
+    return {
+        "clean": Accuracy.of(points.clean),
+        "norms": norms,
+        "average": math.fsum(means) / len(means),
+        "average_ci95": wilson_mean(means),
+        "union": Accuracy.of(points.union()),
+    }
+
+
+def read(path: Path) -> UnionResult:
+    """Read and check a result file.
+
+    Raises:
+        RequestError: no such file, not JSON, another schema, or fields that do not fit; the first faults are named.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RequestError(f"no result file {path}") from None
+    except (ValueError, OSError) as error:
+        raise RequestError(f"{path} is not a result file: {error}") from None
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if schema != "robustctl.eval/1":
+        raise RequestError(f"{path}: its schema is {schema!r}, not 'robustctl.eval/1'")
+    try:
+        return UnionResult.model_validate(content)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, fault['loc'])) or 'result'}: {fault['msg']}" for fault in error.errors()]
+        raise RequestError(f"{path} is not a valid result:\n  " + "\n  ".join(faults[:10])) from None
+
+
+def wilson(n_correct: float, n: float, z: float = Z95) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (Wilson 1927), sampling error only.
+
+    Args:
+        n_correct: right answers, in [0, n]. n: trials > 0. z: normal quantile; the default gives 95 %.
+    """
+    p = n_correct / n
+    shrink = 1 + z * z / n
+    centre = (p + z * z / (2 * n)) / shrink
+    half = z / shrink * math.sqrt(max(0.0, p * (1 - p) / n + z * z / (4 * n * n)))
+    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
+
+
+def wilson_mean(values: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of the mean of per-point values in [0,1] that are not only 0 and 1, such as a point's share of
+    norms in which it is robust.
+
+    Wilson's interval at the effective sample size p (1 - p) / var(mean) (Korn and Graubard 1998), so that verdicts of
+    one point in several norms are not counted as independent.
+    """
+    n, mean = len(values), math.fsum(values) / len(values)
+    variance = math.fsum((value - mean) ** 2 for value in values) / n
+    effective = n * mean * (1 - mean) / variance if variance > 0 else float(n)
+    return wilson(mean * effective, effective)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two models on the same points: how often only one is right, and the exact two-sided p-value."""
+
+    only_first: int
+    only_second: int
+    p_value: float
+
+
+def mcnemar(first: Sequence[int], second: Sequence[int]) -> Paired:
+    """McNemar's exact paired test: of the points on which the two differ, each model should win half.
+
+    Args:
+        first, second: zeros and ones of equal length, the same points in the same order.
+    """
+    pairs = list(zip(first, second, strict=True))
+    only_first, only_second = pairs.count((1, 0)), pairs.count((0, 1))
+    differing = only_first + only_second
+    tail = sum(math.comb(differing, k) for k in range(min(only_first, only_second) + 1))
+    # An exact ratio of integers: 2.0**differing would overflow beyond 1,023 differing points.
+    return Paired(only_first, only_second, min(1.0, 2 * tail / 2**differing))
+
+
+def unlike(first: UnionResult, second: UnionResult) -> list[str]:
+    """Why two results may not be compared point by point; empty when they may."""
+    reasons = []
+    if first.data.source != second.data.source or first.data.split != second.data.split:
+        reasons.append(f"data: {first.data.source} {first.data.split} against {second.data.source} {second.data.split}")
+    if first.data.n != second.data.n:
+        reasons.append(f"n: {first.data.n} against {second.data.n}")
+    elif first.data.index_sha256 != second.data.index_sha256:
+        reasons.append("the lists of points differ")
+    if list(first.norms) != list(second.norms) and set(first.norms) != set(second.norms):
+        reasons.append(f"norms: {', '.join(first.norms)} against {', '.join(second.norms)}")
+    for norm in NORMS:
+        if norm in first.norms and norm in second.norms and first.norms[norm].eps != second.norms[norm].eps:
+            reasons.append(f"eps of {norm}: {first.norms[norm].eps_text} against {second.norms[norm].eps_text}")
+    if first.attack.protocol != second.attack.protocol or first.attack.union_only != second.attack.union_only:
+        reasons.append(f"attack: {_named(first.attack)} against {_named(second.attack)}")
+    return reasons
+
+
+def _named(attack: AttackInfo) -> str:
+    return f"{attack.name}{' (union only)' if attack.union_only else ''} [{attack.protocol}]"
