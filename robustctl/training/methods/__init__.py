@@ -1,1 +1,60 @@
-"""Training methods: one a file, a ``Config`` (its block in a recipe) and its loss."""
+"""Training methods, one a file. A file is found by its name and holds
+
+- ``Config``: a ``MethodConfig``, the ``method`` block of a recipe;
+- ``Method``: a ``TrainingMethod`` that turns a batch into a loss.
+
+Reading a recipe imports these files, so they import torch for types only, or inside functions. A method owns no
+optimiser, reads no file and prints nothing; what it remembers between batches goes through ``state``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from robustctl.training.blocks import Block
+from robustctl.threats import Norm, Threat
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from robustctl.training.step import Step
+
+
+class MethodConfig(Block):
+    """The ``method`` block of a recipe; ``name`` is the file's name with ``-`` for ``_``."""
+
+    name: str
+
+    def faults(self, norms: frozenset[Norm]) -> list[str]:
+        """What is wrong with training this method on these norms, one message a fault that names the user's keys."""
+        return []
+
+
+class TrainingMethod(ABC):
+    """One method during one training.
+
+    Attributes:
+        replays: optimiser steps that each batch is used for, one after the other.
+        attacks: whether the loss must be higher at the points it trains on than at the clean images.
+    """
+
+    replays: int = 1
+    attacks: bool = True
+
+    @abstractmethod
+    def loss(self, step: Step) -> Tensor:
+        """The scalar loss of a batch; the loop calls backward and steps the optimiser."""
+
+    def after_backward(self, step: Step) -> None:
+        """Called between backward and the optimiser's step."""
+
+    def start_epoch(self) -> None:
+        """Called before the first batch of each epoch."""
+
+    def state(self) -> dict[str, Any]:
+        """What the next batch depends on besides the weights: tensors, numbers, and lists and dicts of them."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take back what ``state`` gave."""

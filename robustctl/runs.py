@@ -1,0 +1,162 @@
+"""Run directories: what a training left on disk. No torch here.
+
+    <time>-<model>-<recipe>/
+        run.json            what was asked and what came of it (``Record``)
+        recipe.yaml         the recipe as it was written
+        config.json         the model's spec
+        model.safetensors   the last weights (``robustctl.checkpoint`` reads both)
+        best.safetensors    the best weights by the selection split
+        metrics.jsonl       one line of measurements every few steps, and one an epoch
+        state/              what --resume needs
+"""
+
+import json
+import os
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from robustctl.errors import RequestError
+from robustctl.files import write_text, writing
+
+RECORD = "run.json"
+RECIPE = "recipe.yaml"
+
+Status = Literal["running", "interrupted", "failed", "finished"]
+
+
+class Record(BaseModel):
+    """The content of ``run.json``.
+
+    Attributes:
+        model: as the user said it: the start of a fine-tuning, or the architecture that was trained from scratch.
+        base: name of the model that fine-tuning started from; None from scratch.
+        base_sha256: hash of its tensors.
+        recipe_name, recipe, overrides: the recipe, everything resolved, and the ``--set`` texts in it.
+        data: source, split, number and hash of the training images.
+        status, message: how it stands, and why where it failed.
+        step, steps: optimiser steps done and planned.
+        best: epoch and union accuracy on the selection split of ``best.safetensors``.
+        seconds: wall time of training so far, over all resumptions.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_: Literal["robustctl.run/1"] = Field("robustctl.run/1", alias="schema")
+    command: Literal["train", "finetune"]
+    model: str
+    base: str | None = None
+    base_sha256: str | None = None
+    licence: str | None = None
+    recipe_name: str
+    recipe: dict[str, Any]
+    overrides: list[str] = []
+    seed: int
+    data: dict[str, Any]
+    device: str
+    hardware: str
+    versions: dict[str, str]
+    started: str
+    status: Status = "running"
+    message: str = ""
+    step: int = 0
+    steps: int = 0
+    best: dict[str, float] | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    def read(self) -> Record:
+        """Read ``run.json``; raises RequestError where it is missing or damaged."""
+        try:
+            return Record.model_validate(json.loads((self.path / RECORD).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise RequestError(f"{self.path} is no run directory: it has no {RECORD}") from None
+        except (ValidationError, ValueError, OSError) as error:
+            raise RequestError(f"cannot read {self.path / RECORD}: {error}") from None
+
+    def write(self, record: Record) -> None:
+        """Write ``run.json`` atomically."""
+        write_text(self.path / RECORD, record.model_dump_json(by_alias=True, indent=2) + "\n")
+
+    def update(self, **changes: Any) -> Record:
+        """Change some fields of ``run.json``."""
+        record = self.read().model_copy(update=changes)
+        self.write(record)
+        return record
+
+
+def root() -> Path:
+    """Where runs are kept: ``$ROBUSTCTL_RUNS``, else ``runs`` in the working directory."""
+    return Path(os.environ.get("ROBUSTCTL_RUNS") or "runs")
+
+
+def create(model_name: str, recipe_name: str, path: Path | None = None) -> Run:
+    """Make an empty run directory, by default ``<root>/<time>-<model>-<recipe>``.
+
+    Raises:
+        RequestError: ``path`` is there already and is not an empty directory.
+        RunError: the place is not writable.
+    """
+    if path is not None and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RequestError(f"--out {path} is there already; choose another name, or continue it with --resume")
+    path = path or _fresh(model_name, recipe_name)
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return Run(path)
+
+
+def list_runs() -> list[Run]:
+    """All runs under the root, oldest first."""
+    found = [Run(record.parent) for record in root().glob(f"*/{RECORD}")]
+    return sorted(found, key=_age)
+
+
+def newest() -> Run:
+    """The newest run, or RequestError when there is none."""
+    found = list_runs()
+    if not found:
+        raise RequestError(f"there is no run in {root()}; make one with robustctl finetune MODEL --recipe R")
+    return found[-1]
+
+
+def find(text: str) -> Run | None:
+    """The run whose directory or name is ``text``, or None."""
+    for path in (Path(text), root() / text):
+        if (path / RECORD).is_file():
+            return Run(path)
+    return None
+
+
+def _age(run: Run) -> tuple[str, str]:
+    try:
+        return (run.read().started, run.name)
+    except RequestError:
+        return ("", run.name)
+
+
+def _fresh(model_name: str, recipe_name: str) -> Path:
+    parts = (time.strftime("%Y%m%d-%H%M%S"), _slug(model_name), _slug(recipe_name))
+    path = root() / "-".join(parts)
+    number = 2
+    while path.exists():
+        path = root() / "-".join((*parts, str(number)))
+        number += 1
+    return path
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._]+", "-", Path(text).name or text).strip("-.") or "model"

@@ -1,0 +1,211 @@
+"""Everything that a recipe says about training, as checked values. No torch here.
+
+The method's own block is checked by the ``Config`` in its file of ``robustctl/training/methods``.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, SerializeAsAny, model_validator
+
+from robustctl.training.blocks import Block, NonNegativeFinite, PositiveFinite, Radii, Share, Steps
+from robustctl.training.methods import MethodConfig
+from robustctl.training.schedules import Schedule
+
+
+def _for_every_architecture(value: Any) -> Any:
+    return value if isinstance(value, dict) else {"default": value}
+
+
+class About(Block):
+    """Where the experiment stands and what it costs; shown by ``recipes list``."""
+
+    paper: str
+    cost: str
+
+
+class Train(Block):
+    """What is trained on. ``threats`` are those of the inner maximisation; ``epochs`` are passes over the data."""
+
+    threats: Radii
+    epochs: PositiveInt
+    batch_size: PositiveInt
+
+
+class Evaluate(Block):
+    """The union that the result is judged by; never taken from ``train.threats``."""
+
+    threats: Radii
+
+
+class Apgd(Block):
+    """Auto-PGD (Croce and Hein 2020) on the attack's loss, the point of highest loss kept."""
+
+    name: Literal["apgd"]
+    steps: Steps
+    l1_sparsity: Annotated[float, Field(gt=0, le=1)] = 0.05
+
+
+class Pgd(Block):
+    """Projected gradient descent with steps of ``step`` times the radius; l_1 takes SLIDE's sparse steps.
+
+    ``start``: the clean image, or a random point of the ball.
+    """
+
+    name: Literal["pgd"]
+    steps: Steps
+    step: Annotated[dict[Literal["linf", "l2", "l1"], PositiveFinite], Field(min_length=1)]
+    start: Literal["zero", "random"] = "random"
+
+
+Attack = Annotated[Apgd | Pgd, Field(discriminator="name")]
+
+
+class CrossEntropy(Block):
+    """Cross-entropy on the adversarial points."""
+
+    name: Literal["cross-entropy"]
+
+
+class Trades(Block):
+    """TRADES (Zhang et al. 2019): clean cross-entropy + ``beta`` KL(clean || adversarial); the attack maximises the KL."""
+
+    name: Literal["trades"]
+    beta: PositiveFinite = 6.0
+
+
+class TradesXent(Block):
+    """TRADES's loss at points that maximise the cross-entropy (E-AT, section A: WRN-28-10)."""
+
+    name: Literal["trades-xent"]
+    beta: PositiveFinite = 6.0
+
+
+Outer = Annotated[CrossEntropy | Trades | TradesXent, Field(discriminator="name")]
+
+
+class Optim(Block):
+    """Optimiser. ``lr`` is a number, or one for each architecture and a ``default``.
+
+    ``decay_on``: weight decay on every parameter, or not on biases and normalisation.
+    """
+
+    name: Literal["sgd", "adam"] = "sgd"
+    lr: Annotated[dict[str, PositiveFinite], BeforeValidator(_for_every_architecture)]
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
+    weight_decay: NonNegativeFinite
+    decay_on: Literal["all", "weights"] = "all"
+
+    def lr_for(self, architecture: str) -> float | None:
+        """The learning rate for an architecture, or None where the recipe has none for it."""
+        return self.lr[architecture] if architecture in self.lr else self.lr.get("default")
+
+
+class Augment(Block):
+    """Random changes of the training images.
+
+    Attributes:
+        crop: pixels of padding before a random crop of the old size; 0 is none.
+        flip: left-right flips with probability one half.
+        cutout: side of the square that is blanked at a random place; 0 is none.
+        mixup: alpha of the Beta distribution that pairs of images are mixed by; 0 is none.
+    """
+
+    crop: NonNegativeInt = 0
+    flip: bool = False
+    cutout: NonNegativeInt = 0
+    mixup: NonNegativeFinite = 0.0
+
+
+class Selection(Block):
+    """Images held out of the training split to choose the best weights: union of ``evaluate.threats`` by APGD."""
+
+    images: PositiveInt
+    steps: PositiveInt = 10
+
+
+class Pretrain(Block):
+    """Natural training before the method starts (RAMP, section 4.2)."""
+
+    epochs: PositiveInt
+    lr: PositiveFinite
+
+
+class Projection(Block):
+    """Gradient projection with natural training after each epoch (RAMP, equations 4 to 7)."""
+
+    beta: Share
+
+
+class Regularize(Block):
+    """Penalties on weights (not on biases and normalisation): ``l1`` sum |w| + ``l2`` sum w^2."""
+
+    l1: NonNegativeFinite = 0.0
+    l2: NonNegativeFinite = 0.0
+
+
+class Extra(Block):
+    """Pseudo-labelled images (the file of Carmon et al. 2019); ``share`` of each batch comes from it."""
+
+    path: str
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+
+
+class Average(Block):
+    """Exponential moving average of the weights, which is what is selected and kept."""
+
+    decay: Annotated[float, Field(gt=0, lt=1)]
+
+
+class Phase(Block):
+    """One phase of progressive resizing: from the start of epoch ``at``, images of ``size`` pixels a side."""
+
+    at: NonNegativeInt
+    size: PositiveInt
+    batch_size: PositiveInt
+
+
+class OverfittingCheck(Block):
+    """Catastrophic overfitting (thesis 2.2.5): stop when PGD accuracy on a training batch falls by ``drop``."""
+
+    steps: PositiveInt = 5
+    drop: Share = 0.2
+
+
+class Settings(Block):
+    """A whole recipe."""
+
+    dataset: str
+    about: About
+    method: SerializeAsAny[MethodConfig]
+    train: Train
+    evaluate: Evaluate
+    attack: Attack
+    outer: Outer = CrossEntropy(name="cross-entropy")
+    optim: Optim
+    schedule: Schedule
+    augment: Augment = Augment()
+    selection: Selection
+    pretrain: Pretrain | None = None
+    projection: Projection | None = None
+    regularize: Regularize | None = None
+    extra: Extra | None = None
+    average: Average | None = None
+    resize: Annotated[tuple[Phase, ...], Field(min_length=1)] | None = None
+    overfitting_check: OverfittingCheck | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> "Settings":
+        faults = self.method.faults(frozenset(self.train.threats))
+        trained = set(self.train.threats)
+        if isinstance(self.attack, Pgd) and (missing := trained - set(self.attack.step)):
+            faults.append(f"attack.step lacks {', '.join(sorted(missing))}, which train.threats names")
+        if missing := trained - set(self.attack.steps):
+            faults.append(f"attack.steps lacks {', '.join(sorted(missing))}, which train.threats names")
+        if self.resize and self.resize[0].at != 0:
+            faults.append("resize must begin at: 0")
+        if faults:
+            raise ValueError("\n".join(faults))
+        return self
