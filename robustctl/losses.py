@@ -4,6 +4,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+DLR_CLASSES = 4
+"""The targeted DLR loss needs the fourth largest logit; with fewer classes the margin replaces both DLR losses."""
+TINY = 1e-12
+
 
 def ce(logits: Tensor, y: Tensor) -> Tensor:
     """Cross-entropy, >= 0."""
@@ -15,3 +19,24 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     right = logits.gather(1, y[:, None]).squeeze(1)
     wrong = logits.scatter(1, y[:, None], -torch.inf).amax(dim=1)
     return wrong - right
+
+
+def margin_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """Logit of ``target`` (n,) minus the right one."""
+    return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
+
+
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Difference of logits ratio (arXiv:2003.01690, Eq. 6); the margin below four classes."""
+    if logits.shape[1] < DLR_CLASSES:
+        return margin(logits, y)
+    top = logits.topk(3, dim=1).values
+    return margin(logits, y) / (top[:, 0] - top[:, 2] + TINY)
+
+
+def dlr_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """Targeted DLR (arXiv:2003.01690, Eq. 7); the targeted margin below four classes."""
+    if logits.shape[1] < DLR_CLASSES:
+        return margin_targeted(logits, y, target)
+    top = logits.topk(4, dim=1).values
+    return margin_targeted(logits, y, target) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + TINY)
