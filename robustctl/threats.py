@@ -5,7 +5,6 @@ A radius is kept as the user wrote it (``8/255``) beside its value, so that tabl
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Literal, get_args
 
 from robustctl.discovery import unknown
@@ -66,11 +65,11 @@ def parse_eps(text: str) -> float:
     """
     try:
         numerator, slash, denominator = text.partition("/")
-        value = float(Fraction(numerator) / Fraction(denominator)) if slash else float(Fraction(numerator))
-    except (ValueError, ZeroDivisionError, OverflowError):
+        value = float(numerator) / float(denominator) if slash else float(numerator)
+    except (ValueError, ZeroDivisionError):
         raise RequestError(f"eps {text!r} is not a number; write it like 0.5 or 8/255") from None
     if not (math.isfinite(value) and value > 0):
-        raise RequestError(f"eps {text!r} must be above 0")
+        raise RequestError(f"eps {text!r} must be finite and above 0")
     return value
 
 

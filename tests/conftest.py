@@ -1,0 +1,66 @@
+"""What every test may use: small models, a private home, the reference data where it is there."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from robustctl.architectures import Classifier, build
+from robustctl.spec import Architecture, ModelSpec
+
+ROOT = Path(__file__).parents[1]
+
+# Several workers share the cores: one thread each is fastest, here and in the processes that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def private_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep every test away from the user's models, runs, tokens and settings, and from the network."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("ROBUSTCTL_HOME", str(home / "models"))
+    monkeypatch.setenv("ROBUSTCTL_RUNS", str(home / "runs"))
+    monkeypatch.setenv("HF_HOME", str(home / "hf"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("ROBUSTCTL_DEBUG", "ROBUSTCTL_QUIET", "HF_TOKEN", "HF_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    return home
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference models and images beside the project."""
+    path = ROOT.parent / "shared"
+    if not path.is_dir():
+        pytest.skip(f"no reference data at {path}")
+    return path
+
+
+@pytest.fixture
+def linear_model() -> nn.Module:
+    """A linear classifier of 1x4x4 images into 10 classes, the same in every test."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(16, 10)).eval()
+
+
+@pytest.fixture
+def conv_spec() -> ModelSpec:
+    """The spec of ``conv_model``: a narrow kw-small for 1x8x8 images, 10 classes."""
+    return ModelSpec(
+        architecture=Architecture(name="kw-small", args={"width": 2, "hidden": 8}),
+        input_shape=(1, 8, 8),
+        n_classes=10,
+        dataset="digits",
+    )
+
+
+@pytest.fixture
+def conv_model(conv_spec: ModelSpec) -> Classifier:
+    """A tiny convolutional classifier with fixed random weights, in eval mode."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return build(conv_spec).eval()

@@ -1,0 +1,73 @@
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from robustctl.errors import RunError
+from robustctl.files import atomic_path, write_text, writing
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_file_appears_only_when_the_block_ends_well(tmp_path: Path) -> None:
+    target = tmp_path / "a.json"
+    with atomic_path(target) as temporary:
+        temporary.write_text("new")
+        assert not target.exists()
+    assert target.read_text() == "new"
+    assert _names(tmp_path) == ["a.json"]
+
+
+def test_a_failure_keeps_the_old_file_and_leaves_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "a.json"
+    target.write_text("old")
+    with pytest.raises(ValueError, match="midway"), atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise ValueError("midway")
+    assert target.read_text() == "old"
+    assert _names(tmp_path) == ["a.json"]
+
+
+def test_text_is_written_as_utf8(tmp_path: Path) -> None:
+    write_text(tmp_path / "a", "\u2113\u221e\n")
+    assert (tmp_path / "a").read_bytes() == b"\xe2\x84\x93\xe2\x88\x9e\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "no space left"),
+        (errno.EDQUOT, "no space left"),
+        (errno.EACCES, "no permission"),
+        (errno.EROFS, "no permission"),
+    ],
+)
+def test_refusals_of_the_system_name_the_file(number: int, words: str) -> None:
+    with pytest.raises(RunError, match=f"{words}.*/some/file"), writing(Path("/some/file")):
+        raise OSError(number, os.strerror(number))
+
+
+def test_other_errors_of_the_system_pass() -> None:
+    with pytest.raises(IsADirectoryError), writing(Path("x")):
+        raise IsADirectoryError(errno.EISDIR, "is a directory")
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("this system has no /dev/full")
+    with pytest.raises(RunError, match="no space left"), atomic_path(tmp_path / "a") as temporary:
+        temporary.symlink_to(full)
+        temporary.write_text("x")
+    assert _names(tmp_path) == []
+
+
+def test_a_missing_folder_without_permission_is_named(tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may write everywhere")
+    tmp_path.chmod(0o500)
+    with pytest.raises(RunError, match="no permission to write"):
+        write_text(tmp_path / "a", "x")
