@@ -1,0 +1,138 @@
+"""Guards before any attack: the mistakes that give wrong robust accuracies without an error, and signs of masking."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustctl.data import ImageData
+from robustctl.errors import RequestError
+from robustctl.evaluation.verify import logits
+from robustctl.results import wilson
+
+PROBE = 64  # images that the guards look at; the clean accuracy takes all
+BATCH_TOLERANCE = 1e-3  # relative difference of logits between an image alone and in a batch
+CERTAIN = 3.2905  # normal quantile of a two-sided 99.9 % interval: a guard must not cry wolf
+OTHER_DATA = 0.15  # clean accuracy may move so far between the recorded data and other images of the same task
+ZERO_GRADIENT_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A clean accuracy that is known: its value in [0,1], from n images (None: unknown), of a source and split."""
+
+    value: float
+    n: int | None
+    source: str
+    split: str
+
+
+def require_pixels(data: ImageData) -> None:
+    """Raise RequestError unless every pixel is finite and in [0,1]."""
+    if data.x.dtype == torch.uint8:
+        return
+    low, high = float(data.x.min()), float(data.x.max())
+    if not (low >= 0 and high <= 1):
+        raise RequestError(
+            f"pixels of {data.source} are in [{low:g}, {high:g}], not in [0, 1]. Normalisation belongs into the model "
+            "(its entry's mean and std), not into the data"
+        )
+
+
+def model_flags(model: nn.Module, data: ImageData, n_classes: int) -> list[str]:
+    """Check what the model returns on the first images.
+
+    Returns:
+        Flags: ``random-forward`` when the same batch gives other logits the second time.
+
+    Raises:
+        RequestError: not (n, n_classes) finite logits, probabilities, or logits that depend on the rest of the batch.
+    """
+    x = data.images(range(min(PROBE, len(data))))
+    scores = logits(model, x)
+    _require_logits(scores, len(x), n_classes)
+    if not torch.equal(scores, logits(model, x)):
+        return ["random-forward: the same images give other logits each time; verdicts are not reproducible"]
+    _require_independence(model, x, scores)
+    return []
+
+
+def clean_flags(correct: Sequence[bool], data: ImageData, recorded: Recorded | None, force: bool) -> list[str]:
+    """Compare the clean accuracy with the recorded one.
+
+    Args:
+        force: flag instead of refusing.
+
+    Returns:
+        Flags: ``clean-accuracy`` when it is off on data other than the recorded ones, by less than a fault explains.
+
+    Raises:
+        RequestError: it is outside the interval of the recorded one; normalisation is the likely cause.
+    """
+    if recorded is None:
+        return []
+    n, n_correct = len(correct), sum(correct)
+    low, high = wilson(n_correct, n, CERTAIN)
+    known_low, known_high = wilson(recorded.value * (recorded.n or n), recorded.n or n, CERTAIN)
+    if low <= known_high and known_low <= high:
+        return []
+    text = (
+        f"clean accuracy is {100 * n_correct / n:.1f} % on the {n} images of {data.source} ({data.split}), "
+        f"recorded are {100 * recorded.value:.1f} % on {recorded.source} ({recorded.split})"
+    )
+    same = (data.source, data.split) == (recorded.source, recorded.split)
+    near = not same and low <= known_high + OTHER_DATA and known_low - OTHER_DATA <= high
+    if near or force:
+        return [f"clean-accuracy: {text}"]
+    raise RequestError(
+        f"{text}. Likely causes: the normalisation is missing or applied twice (compare the entry's mean and std with "
+        "the model's source), another order of classes, or other weights. --force evaluates nevertheless"
+    )
+
+
+def gradient_flags(model: nn.Module, data: ImageData, correct: Sequence[int]) -> list[str]:
+    """Flag ``zero-gradient`` when the loss has none at many of the rightly classified points (gradient masking)."""
+    positions = list(correct)[:PROBE]
+    if not positions:
+        return []
+    device = next(model.parameters()).device
+    x, y = data.images(positions).to(device).requires_grad_(True), data.y[positions].to(device)
+    with torch.enable_grad():
+        loss = F.cross_entropy(model(x).float(), y, reduction="sum")
+        if not loss.requires_grad:
+            return ["zero-gradient: the model gives no gradient at all; attacks that follow it prove nothing"]
+        (grad,) = torch.autograd.grad(loss, x)
+    share = float((grad.flatten(1).abs().amax(dim=1) == 0).float().mean())
+    if share <= ZERO_GRADIENT_SHARE:
+        return []
+    return [
+        f"zero-gradient: {100 * share:.0f} % of {len(positions)} points have none (masking, or a saturated loss); "
+        "compare with --attack full or autoattack"
+    ]
+
+
+def _require_logits(scores: Tensor, n: int, n_classes: int) -> None:
+    if scores.shape != (n, n_classes):
+        raise RequestError(
+            f"the model returns {list(scores.shape)} for {n} images; expected logits {[n, n_classes]}, one a class"
+        )
+    if not scores.isfinite().all():
+        raise RequestError("the model's logits are NaN or infinite on clean images; its weights are damaged")
+    sums = scores.sum(dim=1)
+    if (scores >= 0).all() and (scores <= 1).all() and (sums - 1).abs().max() < 1e-4:
+        raise RequestError(
+            "the model returns probabilities; the attacks need logits. Remove the softmax at its end (a softmax hides "
+            "the gradient of confident predictions)"
+        )
+
+
+def _require_independence(model: nn.Module, x: Tensor, scores: Tensor) -> None:
+    alone = torch.cat([logits(model, x[i : i + 1]) for i in range(min(4, len(x)))])
+    difference = float((alone - scores[: len(alone)]).abs().max())
+    if difference > BATCH_TOLERANCE * float(scores.abs().max().clamp(min=1)):
+        raise RequestError(
+            f"an image alone gets other logits than in a batch (difference {difference:.2g}); the model uses "
+            "statistics of its batch (batch normalisation in training mode?); robustness would not be a point's own"
+        )

@@ -1,0 +1,245 @@
+"""The verdict store: one SQLite file an evaluation, committed batch by batch, keyed by everything that was measured."""
+
+import hashlib
+import json
+import sqlite3
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustctl.errors import RunError
+from robustctl.files import writing
+
+SCHEMA = "robustctl.store/1"
+TABLES = """
+CREATE TABLE IF NOT EXISTS key (field TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS clean (position INTEGER PRIMARY KEY, correct INTEGER NOT NULL, margin REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS verdicts (
+    norm TEXT NOT NULL, family TEXT NOT NULL, position INTEGER NOT NULL,
+    broken INTEGER NOT NULL, inside INTEGER NOT NULL, margin REAL NOT NULL, x_adv BLOB,
+    PRIMARY KEY (norm, family, position)
+);
+CREATE TABLE IF NOT EXISTS sessions (seconds REAL NOT NULL);
+"""
+
+Key = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Row:
+    """The verdict of one attack family on one point.
+
+    Attributes:
+        position: row of the point in the evaluated data.
+        broken: the referee found it misclassified, inside ball and box.
+        inside: ball and box hold, whatever the prediction.
+        margin: largest wrong logit minus the right one at x_adv.
+        x_adv: ``encode`` of the adversarial image of a broken point, else None.
+    """
+
+    position: int
+    broken: bool
+    inside: bool
+    margin: float
+    x_adv: bytes | None
+
+
+class Store:
+    """Use as ``with Store(path, key) as store``; the file is created if need be and locked against other processes.
+
+    Args:
+        path: the file; its directory exists.
+        key: everything that the verdicts depend on, JSON values by the name that a message would use.
+
+    Raises:
+        RunError: the file is of another evaluation (the differing fields are named), damaged, in use by another
+            process, or cannot be written. What was committed before stays.
+    """
+
+    def __init__(self, path: Path, key: Key) -> None:
+        self.path = path
+        self._key = plain(key)
+        self._connection: sqlite3.Connection
+
+    def __enter__(self) -> Self:
+        with self._translated(), writing(self.path):
+            self._connection = sqlite3.connect(self.path, timeout=0, isolation_level=None)
+        try:
+            with self._translated():
+                self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+                with self._transaction():
+                    self._open()
+        except BaseException:
+            self._connection.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+    def clean(self) -> dict[int, bool]:
+        """Clean verdicts so far: position to right or wrong."""
+        return {position: bool(correct) for position, correct in self._read("SELECT position, correct FROM clean")}
+
+    def add_clean(self, positions: Iterable[int], correct: Iterable[bool], margins: Iterable[float]) -> None:
+        """Commit clean verdicts."""
+        with self._translated(), self._transaction():
+            self._connection.executemany(
+                "INSERT INTO clean VALUES (?, ?, ?)", zip(positions, map(int, correct), margins, strict=True)
+            )
+
+    def judged(self, norm: str, family: str) -> set[int]:
+        """Positions on which this family has its verdict."""
+        query = "SELECT position FROM verdicts WHERE norm = ? AND family = ?"
+        return {position for (position,) in self._read(query, norm, family)}
+
+    def broken(self, norm: str, family: str = "%") -> set[int]:
+        """Positions broken in this norm, by one family or by any."""
+        query = "SELECT DISTINCT position FROM verdicts WHERE norm = ? AND family LIKE ? AND broken = 1"
+        return {position for (position,) in self._read(query, norm, family)}
+
+    def outside(self, norm: str) -> int:
+        """How many proposals of this norm's attacks left the ball or the box."""
+        return int(self._read("SELECT count(*) FROM verdicts WHERE norm = ? AND inside = 0", norm)[0][0])
+
+    def ties(self, width: float) -> int:
+        """How many verdicts, clean ones included, have a margin within ``width`` of zero."""
+        query = """SELECT (SELECT count(*) FROM verdicts WHERE abs(margin) <= ?1)
+                        + (SELECT count(*) FROM clean WHERE abs(margin) <= ?1)"""
+        return int(self._read(query, width)[0][0])
+
+    def adversarial(self, norm: str) -> Iterator[tuple[int, bytes]]:
+        """Position and encoded x_adv of each point broken in this norm, by position."""
+        for position in sorted(self.broken(norm)):
+            query = "SELECT x_adv FROM verdicts WHERE norm = ? AND position = ? AND broken = 1"
+            yield position, self._read(query, norm, position)[0][0]
+
+    def add(self, norm: str, family: str, rows: Iterable[Row]) -> None:
+        """Commit a batch of verdicts, all or none."""
+        with self._translated(), self._transaction():
+            self._connection.executemany(
+                "INSERT INTO verdicts VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [(norm, family, row.position, row.broken, row.inside, row.margin, row.x_adv) for row in rows],
+            )
+
+    def merge(self, other: "Store") -> None:
+        """Take over what another store of the same key has and this one lacks, in one transaction."""
+        with self._translated(), self._transaction():
+            for table, columns in (("clean", 3), ("verdicts", 7), ("sessions", 1)):
+                places = ", ".join("?" * columns)
+                rows = other._connection.execute(f"SELECT * FROM {table}")
+                self._connection.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({places})", rows)
+
+    def seconds(self) -> float:
+        """Time spent by all sessions of this evaluation that ended well or were interrupted politely."""
+        return float(self._read("SELECT coalesce(sum(seconds), 0) FROM sessions")[0][0])
+
+    def add_seconds(self, seconds: float) -> None:
+        """Commit the duration of a session."""
+        with self._translated(), self._transaction():
+            self._connection.execute("INSERT INTO sessions VALUES (?)", (seconds,))
+
+    def _open(self) -> None:
+        for statement in TABLES.split(";"):
+            self._connection.execute(statement)
+        there = dict(self._connection.execute("SELECT field, value FROM key"))
+        if not there:
+            self._connection.executemany("INSERT INTO key VALUES (?, ?)", self._key.items())
+        elif faults := differences(there, self._key):
+            raise RunError(f"{self.path} holds another evaluation and is left alone; it differs in {'; '.join(faults)}")
+        if self._connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+            raise sqlite3.DatabaseError("its pages do not fit together")
+
+    def _read(self, query: str, *values: object) -> list[tuple[object, ...]] | list:  # type: ignore[type-arg]
+        with self._translated():
+            return self._connection.execute(query, values).fetchall()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise RunError(f"verdict store {self.path}: {_explain(error)}") from error
+
+
+def plain(key: Key) -> dict[str, str]:
+    """The key as canonical JSON texts by field, with the store's schema as one more field."""
+    return {field: json.dumps(value, sort_keys=True) for field, value in {"schema": SCHEMA, **key}.items()}
+
+
+def digest(key: Key) -> str:
+    """Hash of a key, for file names."""
+    return hashlib.sha256(json.dumps(plain(key), sort_keys=True).encode()).hexdigest()
+
+
+def differences(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
+    """The fields in which two keys (as ``plain`` gives them) differ, with both values."""
+    fields = [field for field in {**there, **here} if there.get(field) != here.get(field)]
+    return [f"{field}: {_short(there.get(field))} there, {_short(here.get(field))} here" for field in fields]
+
+
+def read_key(path: Path) -> dict[str, str]:
+    """The key of a store that nobody holds open; empty where there is none to be read."""
+    try:
+        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=0)
+        try:
+            return dict(connection.execute("SELECT field, value FROM key"))
+        finally:
+            connection.close()
+    except sqlite3.Error:
+        return {}
+
+
+def encode(x_adv: Tensor, x: Tensor) -> bytes:
+    """Pack one float32 image losslessly: its bits that differ from those of ``x``, grouped by byte, deflated."""
+    changed = _bits(x_adv) ^ _bits(x)
+    return zlib.compress(changed.view(np.uint8).reshape(-1, 4).T.tobytes(), 1)
+
+
+def decode(packed: bytes, x: Tensor) -> Tensor:
+    """The image that ``encode`` packed beside the same ``x``, bit for bit."""
+    planes = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(4, -1)
+    bits = np.ascontiguousarray(planes.T).view(np.uint32).reshape(-1) ^ _bits(x)
+    return torch.from_numpy(bits.view(np.float32).reshape(tuple(x.shape)))
+
+
+def _bits(image: Tensor) -> np.ndarray:
+    return image.contiguous().numpy().reshape(-1).view(np.uint32)
+
+
+def _short(value: str | None) -> str:
+    text = "nothing" if value is None else value.strip('"')
+    return text if len(text) <= 60 else f"{text[:24]}...{text[-24:]}"
+
+
+def _explain(error: sqlite3.Error) -> str:
+    """What to do about an error of SQLite's."""
+    text, code = str(error), getattr(error, "sqlite_errorname", "")
+    if code.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
+        return f"cannot write ({text}). What was committed stays: free some space and run the same command again"
+    if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return "another process is using it; wait until it ends, or stop it"
+    if code.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM")):
+        return f"cannot be opened for writing ({text}); check the permissions of its directory"
+    return f"it is damaged ({text}). Move it away and run the same command again to start afresh"

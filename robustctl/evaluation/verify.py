@@ -1,0 +1,92 @@
+"""The referee: re-scores what an attack proposes in float32, and measures it in float64. Nothing else says "broken"."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from robustctl import losses
+from robustctl.errors import RunError
+from robustctl.threats import Norm, Threat
+
+TOLERANCE = 1e-6  # relative, on the norm; the box has none
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Verdicts on n proposals, all of shape (n,) on the CPU.
+
+    Attributes:
+        broken: misclassified and inside.
+        inside: within ball and box.
+        margin: largest wrong logit minus the right one, float32.
+    """
+
+    broken: Tensor
+    inside: Tensor
+    margin: Tensor
+
+
+@contextmanager
+def float32_eval(model: nn.Module) -> Iterator[None]:
+    """Eval mode and true float32 arithmetic (no TF32) while the block runs; everything is put back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    model.eval()
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
+        for module, mode in modes:
+            module.training = mode
+
+
+def logits(model: nn.Module, x: Tensor) -> Tensor:
+    """Fresh float32 logits (n, k) on the CPU of images (n, c, h, w), one forward pass on the model's own device."""
+    device = next(model.parameters()).device
+    with torch.no_grad(), torch.autocast(device.type, enabled=False), float32_eval(model):
+        out: Tensor = model(x.to(device, torch.float32))
+    return out.float().cpu()
+
+
+def judge(model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, threat: Threat) -> Verdicts:
+    """Judge what an attack proposes for images x (n, c, h, w) float32 in [0,1] with labels y (n,), all on the CPU.
+
+    Raises:
+        RunError: x_adv or its logits are not finite. Such a point is a fault of attack or model, never "robust".
+    """
+    _require_finite(x_adv, "proposes an image")
+    scores = logits(model, x_adv)
+    _require_finite(scores, "finds an image on which the model's logits are")
+    inside = in_ball(x_adv, x, threat) & in_box(x_adv)
+    return Verdicts((scores.argmax(dim=1) != y) & inside, inside, losses.margin(scores, y))
+
+
+def in_ball(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
+    """Whether the float64 norm of x_adv - x is at most eps (1 + 1e-6), shape (n,)."""
+    return distance(x_adv, x, threat.norm) <= threat.eps * (1 + TOLERANCE)
+
+
+def in_box(x_adv: Tensor) -> Tensor:
+    """Whether every pixel is in [0,1], with no tolerance, shape (n,)."""
+    return ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(dim=1)
+
+
+def distance(x_adv: Tensor, x: Tensor, norm: Norm) -> Tensor:
+    """Norm of x_adv - x in float64, shape (n,). On purpose not shared with the attacks' geometry."""
+    delta = (x_adv.double() - x.double()).flatten(1).abs()
+    if norm == "linf":
+        return delta.amax(dim=1)
+    return delta.square().sum(dim=1).sqrt() if norm == "l2" else delta.sum(dim=1)
+
+
+def _require_finite(values: Tensor, what: str) -> None:
+    broken = (~values.isfinite()).flatten(1).any(dim=1)
+    if broken.any():
+        raise RunError(
+            f"the attack {what} not finite (number {int(broken.nonzero()[0])} of its batch); "
+            "no verdict was stored for that batch"
+        )

@@ -1,0 +1,99 @@
+"""Results as tables that can be pasted: plain text and Markdown, one column a result, one row a threat model."""
+
+from collections.abc import Sequence
+
+from robustctl.results import Accuracy, Interval, UnionResult, mcnemar, unlike
+from robustctl.threats import NORMS, Norm
+
+Labelled = Sequence[tuple[str, UnionResult]]
+Rows = list[list[str]]
+
+
+def before_after(results: Labelled) -> str:
+    """A plain-text table; two results on the same points get their change and the exact paired p-value beside them."""
+    rows = cells(results)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join([*lines, "", *footnotes(results)])
+
+
+def markdown(results: Labelled) -> str:
+    """The same table in Markdown."""
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in cells(results)]
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    lines.insert(1, f"|{'---|' * len(rows[0])}")
+    return "\n".join([*lines, "", *(f"{note}  " for note in footnotes(results))])
+
+
+def cells(results: Labelled) -> Rows:
+    """Header and rows: clean, each norm, average, union, in percent with 95 % intervals."""
+    paired = len(results) == 2 and not unlike(results[0][1], results[1][1])
+    header = ["accuracy in %", *(label for label, _ in results), *(["change", "p"] if paired else [])]
+    names = ["clean", *_norms(results), "average", "union"]
+    return [header, *(_row(name, results, paired) for name in names)]
+
+
+def footnotes(results: Labelled) -> list[str]:
+    """What a reader must know: points, attack, flags, and why columns do not compare."""
+    notes = ["95 % intervals (Wilson): sampling error of the points only."]
+    for label, result in results:
+        union_only = ", union only" if result.attack.union_only else ""
+        notes.append(
+            f"{label}: {result.model}, {result.data.n} points of {result.data.source} ({result.data.split}), "
+            f"{result.attack.name}{union_only}, seed {result.attack.seed}, {result.seconds:.0f} s on {result.device}."
+        )
+        notes += [f"{label}: {flag}" for flag in result.flags]
+    for label, result in results[1:]:
+        notes += [
+            f"{label} does not compare with {results[0][0]}: {reason}" for reason in unlike(results[0][1], result)
+        ]
+    return notes
+
+
+def percent(acc: float, ci95: Interval, bound: str = "") -> str:
+    """``41.2 [38.0, 44.5]``; ``bound`` stands before an accuracy that is only a bound."""
+    return f"{bound}{100 * acc:.1f} [{100 * ci95[0]:.1f}, {100 * ci95[1]:.1f}]"
+
+
+def _norms(results: Labelled) -> list[Norm]:
+    return [norm for norm in NORMS if any(norm in result.norms for _, result in results)]
+
+
+def _row(name: str, results: Labelled, paired: bool) -> list[str]:
+    radii = {_radius(name, result) for _, result in results} - {""}
+    title = f"{name} {radii.pop()}" if len(radii) == 1 else name
+    shown = [_cell(name, result, bool(radii)) for _, result in results]
+    return [title, *shown, *(_change(name, results[0][1], results[1][1]) if paired else [])]
+
+
+def _radius(name: str, result: UnionResult) -> str:
+    return next((accuracy.eps_text for norm, accuracy in result.norms.items() if norm == name), "")
+
+
+def _cell(name: str, result: UnionResult, with_radius: bool) -> str:
+    if name == "average":
+        bound = "<= " if any(accuracy.upper_bound for accuracy in result.norms.values()) else ""
+        return percent(result.average, result.average_ci95, bound)
+    accuracy = _accuracy(name, result)
+    if accuracy is None:
+        return "-"
+    bound = "<= " if getattr(accuracy, "upper_bound", False) else ""
+    return percent(accuracy.acc, accuracy.ci95, bound) + (f" (eps {_radius(name, result)})" if with_radius else "")
+
+
+def _accuracy(name: str, result: UnionResult) -> Accuracy | None:
+    if name in ("clean", "union"):
+        return result.clean if name == "clean" else result.union
+    return next((accuracy for norm, accuracy in result.norms.items() if norm == name), None)
+
+
+def _change(name: str, first: UnionResult, second: UnionResult) -> list[str]:
+    if name == "average":
+        return [f"{100 * (second.average - first.average):+.1f}", ""]
+    before, after = first.points.column(name), second.points.column(name)
+    return [f"{100 * (sum(after) - sum(before)) / len(after):+.1f}", _p_text(mcnemar(before, after).p_value)]
+
+
+def _p_text(p_value: float) -> str:
+    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"

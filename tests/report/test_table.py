@@ -1,0 +1,68 @@
+import pytest
+
+from robustctl import results
+from robustctl.report import table
+from robustctl.results import AttackInfo, DataInfo, Points, UnionResult
+from robustctl.threats import Threat
+
+
+def make(model, clean, linf, l1, eps="8/255", flags=(), union_only=False) -> UnionResult:
+    points = Points(index=list(range(len(clean))), label=[0] * len(clean), clean=clean, robust={"linf": linf, "l1": l1})
+    threats = [Threat.of("linf", eps), Threat.parse("l1:12")]
+    return UnionResult(
+        model=model,
+        weights_sha256="0" * 64,
+        data=DataInfo(source="digits", split="test", n=len(clean), index_sha256="1" * 64),
+        attack=AttackInfo(name="standard", protocol="p", seed=0, union_only=union_only),
+        flags=list(flags),
+        seconds=12.3,
+        device="cpu",
+        versions={},
+        points=points,
+        **results.summarize(points, threats, {}, union_only),
+    )
+
+
+@pytest.fixture
+def before():
+    return make("one", [1] * 10, [1] * 5 + [0] * 5, [0] * 10)
+
+
+@pytest.fixture
+def after():
+    return make("two", [1] * 9 + [0], [1] * 5 + [0] * 5, [1] * 4 + [0] * 6)
+
+
+def test_every_row_has_its_interval(before):
+    text = table.before_after([("before", before)])
+    lines = {line.split("  ")[0]: line for line in text.splitlines()}
+    assert {"clean", "linf 8/255", "l1 12", "average", "union"} <= set(lines)
+    assert "50.0 [23.7, 76.3]" in lines["linf 8/255"]
+    assert all("[" in lines[name] for name in ("clean", "l1 12", "average", "union"))
+
+
+def test_two_results_show_change_and_paired_p(before, after):
+    lines = table.before_after([("before", before), ("after", after)]).splitlines()
+    assert lines[0].split()[-2:] == ["change", "p"]
+    union = next(line for line in lines if line.startswith("union"))
+    assert union.split()[-2:] == ["+40.0", "0.125"]
+
+
+def test_unlike_results_are_marked_and_get_no_change(before):
+    other = make("two", [1] * 10, [1] * 10, [1] * 10, eps="4/255")
+    text = table.before_after([("before", before), ("after", other)])
+    assert "change" not in text
+    assert "after does not compare with before: eps of linf: 8/255 against 4/255" in text
+    assert "(eps 4/255)" in text
+
+
+def test_flags_and_bounds_are_shown():
+    text = table.before_after([("m", make("m", [1, 0], [1, 0], [1, 0], flags=["estimate: weak"], union_only=True))])
+    assert "m: estimate: weak" in text
+    assert text.count("<= ") == 3
+
+
+def test_markdown_has_the_same_cells_and_escapes_bars(before):
+    text = table.markdown([("a|b", before)])
+    assert text.splitlines()[0] == "| accuracy in % | a\\|b |"
+    assert "| linf 8/255 | 50.0 [23.7, 76.3] |" in text
