@@ -1,0 +1,130 @@
+"""The model registry."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from robustctl.registry.entry import Accuracy, Entry
+
+app = typer.Typer(no_args_is_help=True, help="The model registry: list, show, import, remove, verify, mirror.")
+
+
+def _names(incomplete: str) -> list[str]:
+    """For the shell's tab completion."""
+    from robustctl.registry.locate import entry_files, pulled
+
+    return [name for name in [*entry_files(), *pulled()] if name.startswith(incomplete)]
+
+
+Name = Annotated[str, typer.Argument(help="Name of a model.", autocompletion=_names)]
+
+
+@app.command("list")
+def list_models(
+    dataset: Annotated[str | None, typer.Option(help="Only models of this data set.")] = None,
+    norm: Annotated[str | None, typer.Option(help="Only models trained in this norm.")] = None,
+    arch: Annotated[str | None, typer.Option(help="Only this architecture.")] = None,
+    max_size: Annotated[float | None, typer.Option(help="At most so many million parameters.")] = None,
+    here: Annotated[bool, typer.Option("--here", help="Only models whose weights are on this machine.")] = False,
+) -> None:
+    """List the models that can be named; '*' marks those whose weights are here."""
+    from robustctl.registry.entry import read
+    from robustctl.registry.locate import entry_files, entry_weights, pulled
+    from robustctl.threats import parse_norm
+
+    wanted = {"dataset": dataset, "norm": norm and parse_norm(norm)}
+    for name, path in sorted(entry_files().items()):
+        entry = read(path)
+        present = entry_weights(name).is_file()
+        small = max_size is None or (entry.parameters is not None and entry.parameters <= max_size * 1e6)
+        fits = all(value is None or getattr(entry, key) == value for key, value in wanted.items())
+        if fits and small and (arch is None or entry.architecture.name == arch) and (present or not here):
+            typer.echo(f"{'*' if present else ' '} {name:32} {_summary(entry)}")
+    if not any((dataset, norm, arch, max_size)):
+        for repo in pulled():
+            typer.echo(f"* {repo:32} pulled")
+
+
+@app.command()
+def show(name: Name) -> None:
+    """Everything that is known about a model."""
+    import yaml
+
+    from robustctl.registry.locate import entry_files, entry_weights, locate, read_entry
+
+    if name in entry_files():
+        entry = read_entry(name)
+        weights = entry_weights(name)
+        content = entry.model_dump(by_alias=True, mode="json", exclude_defaults=True)
+    else:
+        located = locate(name, fetch=False)
+        weights = located.weights
+        content = located.spec.model_dump(by_alias=True, mode="json") | {"licence": located.licence}
+    typer.echo(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110).rstrip())
+    typer.echo(f"weights: {weights if weights.is_file() else 'not here; fetched when needed'}")
+
+
+@app.command("import")
+def import_model(
+    path: Annotated[Path, typer.Argument(help="A .pt, .ckpt, .pth or .safetensors file.")],
+    name: Annotated[str, typer.Option(help="Name of the new entry.")],
+    arch: Annotated[str | None, typer.Option(help="Architecture, e.g. wide-resnet.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Its arguments, e.g. depth=10.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Data set that it classifies, e.g. cifar10.")] = None,
+    mean: Annotated[str | None, typer.Option(help="Normalisation: means of the channels, e.g. 0.5,0.5,0.5.")] = None,
+    std: Annotated[str | None, typer.Option(help="Normalisation: standard deviations of the channels.")] = None,
+    norm: Annotated[str | None, typer.Option(help="Norm that it was trained in: linf, l2 or l1.")] = None,
+    eps: Annotated[str | None, typer.Option(help="Radius that it was trained at, e.g. 8/255.")] = None,
+    classes: Annotated[int | None, typer.Option(help="Number of classes of an unknown data set.")] = None,
+    input_shape: Annotated[str | None, typer.Option(help="C,H,W of an unknown data set, e.g. 3,64,64.")] = None,
+    at: Annotated[str | None, typer.Option(help="Where the state dict stands in the file, e.g. state_dict.0.")] = None,
+    strip: Annotated[str | None, typer.Option(help="Prefix that every tensor carries, e.g. module.")] = None,
+    drop: Annotated[list[str] | None, typer.Option(help="Prefix of tensors to leave out.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Hub identifier of the licence, e.g. mit.")] = None,
+    description: Annotated[str | None, typer.Option(help="One line about the model.")] = None,
+    from_yaml: Annotated[Path | None, typer.Option(help="Read an entry file; the options above override it.")] = None,
+) -> None:
+    """Register weights of your own: convert them to safetensors, load them strictly, write an entry."""
+    from robustctl.registry import fetch, local, request
+    from robustctl.registry.locate import entry_files, entry_weights, read_entry
+
+    if arch is None and from_yaml is None and name in entry_files() and not entry_weights(name).is_file():
+        typer.echo(f"brought {name}: {fetch.bring(name, read_entry(name), path)}")
+        return
+    options = request.Options(
+        arch, set_ or [], dataset, mean, std, norm, eps, classes, input_shape, at, strip, drop, licence, description
+    )
+    entry = request.entry_from(options, from_yaml, path.name)
+    entry = local.import_model(name, path, entry, entry.keys)
+    typer.echo(f"imported {name}: {_summary(entry)}")
+
+
+@app.command()
+def add(path: Annotated[Path, typer.Argument(help="An entry file; its name becomes the model's name.")]) -> None:
+    """Add an entry of your own whose weights are fetched when needed."""
+    from robustctl.registry import entry, local
+
+    typer.echo(f"added {local.add(path.stem, entry.read(path)).stem}")
+
+
+@app.command()
+def remove(name: Name) -> None:
+    """Delete an entry of your own and its weights, fetched weights, or a pulled repo."""
+    from robustctl.registry import local
+
+    for path in local.remove(name):
+        typer.echo(f"removed {path}")
+
+
+def _summary(entry: "Entry") -> str:
+    arguments = ",".join(f"{key}={value}" for key, value in entry.architecture.args.items())
+    architecture = f"{entry.architecture.name}({arguments})" if arguments else entry.architecture.name
+    threat = f"{entry.norm}:{entry.eps}" if entry.norm else "-"
+    size = f"{entry.parameters / 1e6:.1f} M" if entry.parameters else "?"
+    return f"{entry.dataset:9} {threat:12} {architecture:44} {size:>8}  {_accuracies(entry.accuracies)}".rstrip()
+
+
+def _accuracies(accuracies: "tuple[Accuracy, ...]") -> str:
+    return ", ".join(f"{one.norm or 'clean'} {100 * one.value:.1f}" for one in accuracies)

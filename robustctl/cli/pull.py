@@ -1,0 +1,25 @@
+"""Bring a model here."""
+
+from typing import Annotated
+
+import typer
+
+
+def command(
+    repo: Annotated[str, typer.Argument(help="USER/NAME[@REVISION], file:///path, or the name of an entry.")],
+    keep_original: Annotated[
+        bool, typer.Option("--keep-original", help="Keep the published file of an entry beside the converted one.")
+    ] = False,
+) -> None:
+    """Bring a model here: pinned to a commit, every file checked. Then it can be named in finetune and eval."""
+    from robustctl.registry import pull
+    from robustctl.registry.fetch import fetch_entry
+    from robustctl.registry.locate import entry_files, read_entry
+
+    if repo in entry_files():
+        typer.echo(f"{repo}: {fetch_entry(repo, read_entry(repo), keep_original)}")
+        return
+    name, _, revision = repo.partition("@")
+    directory = pull.pull(name, revision or "main")
+    typer.echo(f"{repo}: {directory}")
+    typer.echo(f"next: robustctl eval {repo} --union")

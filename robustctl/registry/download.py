@@ -1,0 +1,204 @@
+"""Brings one file over HTTP: checked, resumable, bounded, retried. It knows neither the hub nor entries."""
+
+import hashlib
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol, TypeVar
+
+from robustctl.errors import RequestError, RunError
+from robustctl.files import writing
+
+ATTEMPTS = 5
+FIRST_WAIT_SECONDS = 1.0
+LONGEST_WAIT_SECONDS = 60.0
+TIMEOUT_SECONDS = 30.0
+CHUNK = 1 << 20
+MAX_BYTES = 50 << 30  # where nobody said how large the file is
+RETRIED = (408, 425, 429, 500, 502, 503, 504)
+
+T = TypeVar("T")
+
+
+class Response(Protocol):
+    """The part of an httpx response (1.x and 2.x of the hub's client bring different ones) that is used."""
+
+    status_code: int
+    headers: Mapping[str, str]
+
+    def iter_raw(self, chunk_size: int | None = None) -> Iterator[bytes]: ...
+
+
+Get = Callable[[str, dict[str, str]], AbstractContextManager[Any]]
+"""Open a streaming GET of a URL with headers; raises ConnectionError for whatever the network does."""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of a repo at a commit; the hub gives the SHA-256 of large files, the git hash of small ones."""
+
+    path: str
+    size: int
+    sha256: str | None
+    git_sha1: str | None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One file.
+
+    Attributes:
+        url: where it is; never holds a secret.
+        path: where it goes.
+        size: its bytes, where known.
+        sha256: its hash, where known; ``git_sha1`` is the hub's hash of small files.
+    """
+
+    url: str
+    path: Path
+    size: int | None = None
+    sha256: str | None = None
+    git_sha1: str | None = None
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
+
+
+class Again(ConnectionError):
+    """Worth another attempt; ``wait`` is what the server asked for, in seconds."""
+
+    def __init__(self, message: str, wait: float = 0.0) -> None:
+        super().__init__(message)
+        self.wait = wait
+
+
+def download(wanted: Wanted, get: Get, advance: Callable[[int], None]) -> None:
+    """Bring ``wanted.path``, atomically: it appears when every byte has been checked.
+
+    What has arrived survives a failure beside it (``.part``), and is continued where the hash is known.
+
+    Raises:
+        RequestError: the server says that there is no such file, or that this user may not have it.
+        RunError: everything else, with what to do; the same command continues.
+    """
+    part = wanted.path.with_name(f"{wanted.path.name}.part")
+    if not (wanted.sha256 or wanted.git_sha1):
+        part.unlink(missing_ok=True)  # only a known hash tells whether old bytes and new ones are of the same file
+    _check_space(wanted, part)
+    retried(wanted.url, lambda: _fetch(wanted, part, get, advance))
+    _check(wanted, part)
+    with writing(wanted.path):
+        part.replace(wanted.path)
+
+
+def require_inside(repo: str, path: str) -> None:
+    """Raise RequestError for a file name that could leave the folder which it belongs to."""
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or any(letter in path for letter in "\\:\0\n"):
+        raise RequestError(f"{repo} has a file name that leaves its folder: {path!r}; nothing was fetched")
+
+
+def retried(what: str, call: Callable[[], T]) -> T:
+    """Call until it does not raise ``ConnectionError``, with growing waits; then a RunError that names ``what``."""
+    for attempt in range(ATTEMPTS - 1):
+        try:
+            return call()
+        except ConnectionError as error:
+            time.sleep(_wait(attempt, error))
+    try:
+        return call()
+    except ConnectionError as error:
+        raise RunError(f"{what}: {error}; gave up after {ATTEMPTS} attempts, the same command continues") from None
+
+
+def _wait(attempt: int, error: ConnectionError) -> float:
+    """Seconds before the next attempt: doubling, with jitter, and no less than the server asked for."""
+    own: float = FIRST_WAIT_SECONDS * 2**attempt * random.uniform(0.75, 1.25)
+    asked = error.wait if isinstance(error, Again) else 0.0
+    return min(max(own, asked), LONGEST_WAIT_SECONDS)
+
+
+def _fetch(wanted: Wanted, part: Path, get: Get, advance: Callable[[int], None]) -> None:
+    """One attempt: continue ``part`` if it has bytes, else begin it."""
+    have = part.stat().st_size if part.is_file() else 0
+    if wanted.size is not None and have >= wanted.size:
+        return
+    headers = wanted.headers | {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    with get(wanted.url, headers) as response:
+        _refuse(wanted, response)
+        continued = response.status_code == 206
+        with writing(part), part.open("ab" if continued else "wb") as file:
+            got = have if continued else 0
+            limit = wanted.size if wanted.size is not None else MAX_BYTES
+            for chunk in response.iter_raw(CHUNK):
+                got += len(chunk)
+                if got > limit:
+                    raise RunError(f"{wanted.url} sends more than the {limit} bytes that it should have")
+                file.write(chunk)
+                advance(len(chunk))
+    expected = wanted.size if wanted.size is not None else _announced(response, have if continued else 0)
+    if expected is not None and got < expected:
+        raise Again(f"the connection ended after {got} of {expected} bytes")
+
+
+def _announced(response: Response, before: int) -> int | None:
+    length = response.headers.get("content-length", "")
+    return before + int(length) if length.isdecimal() else None
+
+
+def _refuse(wanted: Wanted, response: Response) -> None:
+    """Turn every answer that is not the file into its message."""
+    status = response.status_code
+    if status in RETRIED:
+        asked = response.headers.get("retry-after", "")
+        raise Again(f"the server answered {status}", float(asked) if asked.isdecimal() else 0.0)
+    if status in (401, 403):
+        raise RequestError(f"{wanted.url}: access refused ({status}); it needs a token (HF_TOKEN) that may read it")
+    if status in (404, 410):
+        raise RequestError(f"{wanted.url}: there is no such file ({status})")
+    if status == 416:
+        wanted.path.with_name(f"{wanted.path.name}.part").unlink(missing_ok=True)
+        raise Again("the server cannot continue there")
+    if status not in (200, 206):
+        raise RunError(f"{wanted.url}: the server answered {status}")
+    if response.headers.get("content-type", "").startswith("text/html"):
+        raise RunError(f"{wanted.url} answered with a web page (HTML) instead of the file; it may ask for a login")
+    length = _announced(response, 0)
+    if status == 200 and wanted.size is not None and length is not None and length != wanted.size:
+        raise RunError(f"{wanted.url} has {length} bytes, expected {wanted.size}")
+
+
+def _check(wanted: Wanted, part: Path) -> None:
+    fault = fault_of(wanted, part)
+    if fault:
+        part.unlink(missing_ok=True)
+        raise RunError(f"{wanted.url}: {fault}; the file was deleted. Run the same command again")
+
+
+def fault_of(wanted: Wanted, part: Path) -> str | None:
+    """What is wrong with the bytes in ``part``, or None."""
+    size = part.stat().st_size
+    if wanted.size is not None and size != wanted.size:
+        return f"{size} bytes arrived, expected {wanted.size}"
+    with part.open("rb") as file:
+        if wanted.sha256 and (found := hashlib.file_digest(file, "sha256").hexdigest()) != wanted.sha256:
+            return f"its SHA-256 is {found}, expected {wanted.sha256}"
+        if wanted.git_sha1 and (found := git_sha1(file.read())) != wanted.git_sha1:
+            return f"its git hash is {found}, expected {wanted.git_sha1}"
+    return None
+
+
+def git_sha1(content: bytes) -> str:
+    """The hash under which git, and so the hub, knows a small file."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def _check_space(wanted: Wanted, part: Path) -> None:
+    if wanted.size is None:
+        return
+    missing = wanted.size - (part.stat().st_size if part.is_file() else 0)
+    free = shutil.disk_usage(wanted.path.parent).free
+    if missing > free:
+        raise RunError(f"{wanted.path.parent} has {free} bytes free, {wanted.url} needs {missing}; make room first")

@@ -1,0 +1,113 @@
+"""Brings the weights of registry entries from where their authors published them, and converts them."""
+
+import tempfile
+from pathlib import Path
+
+from filelock import FileLock
+
+from robustctl.errors import RequestError, RobustctlError, RunError
+from robustctl.files import writing
+from robustctl.progress import progress
+from robustctl.registry.convert import convert
+from robustctl.registry.download import Wanted, download
+from robustctl.registry.entry import Entry, Source
+from robustctl.registry.local import Record, read_record, sha256, write_record
+from robustctl.registry.locate import entry_weights, home
+from robustctl.registry.pull import Meter
+
+
+def fetch_entry(name: str, entry: Entry, keep_original: bool = False) -> Path:
+    """Bring and convert an entry's weights, from the first of its sources that works.
+
+    Args:
+        keep_original: keep the published file beside the weights instead of deleting it.
+
+    Returns:
+        The safetensors file.
+
+    Raises:
+        RunError: no source works; the message says how to bring the file by hand.
+        RequestError: the published file is not what the entry says.
+    """
+    weights = entry_weights(name)
+    with writing(weights):
+        weights.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(weights.with_name(f".{name}.lock")):
+        if weights.is_file():
+            return weights
+        faults = []
+        for source in entry.sources:
+            if source.page is None:
+                try:
+                    return _fetch(name, entry, source, keep_original)
+                except RobustctlError as error:
+                    faults.append(f"{source}: {error}")
+    raise RunError(f"model {name}: its weights are not here\n  " + "\n  ".join([*faults, *_by_hand(name, entry)]))
+
+
+def bring(name: str, entry: Entry, path: Path) -> Path:
+    """Take the weights of an entry from a file that the user has downloaded.
+
+    Raises:
+        RequestError: the file is not the published one, or damaged.
+    """
+    if not path.is_file():
+        raise RequestError(f"no file {path}")
+    found = sha256(path)
+    expected = {source.sha256 for source in entry.sources if source.sha256}
+    if expected and found not in expected:
+        raise RequestError(f"{path} is not the published file of {name}: its SHA-256 is {found}")
+    weights = entry_weights(name)
+    convert(path, weights, entry.spec, entry.keys)
+    write_record(name, path.name, path)
+    return weights
+
+
+def _by_hand(name: str, entry: Entry) -> list[str]:
+    """The lines that say which file to download where, and what to type then."""
+    return [
+        f"bring the file: download {source.file} from {source.page or source}, "
+        f"then: robustctl models import PATH/{Path(source.file).name} --name {name}"
+        for source in entry.sources
+    ] or ["the entry names no source"]
+
+
+def _fetch(name: str, entry: Entry, source: Source, keep_original: bool) -> Path:
+    """One source: download, check against the entry or the first download, convert, record."""
+    from robustctl.registry import hub
+
+    weights = entry_weights(name)
+    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=weights.parent) as scratch:
+        folder = _staging(name) if source.sha256 else Path(scratch)
+        published = folder / Path(source.file).name
+        wanted = _wanted(source, published, read_record(name))
+        with progress(f"{name} (MB)", round((wanted.size or 0) / 1e6)) as advance:
+            download(wanted, hub.get, Meter(advance))
+        convert(published, weights, entry.spec, entry.keys)
+        write_record(name, str(source), published)
+        if keep_original:
+            published.replace(weights.with_name(f"{name}-{published.name}"))
+        else:
+            published.unlink()
+    return weights
+
+
+def _staging(name: str) -> Path:
+    """Where a download with a known hash waits, so that a later command continues it."""
+    folder = home() / "weights" / f".{name}"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _wanted(source: Source, path: Path, record: Record | None) -> Wanted:
+    """What to download; a hash that the entry lacks is that of the first download."""
+    from robustctl.registry import hub
+
+    remembered = record if record and record.source == str(source) else None
+    digest = source.sha256 or (remembered.source_sha256 if remembered else None)
+    size = source.size or (remembered.source_size if remembered else None)
+    if source.url:
+        return Wanted(source.url, path, size, digest)
+    assert source.repo and source.revision  # the entry's own check
+    url = hub.file_url(source.repo, source.revision, source.file)
+    return Wanted(url, path, size, digest, headers=hub.headers())

@@ -1,0 +1,240 @@
+"""The Hugging Face Hub. With ``hub_class``, the only user of huggingface_hub; it sees no torch.
+
+Everything goes over plain HTTP: the Xet protocol has no hashes that could be checked here, so it is switched off
+unless the user has set ``HF_HUB_DISABLE_XET``.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+if "HF_HUB_DISABLE_XET" not in os.environ:
+    os.environ["HF_HUB_DISABLE_XET"] = "1"
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+from huggingface_hub import CommitOperationAdd, HfApi, constants, get_session, get_token, hf_hub_url
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalTokenNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+from robustctl.errors import RequestError, RunError
+from robustctl.registry.download import RETRIED, TIMEOUT_SECONDS, Again, RemoteFile, Wanted, require_inside, retried
+
+if os.environ["HF_HUB_DISABLE_XET"] == "1":
+    constants.HF_HUB_DISABLE_XET = True  # where somebody imported huggingface_hub before us
+
+NetworkError: type[Exception] = HfHubHTTPError.__mro__[1]  # httpx.HTTPError of client 1.x, httpx2.HTTPError of 2.x
+MAX_FILES = 10_000
+
+Kind = Literal["model", "dataset"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Whose token it is, what it may do (``read``, ``write``, ``fineGrained``), the organisations."""
+
+    name: str
+    role: str
+    organisations: tuple[str, ...]
+
+
+def endpoint() -> str:
+    """The hub's address, ``$HF_ENDPOINT`` or huggingface.co."""
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
+def shown_endpoint() -> str:
+    """The address without a user name or password that it may hold."""
+    parts = urlsplit(endpoint())
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def is_offline() -> bool:
+    """Whether ``$HF_HUB_OFFLINE`` forbids the network."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def require_online(what: str) -> None:
+    """Raise RunError where the network is forbidden, before any socket is opened."""
+    if is_offline():
+        raise RunError(f"{what}: HF_HUB_OFFLINE is set, and what is here does not suffice; unset it and run again")
+
+
+def has_token() -> bool:
+    """Whether a token is configured (environment or the hub client's own file)."""
+    return get_token() is not None
+
+
+def list_files(repo: str, revision: str, kind: Kind = "model") -> tuple[str, list[RemoteFile]]:
+    """The commit that ``revision`` is now, and its files.
+
+    Raises:
+        RequestError: no such repo or revision for this user, or a file name that leaves its folder.
+        RunError: the hub does not answer.
+    """
+    api = HfApi(endpoint=endpoint())
+    commit = call(repo, lambda: api.repo_info(repo, repo_type=kind, revision=revision, timeout=TIMEOUT_SECONDS).sha)
+    if not commit:
+        raise RunError(f"{repo}: {shown_endpoint()} does not say which commit {revision!r} is")
+    tree = call(
+        repo,
+        lambda: list(islice(api.list_repo_tree(repo, recursive=True, revision=commit, repo_type=kind), MAX_FILES)),
+    )
+    return commit, [_remote_file(repo, item) for item in tree if isinstance(item, RepoFile)]
+
+
+def _remote_file(repo: str, item: RepoFile) -> RemoteFile:
+    require_inside(repo, item.path)
+    return RemoteFile(item.path, item.size, item.lfs.sha256 if item.lfs else None, item.blob_id)
+
+
+def wanted(repo: str, commit: str, file: RemoteFile, path: Path, kind: Kind = "model") -> Wanted:
+    """What ``download`` needs to bring one file of a repo."""
+    git_sha1 = None if file.sha256 else file.git_sha1
+    return Wanted(file_url(repo, commit, file.path, kind), path, file.size, file.sha256, git_sha1, headers())
+
+
+def file_url(repo: str, revision: str, path: str, kind: Kind = "model") -> str:
+    """The address of one file."""
+    return hf_hub_url(repo, path, repo_type=kind, revision=revision, endpoint=endpoint())
+
+
+def headers() -> dict[str, str]:
+    """What a request to the hub carries; holds the token, so it is never shown."""
+    return build_hf_headers(library_name="robustctl")
+
+
+@contextmanager
+def get(url: str, request_headers: dict[str, str]) -> Iterator[Any]:
+    """Open a streaming GET; whatever the network does becomes a ConnectionError."""
+    require_online(url)
+    try:
+        with get_session().stream("GET", url, headers=request_headers, timeout=TIMEOUT_SECONDS) as response:
+            yield response
+    except NetworkError as error:
+        raise Again(f"{type(error).__name__}: {error}") from None
+
+
+def identity() -> Identity:
+    """Ask the hub who the token is.
+
+    Raises:
+        RequestError: no token, or one that the hub refuses.
+    """
+    if not has_token():
+        raise RequestError("no hub token: set HF_TOKEN, or run 'hf auth login'")
+    answer = call("the token", lambda: HfApi(endpoint=endpoint()).whoami())
+    role = answer.get("auth", {}).get("accessToken", {}).get("role", "unknown")
+    organisations = tuple(organisation.get("name", "") for organisation in answer.get("orgs", []))
+    return Identity(answer.get("name", "unknown"), role, organisations)
+
+
+def require_write(repo: str) -> Identity:
+    """Check before long work that the token can write to ``repo``; create nothing.
+
+    Raises:
+        RequestError: it is a reading token, or the namespace is neither the user's nor one of their organisations.
+    """
+    who = identity()
+    namespace = repo.partition("/")[0]
+    if who.role == "read":
+        raise RequestError(f"the token of {who.name} may only read; make one with the right to write to {repo}")
+    if namespace not in (who.name, *who.organisations):
+        others = f" and the organisations {', '.join(who.organisations)}" if who.organisations else ""
+        raise RequestError(f"--repo {repo}: the token belongs to {who.name}{others}, not to {namespace}")
+    return who
+
+
+def create_repo(repo: str, private: bool, branch: str) -> None:
+    """Make the repo and the branch where they do not exist yet."""
+    api = HfApi(endpoint=endpoint())
+    call(repo, lambda: api.create_repo(repo, private=private, exist_ok=True))
+    if branch != "main":
+        call(repo, lambda: api.create_branch(repo, branch=branch, exist_ok=True))
+
+
+def commit_files(repo: str, files: dict[str, Path], message: str, branch: str, create_pr: bool) -> str:
+    """Upload files as one commit; returns the address of the commit or of the pull request."""
+    api = HfApi(endpoint=endpoint())
+
+    def commit() -> str:
+        # Made anew in each attempt: the client keeps state in the operations.
+        operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in files.items()]
+        done = api.create_commit(
+            repo, operations, commit_message=message, revision=None if create_pr else branch, create_pr=create_pr
+        )
+        return str(done.pr_url or done.commit_url)
+
+    return call(repo, commit)
+
+
+def download_dataset(repo: str, split: str | None = None) -> Path:
+    """Fetch the parquet files of a hub data set (of one split, if given), with the checks of ``pull``.
+
+    Returns:
+        The folder that holds them in the hub's own layout.
+    """
+    from robustctl.registry.pull import fetch_dataset
+
+    return fetch_dataset(repo, split)
+
+
+def call(what: str, ask: Callable[[], T]) -> T:
+    """Run one call of the hub's client with retries; every fault becomes a message of ours, without the token.
+
+    Raises:
+        RequestError: not found, not allowed, not valid.
+        RunError: the hub is down, slow or out of its mind.
+    """
+    require_online(what)
+
+    def attempt() -> T:
+        try:
+            return ask()
+        except LocalTokenNotFoundError:
+            raise RequestError("no hub token: set HF_TOKEN, or run 'hf auth login'") from None
+        except HFValidationError:
+            raise RequestError(f"{what!r} is no repo id; write USER/NAME") from None
+        except HfHubHTTPError as error:
+            raise _translated(what, error) from None
+        except (NetworkError, ConnectionError) as error:
+            raise Again(f"cannot reach {shown_endpoint()} ({type(error).__name__})") from None
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise RunError(f"{what}: {shown_endpoint()} gave an answer that makes no sense ({error!r})") from None
+
+    return retried(what, attempt)
+
+
+def _translated(what: str, error: HfHubHTTPError) -> Exception:
+    """The message for an HTTP error; the status decides."""
+    status = error.response.status_code
+    where = shown_endpoint()
+    if isinstance(error, GatedRepoError):
+        return RequestError(f"{what} is gated: accept its terms on {where}/{what} and set HF_TOKEN")
+    if isinstance(error, RevisionNotFoundError):
+        return RequestError(f"{what} has no such revision on {where}")
+    if status == 401 and has_token():
+        return RequestError(
+            f"{what}: {where} refuses the token (401); it is wrong or expired, or the repo does not exist"
+        )
+    if status == 403:
+        return RequestError(f"{what}: the token lacks the right for this (403) on {where}")
+    if isinstance(error, RepositoryNotFoundError) or status in (401, 404):
+        return RequestError(f"{what} is not on {where}, or it is private and needs a token (HF_TOKEN)")
+    if status in RETRIED:
+        asked = error.response.headers.get("retry-after", "")
+        return Again(f"{where} answered {status}", float(asked) if asked.isdecimal() else 0.0)
+    return RunError(f"{what}: {where} answered {status}: {error.server_message or 'no reason given'}")

@@ -1,0 +1,156 @@
+"""Brings repos of the hub, or of a plain directory (``file://``), into ``home()``: pinned, verified, atomic."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from filelock import FileLock
+
+from robustctl.errors import RequestError
+from robustctl.files import write_text, writing
+from robustctl.progress import Advance, progress
+from robustctl.registry.download import Get, RemoteFile, Wanted, download
+from robustctl.registry.entry import REPO_ID
+from robustctl.registry.locate import FILE, REVISION, home, pulled_directory, ref_file, repo_home
+from robustctl.spec import CONFIG, WEIGHTS, read_spec
+
+SMALL = 10_000_000  # bound of everything that is not weights
+INDEX = "model.safetensors.index.json"
+
+
+def pull(repo: str, revision: str = "main") -> Path:
+    """Bring a model repo that robustctl pushed.
+
+    Returns:
+        Its directory. What is there already and complete is not fetched again; offline, it is all there is.
+
+    Raises:
+        RequestError: no such repo, or not a model of robustctl.
+        RunError: the network, the disk, or bytes that do not match their hashes; the same command continues.
+    """
+    if not REVISION.fullmatch(revision):
+        raise RequestError(f"revision {revision!r} is no branch, tag or commit")
+    if not (repo.startswith(FILE) or REPO_ID.fullmatch(repo)):
+        raise RequestError(f"{repo!r} is no repo id; write USER/NAME, USER/NAME@REVISION or file:///path")
+    registry = _registry(repo)
+    if registry.is_offline() and (here := pulled_directory(repo, revision)) is not None:
+        return here
+    commit, files = registry.list_files(repo, revision)
+    chosen = [file for file in files if _is_ours(file.path)]
+    names = {file.path for file in chosen}
+    if CONFIG not in names or not names & {WEIGHTS, INDEX}:
+        raise RequestError(f"{repo} is not a model of robustctl: it lacks {CONFIG} or {WEIGHTS}")
+    _check_sizes(repo, chosen)
+    directory = repo_home(repo) / commit
+    with _locked(directory):
+        if not directory.is_dir():
+            want = partial(registry.wanted, repo, commit)
+            staging = _fetch(repo, chosen, directory, want, registry.get)
+            read_spec(staging)
+            staging.replace(directory)
+    write_text(_made(ref_file(repo, revision)), commit)
+    return directory
+
+
+class Registry(Protocol):
+    """What ``hub`` and ``folder`` have in common."""
+
+    def is_offline(self) -> bool: ...
+
+    def list_files(self, repo: str, revision: str, /) -> tuple[str, list[RemoteFile]]: ...
+
+    def wanted(self, repo: str, commit: str, file: RemoteFile, path: Path, /) -> Wanted: ...
+
+    def get(self, url: str, request_headers: dict[str, str], /) -> AbstractContextManager[Any]: ...
+
+
+def _registry(repo: str) -> Registry:
+    """The hub, or the plain directory that plays it; both have the same functions."""
+    from robustctl.registry import folder, hub
+
+    return folder if repo.startswith(FILE) else hub
+
+
+def fetch_dataset(repo: str, split: str | None) -> Path:
+    """What ``hub.download_dataset`` promises."""
+    from robustctl.registry import hub
+
+    home_of_repo = home() / "datasets" / repo
+    ref = home_of_repo / "refs" / (split or "all")
+    if hub.is_offline() and ref.is_file():
+        return home_of_repo / ref.read_text()
+    commit, files = hub.list_files(repo, "main", "dataset")
+    chosen = [file for file in files if _is_images(file.path, split)]
+    if not chosen:
+        raise RequestError(f"data set {repo} has no parquet files{f' of the split {split!r}' if split else ''}")
+    name = f"{commit}-{split}" if split else commit
+    directory = home_of_repo / name
+    with _locked(directory):
+        if not directory.is_dir():
+            want = partial(hub.wanted, repo, commit, kind="dataset")
+            _fetch(repo, chosen, directory, want, hub.get).replace(directory)
+    write_text(_made(ref), name)
+    return directory
+
+
+def _is_ours(path: str) -> bool:
+    """The files that ``push`` writes; nothing else is fetched."""
+    if path in (CONFIG, WEIGHTS, INDEX, "README.md", "recipe.yaml") or path.startswith("robustctl/"):
+        return True
+    return path.startswith("model-") and path.endswith(".safetensors") and "/" not in path
+
+
+def _is_images(path: str, split: str | None) -> bool:
+    return path.endswith(".parquet") and (split is None or Path(path).name.startswith(f"{split}-"))
+
+
+def _check_sizes(repo: str, files: list[RemoteFile]) -> None:
+    for file in files:
+        if not file.path.endswith(".safetensors") and file.size > SMALL:
+            raise RequestError(f"{repo}: {file.path} has {file.size} bytes, more than {SMALL}; nothing was fetched")
+
+
+def _fetch(
+    repo: str, files: list[RemoteFile], directory: Path, want: Callable[[RemoteFile, Path], Wanted], get: Get
+) -> Path:
+    """Fetch and verify files into a staging folder beside ``directory``; what an earlier attempt left is continued."""
+    staging = directory.with_name(f".{directory.name}.part")
+    megabytes = sum(file.size for file in files) / 1e6
+    with progress(f"{repo} (MB)", round(megabytes)) as advance:
+        meter = Meter(advance)
+        for file in files:
+            target = _made(staging / file.path)
+            if not target.is_file():
+                download(want(file, target), get, meter)
+    return staging
+
+
+class Meter:
+    """Counts bytes and reports whole megabytes."""
+
+    def __init__(self, advance: Advance) -> None:
+        self.advance = advance
+        self.bytes = 0
+
+    def __call__(self, n: int) -> None:
+        before = self.bytes // 1_000_000
+        self.bytes += n
+        self.advance(self.bytes // 1_000_000 - before)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """One process at a time fetches a directory; the others wait and find it there."""
+    with writing(directory):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(directory.with_name(f".{directory.name}.lock")):
+            yield
+
+
+def _made(path: Path) -> Path:
+    """The path, with its parent directory made."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return path
