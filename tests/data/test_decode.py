@@ -1,0 +1,78 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from robustctl.data.decode import decode
+from robustctl.errors import RequestError
+
+
+def _png(array: np.ndarray, mode: str | None = None, image_format: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    image = Image.fromarray(array)
+    (image.convert(mode) if mode else image).save(buffer, image_format)
+    return buffer.getvalue()
+
+
+def _noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def _name(i: int) -> str:
+    return f"row {i}"
+
+
+def test_colour_pixels_come_out_as_they_went_in() -> None:
+    arrays = _noise(1100, 5, 4, 3)
+    x = decode([_png(array) for array in arrays], _name)
+    assert x.dtype == torch.uint8
+    assert torch.equal(x, torch.from_numpy(arrays).permute(0, 3, 1, 2))
+
+
+def test_grey_images_have_one_channel() -> None:
+    arrays = _noise(3, 5, 4)
+    assert torch.equal(decode([_png(array) for array in arrays], _name), torch.from_numpy(arrays)[:, None])
+
+
+def test_a_grey_image_among_coloured_ones_gets_three_equal_channels() -> None:
+    grey = _noise(5, 4)
+    x = decode([_png(grey), _png(_noise(5, 4, 3))], _name)
+    assert torch.equal(x[0], torch.from_numpy(grey).expand(3, 5, 4))
+
+
+@pytest.mark.parametrize("mode", ["P", "RGBA"])
+def test_palettes_and_opaque_layers_are_read_as_colour(mode: str) -> None:
+    flat = np.full((4, 4, 3), 255, dtype=np.uint8)
+    assert torch.equal(decode([_png(flat, mode)], _name)[0], torch.full((3, 4, 4), 255, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("encoded", [b"", b"not an image", None])
+def test_a_damaged_image_is_named(encoded: bytes | None) -> None:
+    good = _png(_noise(32, 32, 3))
+    damaged = good[: len(good) // 2] if encoded is None else encoded
+    with pytest.raises(RequestError, match="cannot decode row 1"):
+        decode([good, damaged, good], _name)
+
+
+def test_a_truncated_jpeg_is_named() -> None:
+    good = _png(_noise(32, 32, 3), image_format="JPEG")
+    with pytest.raises(RequestError, match="cannot decode row 0.*truncated"):
+        decode([good[:-300]], _name)
+
+
+def test_images_of_unequal_size_are_named() -> None:
+    with pytest.raises(RequestError, match="row 2 is 6x4, but row 0 is 5x4"):
+        decode([_png(_noise(5, 4)), _png(_noise(5, 4)), _png(_noise(6, 4))], _name)
+
+
+def test_sixteen_bit_images_are_refused_rather_than_clipped() -> None:
+    deep = np.full((4, 4), 40_000, dtype=np.uint16)
+    with pytest.raises(RequestError, match="row 0.*mode is I;16"):
+        decode([_png(deep)], _name)
+
+
+def test_other_formats_are_refused() -> None:
+    with pytest.raises(RequestError, match="row 0.*neither PNG nor JPEG"):
+        decode([_png(_noise(4, 4, 3), image_format="BMP")], _name)

@@ -1,0 +1,34 @@
+import pytest
+import torch
+
+from robustctl.data.digits import read
+from robustctl.errors import RequestError
+
+
+def test_the_two_splits_are_disjoint_and_whole() -> None:
+    (x, y, n_classes), (x_test, y_test, _) = read("train", None), read("test", None)
+    assert (x.shape, x_test.shape, n_classes) == ((1297, 1, 8, 8), (500, 1, 8, 8), 10)
+    assert len(torch.unique(torch.cat([x, x_test]).flatten(1), dim=0)) == 1797
+    assert set(y.tolist()) == set(y_test.tolist()) == set(range(10))
+
+
+def test_pixels_are_seventeen_grey_levels_in_the_unit_interval() -> None:
+    x, _, _ = read("train", None)
+    assert torch.equal(torch.unique(x), torch.arange(17) / 16)
+
+
+def test_the_first_n_are_the_first_of_all() -> None:
+    x, y, _ = read("test", 7)
+    assert torch.equal(x, read("test", None)[0][:7])
+    assert torch.equal(y, read("test", None)[1][:7])
+
+
+def test_an_unknown_split_is_answered_with_the_splits() -> None:
+    with pytest.raises(RequestError, match="no split 'validation'; its splits: train, test"):
+        read("validation", None)
+
+
+@pytest.mark.parametrize(("n", "words"), [(501, "n is 501.* has 500 images"), (0, "at least 1"), (-3, "n is -3")])
+def test_a_number_of_images_that_cannot_be_given_is_refused(n: int, words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        read("test", n)

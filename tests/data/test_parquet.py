@@ -1,0 +1,161 @@
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from robustctl.data.parquet import is_parquet, read
+from robustctl.errors import RequestError
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (12, 6, 6, 3), dtype=np.uint8)
+LABELS = np.arange(12) % 4
+
+
+def _png(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _write(
+    path: Path, rows: range, column: str = "img", labels: Any = None, names: int | None = 4, plain: bool = False
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    encoded = [_png(PIXELS[i]) for i in rows]
+    images = encoded if plain else [{"bytes": value, "path": None} for value in encoded]
+    table = pa.table({column: images, "label": LABELS[rows] if labels is None else labels})
+    if names:
+        features = {"label": {"names": [str(i) for i in range(names)], "_type": "ClassLabel"}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, path)
+
+
+def _expected(rows: range) -> torch.Tensor:
+    return torch.from_numpy(PIXELS[rows]).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("column", ["img", "image"])
+@pytest.mark.parametrize("inner", ["", "plain_text"])
+@pytest.mark.parametrize("plain", [False, True])
+def test_images_and_labels_come_out_as_they_went_in(tmp_path: Path, column: str, inner: str, plain: bool) -> None:
+    _write(tmp_path / inner / "test-00000-of-00001.parquet", range(12), column, plain=plain)
+    x, y, n_classes = read(tmp_path, "test", None)
+    assert torch.equal(x, _expected(range(12)))
+    assert y.tolist() == LABELS.tolist()
+    assert n_classes == 4
+
+
+def test_shards_are_read_in_order_and_n_runs_across_them(tmp_path: Path) -> None:
+    for shard in (2, 0, 1):
+        _write(tmp_path / f"train-{shard:05}-of-00003.parquet", range(4 * shard, 4 * shard + 4))
+    x, y, _ = read(tmp_path, "train", 7)
+    assert torch.equal(x, _expected(range(7)))
+    assert y.tolist() == LABELS[:7].tolist()
+
+
+def test_a_missing_shard_is_an_error(tmp_path: Path) -> None:
+    _write(tmp_path / "train-00000-of-00002.parquet", range(4))
+    with pytest.raises(RequestError, match="lacks shard 1 of split 'train'"):
+        read(tmp_path, "train", 2)
+
+
+@pytest.mark.parametrize("name", ["test.parquet", "test-00000-of-00001-0c0ffee0.parquet"])
+def test_older_file_names_are_understood(tmp_path: Path, name: str) -> None:
+    _write(tmp_path / name, range(3))
+    assert len(read(tmp_path, "test", None)[1]) == 3
+
+
+def test_classes_are_counted_by_their_names_even_if_some_do_not_occur(tmp_path: Path) -> None:
+    _write(tmp_path / "test.parquet", range(3), names=10)
+    assert read(tmp_path, "test", None)[2] == 10
+
+
+def test_without_names_the_largest_label_of_all_rows_counts(tmp_path: Path) -> None:
+    _write(tmp_path / "test.parquet", range(12), names=None)
+    assert read(tmp_path, "test", 1)[2] == 4
+
+
+def test_an_unknown_split_is_answered_with_the_splits(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        _write(tmp_path / "c" / f"{split}-00000-of-00001.parquet", range(3))
+    with pytest.raises(RequestError, match="no split 'tset'; its splits: test, train"):
+        read(tmp_path, "tset", None)
+
+
+def test_several_configurations_are_listed(tmp_path: Path) -> None:
+    for config in ("fine", "coarse"):
+        _write(tmp_path / config / "test.parquet", range(3))
+    with pytest.raises(RequestError, match=r"name one of: .*coarse, .*fine"):
+        read(tmp_path, "test", None)
+    assert len(read(tmp_path / "fine", "test", None)[1]) == 3
+
+
+def test_more_images_than_there_are_is_an_error(tmp_path: Path) -> None:
+    _write(tmp_path / "test.parquet", range(3))
+    with pytest.raises(RequestError, match=r"n is 4, but .* \(test\) has 3 images"):
+        read(tmp_path, "test", 4)
+
+
+@pytest.mark.parametrize("label", [-1, 4])
+def test_a_label_outside_the_classes_is_named_with_its_row(tmp_path: Path, label: int) -> None:
+    _write(tmp_path / "test.parquet", range(3), labels=[0, label, 1])
+    with pytest.raises(RequestError, match=rf"row 1 has label {label}, outside the classes 0\.\.3"):
+        read(tmp_path, "test", None)
+
+
+@pytest.mark.parametrize("labels", [[0.0, 1.0, 2.0], ["a", "b", "c"], [0, None, 1]])
+def test_labels_that_are_no_whole_numbers_are_refused(tmp_path: Path, labels: list[object]) -> None:
+    _write(tmp_path / "test.parquet", range(3), labels=labels)
+    with pytest.raises(RequestError, match="column label"):
+        read(tmp_path, "test", None)
+
+
+def test_missing_columns_are_answered_with_the_columns(tmp_path: Path) -> None:
+    _write(tmp_path / "test.parquet", range(3), column="picture")
+    with pytest.raises(RequestError, match="needs a column img or image, and label; its columns: picture, label"):
+        read(tmp_path, "test", None)
+
+
+def test_a_damaged_image_is_named_with_file_and_row(tmp_path: Path) -> None:
+    _write(tmp_path / "test-00000-of-00002.parquet", range(4))
+    broken = pa.table({"img": [{"bytes": b"x", "path": None}], "label": [0]})
+    pq.write_table(broken, tmp_path / "test-00001-of-00002.parquet")
+    with pytest.raises(RequestError, match=r"row 0 of .*test-00001-of-00002\.parquet"):
+        read(tmp_path, "test", None)
+
+
+def test_an_absent_image_is_named_with_its_row(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"img": pa.array([None], pa.binary()), "label": [0]}), tmp_path / "test.parquet")
+    with pytest.raises(RequestError, match="row 0 of"):
+        read(tmp_path, "test", None)
+
+
+@pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\n"])
+def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "test.parquet").write_bytes(content)
+    with pytest.raises(RequestError, match=r"cannot read .*test\.parquet"):
+        read(tmp_path, "test", None)
+
+
+def test_a_file_without_rows_has_no_images(tmp_path: Path) -> None:
+    _write(tmp_path / "test.parquet", range(0), labels=np.array([], dtype=np.int64), plain=True)
+    with pytest.raises(RequestError, match="no images"):
+        read(tmp_path, "test", None)
+
+
+def test_a_folder_of_class_folders_is_not_parquet(tmp_path: Path) -> None:
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    assert not is_parquet(tmp_path)
+
+
+def test_reference_data_has_the_documented_sizes(shared: Path) -> None:
+    x, y, n_classes = read(shared / "data" / "cifar10-jpeg", "test", None)
+    assert (x.shape, y.shape, n_classes) == ((5000, 3, 32, 32), (5000,), 10)
+    x, y, n_classes = read(shared / "data" / "mnist-part" / "mnist", "test", 1000)
+    assert (x.shape, y.shape, n_classes) == ((1000, 1, 28, 28), (1000,), 10)
