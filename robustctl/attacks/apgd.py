@@ -1,0 +1,273 @@
+"""APGD, arXiv:2003.01690 (l_inf, l_2) and arXiv:2103.01208 (l_1, larger radii).
+
+The whole state of the attack is per row (``Rows``), and ``advance`` moves every row by one gradient evaluation, whatever
+stage each is in. ``apgd`` below advances all rows together; ``evaluation.engine`` puts a new row where one has ended.
+"""
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from robustctl import geometry, losses
+from robustctl.geometry import Generators
+from robustctl.oracle import Loss, Oracle
+from robustctl.threats import Norm, Threat
+
+MOMENTUM = 0.75
+"""Weight of the new step against the last movement (arXiv:2003.01690, Sec. 3.1)."""
+MIN_RISE = 0.75
+"""The step is halved where the loss rose in at most this share of a window's steps."""
+SPARSITY = 0.2
+"""First share of the pixels that an l_1 step changes (arXiv:2103.01208, Sec. 3.2)."""
+SPARSER = 1.5
+"""The l_1 step changes this many times fewer pixels than the best point; its size falls by the same factor."""
+L1_STEP_RANGE = 10.0
+"""The l_1 step never falls below its first size divided by this."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Stages of one attack: radii as multiples of eps, and the steps spent at each.
+
+    With ``larger_radii`` the attack starts in a ball of three times the radius, goes on in one of twice the radius and
+    ends in the ball itself, with 30, 30 and 40 % of the steps (arXiv:2103.01208, Sec. 3.3).
+    """
+
+    factors: tuple[float, ...]
+    steps: tuple[int, ...]
+
+    @classmethod
+    def of(cls, steps: int, larger_radii: bool) -> "Schedule":
+        if not larger_radii:
+            return cls((1.0,), (steps,))
+        early = math.ceil(0.3 * steps)
+        return cls((3.0, 2.0, 1.0), (early, early, steps - 2 * early))
+
+    def evaluations(self) -> int:
+        """Gradient evaluations a row takes: one a step, and one at the start of every stage."""
+        return sum(self.steps) + len(self.steps)
+
+
+@dataclass
+class Rows:
+    """State of n attacks; row i of every tensor belongs to attack i, and to no other."""
+
+    x: Tensor  # (n, c, h, w) images
+    x_adv: Tensor  # next point to evaluate
+    x_old: Tensor  # the point before it, for the momentum
+    x_best: Tensor  # point of highest loss in this stage
+    grad_best: Tensor  # gradient there
+    best: Tensor  # (n,) loss there
+    last: Tensor  # loss at the point evaluated last
+    eps: Tensor  # radius of this stage
+    stage: Tensor  # index of this stage
+    step: Tensor  # evaluations in this stage
+    step_size: Tensor
+    window: Tensor  # steps between two checks of the step size
+    since: Tensor  # steps since the last check
+    rises: Tensor  # of these, how many raised the loss
+    best_at_check: Tensor  # best loss at the last check
+    halved: Tensor  # was the step size halved then
+    sparsity: Tensor  # l_1: share of the pixels that a step changes
+    support: Tensor  # l_1: pixels that the best point changed at the last check
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def select(self, index: Tensor) -> "Rows":
+        """Rows at ``index`` (long or boolean), copied."""
+        return Rows(*[getattr(self, field.name)[index] for field in fields(self)])
+
+    def put(self, index: Tensor, rows: "Rows") -> None:
+        """Overwrite the rows at ``index`` in place."""
+        for field in fields(self):
+            getattr(self, field.name)[index] = getattr(rows, field.name)
+
+
+class Apgd:
+    """The attack for one norm and one schedule; holds constants only, the state is in ``Rows``."""
+
+    def __init__(self, threat: Threat, steps: int, larger_radii: bool = False, sparsity: float = SPARSITY) -> None:
+        self.threat = threat
+        self.norm: Norm = threat.norm
+        self.schedule = Schedule.of(steps, larger_radii)
+        self.sparsity = sparsity
+        # Windows of arXiv:2003.01690, Eq. 2: 22 % of the steps, each next one 3 % shorter, never below 6 %.
+        self.window = [max(int((0.04 if self.norm == "l1" else 0.22) * n), 1) for n in self.schedule.steps]
+        self.shorter, self.shortest = max(int(0.03 * steps), 1), max(int(0.06 * steps), 1)
+
+    def start(self, x: Tensor, generator: Generators | None, start: Tensor | None = None) -> Rows:
+        """Rows at their first point: random with a generator, else ``start``, else the image itself."""
+        radius = self.threat.eps * self.schedule.factors[0]
+        if generator is not None:
+            x_adv = geometry.random_start(x, self.norm, radius, generator)
+        else:
+            x_adv = x.clone() if start is None else geometry.project(start, x, self.norm, radius)
+        eps = torch.full((len(x),), radius, device=x.device)
+        sparsity, support = torch.full_like(eps, self.sparsity), torch.full_like(eps, x[0].numel())
+        if self.norm == "l1" and len(self.schedule.steps) > 1:
+            support = _support(x_adv, x)
+            sparsity = support / x[0].numel() / SPARSER
+        return self._stage(x, x_adv, eps, torch.zeros_like(eps, dtype=torch.long), sparsity, support)
+
+    def _stage(self, x: Tensor, x_adv: Tensor, eps: Tensor, stage: Tensor, sparsity: Tensor, support: Tensor) -> Rows:
+        """Rows at the first point of a stage."""
+        low = torch.full_like(eps, -torch.inf)
+        zero = torch.zeros_like(stage)
+        return Rows(
+            x=x,
+            x_adv=x_adv,
+            x_old=x_adv.clone(),
+            x_best=x_adv.clone(),
+            grad_best=torch.zeros_like(x),
+            best=low,
+            last=low.clone(),
+            eps=eps,
+            stage=stage,
+            step=zero,
+            step_size=eps * (1.0 if self.norm == "l1" else 2.0),
+            window=torch.tensor(self.window, device=x.device)[stage],
+            since=zero.clone(),
+            rises=zero.clone(),
+            best_at_check=low.clone(),
+            halved=torch.ones_like(stage, dtype=torch.bool),
+            sparsity=sparsity,
+            support=support,
+        )
+
+    def advance(self, rows: Rows, values: Tensor, grad: Tensor) -> None:
+        """Take in the loss (n,) and gradient at ``rows.x_adv``, and move there each row that has steps left.
+
+        A row whose stage has ended is left at its stage's end; see ``ended`` and ``next_stage``.
+        """
+        self._record(rows, values, grad)
+        reset = self._check(rows)
+        x_adv = torch.where(_wide(reset), rows.x_best, rows.x_adv)
+        grad = torch.where(_wide(reset), rows.grad_best, grad)
+        step = _l1_step if self.norm == "l1" else _momentum_step
+        rows.x_adv, rows.x_old = step(rows, x_adv, grad, self.norm), x_adv
+        rows.step += 1
+
+    def _record(self, rows: Rows, values: Tensor, grad: Tensor) -> None:
+        better = values > rows.best
+        rows.x_best = torch.where(_wide(better), rows.x_adv, rows.x_best)
+        rows.grad_best = torch.where(_wide(better), grad, rows.grad_best)
+        rows.best = torch.where(better, values, rows.best)
+        first = rows.step == 0
+        rows.best_at_check = torch.where(first, values, rows.best_at_check)
+        rows.rises += (values > rows.last) & ~first
+        rows.since += ~first
+        rows.last = values
+
+    def _check(self, rows: Rows) -> Tensor:
+        """At the end of its window, adapt a row's step size; True (n,) where it goes on from its best point."""
+        due = rows.since == rows.window
+        rows.since = torch.where(due, 0, rows.since)
+        return self._check_sparsity(rows, due) if self.norm == "l1" else self._check_rises(rows, due)
+
+    def _check_rises(self, rows: Rows, due: Tensor) -> Tensor:
+        """Halve the step where the loss oscillates, or where it has not improved since an unhalved check."""
+        oscillates = rows.rises <= rows.window * MIN_RISE
+        stalls = ~rows.halved & (rows.best <= rows.best_at_check)
+        halve = due & (oscillates | stalls)
+        rows.step_size = torch.where(halve, rows.step_size / 2, rows.step_size)
+        rows.halved = torch.where(due, halve, rows.halved)
+        rows.best_at_check = torch.where(due, rows.best, rows.best_at_check)
+        rows.window = torch.where(due, (rows.window - self.shorter).clamp_min(self.shortest), rows.window)
+        rows.rises = torch.where(due, 0, rows.rises)
+        return halve
+
+    def _check_sparsity(self, rows: Rows, due: Tensor) -> Tensor:
+        """Adapt the l_1 step's sparsity to the best point's; start the step size anew where that became sparser."""
+        support = _support(rows.x_best, rows.x)
+        sparser = due & (support < 0.95 * rows.support)
+        largest = rows.eps
+        smaller = (rows.step_size / SPARSER).clamp_min(largest / L1_STEP_RANGE)
+        size = torch.where(sparser, largest, smaller)
+        rows.step_size = torch.where(due, size, rows.step_size)
+        rows.sparsity = torch.where(due, support / rows.x[0].numel() / SPARSER, rows.sparsity)
+        rows.support = torch.where(due, support, rows.support)
+        return sparser
+
+    def ended(self, rows: Rows) -> Tensor:
+        """Rows (n,) that have evaluated the last point of their stage."""
+        return rows.step > torch.tensor(self.schedule.steps, device=rows.step.device)[rows.stage]
+
+    def last_stage(self, rows: Rows) -> Tensor:
+        """Rows (n,) in the ball of the threat itself: what they evaluate now counts."""
+        return rows.stage == len(self.schedule.steps) - 1
+
+    def next_stage(self, rows: Rows) -> Rows:
+        """The same rows at the first point of their next stage: the best point, projected onto the smaller ball."""
+        stage = rows.stage + 1
+        eps = self.threat.eps * torch.tensor(self.schedule.factors, device=rows.eps.device)[stage]
+        x_adv = geometry.project(rows.x_best, rows.x, self.norm, eps)
+        support = _support(x_adv, rows.x)
+        return self._stage(rows.x, x_adv, eps, stage, support / rows.x[0].numel() / SPARSER, support)
+
+
+def apgd(
+    oracle: Oracle,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    steps: int,
+    loss: Loss = losses.ce,
+    generator: Generators | None = None,
+    start: Tensor | None = None,
+    sparsity: float = SPARSITY,
+    larger_radii: bool = False,
+) -> Tensor:
+    """Maximise a loss in ball and box with APGD, arXiv:2003.01690 and arXiv:2103.01208.
+
+    Args:
+        x: images (n, c, h, w) in [0,1].
+        y: labels, handed to ``loss`` as they are.
+        steps: gradient steps >= 1; a stage's first and last points are evaluated too.
+        generator: random start; without it the attack starts at ``start`` (n, c, h, w), or at ``x``.
+        sparsity: l_1's first share of changed pixels, in (0,1].
+        larger_radii: start in larger balls (l_1's standard protocol).
+
+    Returns:
+        The points of highest loss, inside ball and box in float64.
+    """
+    attack = Apgd(threat, steps, larger_radii, sparsity)
+    rows = attack.start(x, generator, start)
+    n_stages = len(attack.schedule.steps)
+    for stage, stage_steps in enumerate(attack.schedule.steps):
+        for _ in range(stage_steps):
+            attack.advance(rows, *oracle.loss_and_grad(rows.x_adv, y, loss)[1:])
+        # The last point of a stage needs its loss alone: no step follows.
+        final = loss(oracle.logits(rows.x_adv), y)
+        rows.x_best = torch.where(_wide(final > rows.best), rows.x_adv, rows.x_best)
+        if stage < n_stages - 1:
+            rows = attack.next_stage(rows)
+    return geometry.shrink_inside(rows.x_best, x, threat.norm, threat.eps)
+
+
+def _momentum_step(rows: Rows, x_adv: Tensor, grad: Tensor, norm: Norm) -> Tensor:
+    """A projected step mixed with the last movement (arXiv:2003.01690, Eq. 1); none at a stage's first step."""
+    plain = x_adv + _wide(rows.step_size) * geometry.steepest_step(grad, norm)
+    plain = geometry.project(plain, rows.x, norm, rows.eps)
+    weight = torch.where(rows.step == 0, 1.0, MOMENTUM)
+    mixed = torch.lerp(x_adv, plain, _wide(weight)) + _wide(1 - weight) * (x_adv - rows.x_old)
+    return geometry.project(mixed, rows.x, norm, rows.eps)
+
+
+def _l1_step(rows: Rows, x_adv: Tensor, grad: Tensor, norm: Norm) -> Tensor:
+    """A sparse step, projected (arXiv:2103.01208, Alg. 1)."""
+    step = geometry.steepest_step(grad, norm, rows.sparsity)
+    return geometry.project(x_adv + _wide(rows.step_size) * step, rows.x, norm, rows.eps)
+
+
+def _support(x_adv: Tensor, x: Tensor) -> Tensor:
+    """Pixels that differ, (n,) float."""
+    return (x_adv != x).flatten(1).sum(1).to(x.dtype)
+
+
+def _wide(rows: Tensor) -> Tensor:
+    """(n,) to (n, 1, 1, 1)."""
+    return rows.view(-1, 1, 1, 1)

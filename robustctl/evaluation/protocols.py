@@ -1,0 +1,41 @@
+"""Attack protocols: which attack families an evaluation runs, by norm. No torch here."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from robustctl.threats import Norm
+
+
+@dataclass(frozen=True)
+class Family:
+    """One attack with all its restarts and targets on one norm; a point meets them in this order until it is broken.
+
+    Attributes:
+        name: unique within a protocol and norm; part of the random seeds.
+        loss: a function of ``losses``: ``ce``, ``dlr`` or ``dlr_targeted``.
+        restarts: random starts, for each target where there are targets.
+        targets: how many of the most likely wrong classes are aimed at; 0 is untargeted. Never more than n_classes - 1.
+        steps: gradient steps of one start.
+        larger_radii: start in balls of three and two times the radius (l_1).
+    """
+
+    name: str
+    loss: Literal["ce", "dlr", "dlr_targeted"]
+    restarts: int
+    targets: int
+    steps: int
+    larger_radii: bool
+
+
+def _apgd(norm: Norm, steps: int, restarts: int, targets: int) -> tuple[Family, ...]:
+    larger = norm == "l1"
+    return (
+        Family("apgd-ce", "ce", restarts, 0, steps, larger),
+        Family("apgd-t", "dlr_targeted", 1, targets, steps, larger),
+    )
+
+
+PROTOCOLS: dict[str, dict[Norm, tuple[Family, ...]]] = {
+    # That of the E-AT (arXiv:2105.12508) and RAMP (arXiv:2402.06827) papers.
+    "standard": {"linf": _apgd("linf", 100, 1, 9), "l2": _apgd("l2", 100, 1, 9), "l1": _apgd("l1", 100, 5, 5)},
+}
