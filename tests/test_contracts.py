@@ -1,0 +1,202 @@
+"""Promises that hold for the project as a whole: they walk everything that is there."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "robustctl"
+MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
+
+# The rooms of the house, from the top. A file may import only from its own room and from those above it.
+ROOMS = (
+    "errors",
+    "discovery",
+    "threats",
+    "standards",
+    "files",
+    "progress",
+    "results",
+    "spec",
+    "geometry",
+    "losses",
+    "architectures",
+    "checkpoint",
+    "data",
+    "registry",
+    "oracle",
+    "attacks",
+    "sampling",
+    "training",
+    "evaluation",
+    "report",
+    "recipe",
+    "runs",
+    "bench",
+    "cli",
+)
+HEAVY = {"torch", "pydantic", "numpy", "rich", "sklearn", "pyarrow", "huggingface_hub", "safetensors", "pyautoattack"}
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def _room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def _imported_rooms(tree: ast.AST) -> set[str]:
+    rooms = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            targets = [node.module] if node.module != "robustctl" else [f"robustctl.{a.name}" for a in node.names]
+        elif isinstance(node, ast.Import):
+            targets = [alias.name for alias in node.names]
+        else:
+            continue
+        rooms |= {target.split(".")[1] for target in targets if target.startswith("robustctl.")}
+    return rooms - {"__version__"}
+
+
+def _imports_at_top(tree: ast.Module) -> set[str]:
+    found = set()
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_imports_point_upwards(path: Path) -> None:
+    room = _room(path)
+    if room == "__init__":
+        return
+    assert room in ROOMS, f"{room} has no place in the list of rooms"
+    above = set(ROOMS[: ROOMS.index(room) + 1])
+    assert _imported_rooms(ast.parse(path.read_text())) <= above
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if _room(path) == "cli"], ids=_name)
+def test_command_files_import_nothing_heavy_at_their_top(path: Path) -> None:
+    assert not _imports_at_top(ast.parse(path.read_text())) & HEAVY
+
+
+@pytest.mark.parametrize(
+    ("library", "owners"),
+    [
+        ("safetensors", {"robustctl/checkpoint.py"}),
+        ("huggingface_hub", {"robustctl/registry/hub.py"}),
+        ("yaml", None),
+    ],
+)
+def test_a_library_has_its_owner(library: str, owners: set[str] | None) -> None:
+    pattern = re.compile(rf"^\s*(?:from|import) {library}\b", re.MULTILINE)
+    users = {_name(path) for path in MODULES if pattern.search(path.read_text())}
+    if owners is None:
+        assert not {user for user in users if user.startswith(("robustctl/training", "robustctl/attacks"))}
+    else:
+        assert users <= owners
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_everything_public_has_a_docstring(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    definitions = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    public = [node for node in definitions if not node.name.startswith("_")]
+    assert ast.get_docstring(tree) or not tree.body
+    assert not [node.name for node in public if not ast.get_docstring(node)]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_files_stay_readable(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def test_tests_mirror_the_package() -> None:
+    known = {path.relative_to(PACKAGE).with_suffix("") for path in MODULES}
+    rooms = {path.parent for path in known}
+    strays = []
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        mirrored = path.relative_to(ROOT / "tests").with_suffix("")
+        name = mirrored.name.removeprefix("test_")
+        of_a_file = any((mirrored.parent / name.rsplit("__", 1)[0]) == module for module in known)
+        of_a_room = mirrored.parent in rooms and name == mirrored.parent.name
+        whole = mirrored.parent == Path() and name in {"contracts", "code_style"}
+        if not (of_a_file or of_a_room or whole):
+            strays.append(_name(path))
+    assert not strays, "name a test file after the file it tests (test_apgd.py, or test_apgd__projection.py)"
+
+
+def test_no_file_names_a_place_outside_the_project() -> None:
+    outside = re.compile(r"(?<![\w.])/(?:work|home|root|mnt|opt)/\w+|pypi\.org|localhost:\d")
+    texts = [path for path in _tracked() if path.suffix in {".py", ".md", ".yaml", ".toml", ".cfg", ""}]
+    found = [f"{_name(path)}: {match}" for path in texts for match in outside.findall(path.read_text())]
+    assert not [line for line in found if not line.startswith("tests/test_contracts.py")]
+
+
+def _tracked() -> list[Path]:
+    listing = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listing.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / line for line in listing.stdout.splitlines() if (ROOT / line).is_file()]
+
+
+def _modules_after(arguments: list[str]) -> tuple[set[str], str]:
+    """Run the command line in a process of its own; the top-level modules it imported, and its output."""
+    program = (
+        "import sys\n"
+        "from robustctl.cli import main\n"
+        f"sys.argv = ['robustctl', *{arguments!r}]\n"
+        "try:\n    main()\n"
+        "except SystemExit as stop:\n    code = stop.code\n"
+        "print('\\nMODULES', *{name.split('.')[0] for name in sys.modules})\n"
+        "sys.exit(code)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    output, _, modules = run.stdout.rpartition("MODULES")
+    return set(modules.split()), output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["eval", "--help"],
+        ["finetune", "--help"],
+        ["train", "--help"],
+        ["push", "--help"],
+        ["models", "list"],
+        ["recipes", "list"],
+        ["recipes", "show", "digits/e-at"],
+        ["runs"],
+    ],
+    ids=" ".join,
+)
+def test_help_listings_and_recipes_never_import_torch(arguments: list[str]) -> None:
+    modules, output = _modules_after(arguments)
+    assert output.strip()
+    assert "robustctl" in modules
+    assert not modules & {"torch", "sklearn", "pyarrow", "huggingface_hub"}
+
+
+def test_help_answers_at_once() -> None:
+    script = Path(sys.executable).with_name("robustctl")
+    command = [str(script) if script.exists() else sys.executable, *([] if script.exists() else ["-m", "robustctl"])]
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        subprocess.run([*command, "--help"], check=True, capture_output=True, env=os.environ)
+        seconds.append(time.perf_counter() - start)
+    # 0.3 s on a quiet machine; the rest of the suite runs beside this.
+    assert min(seconds) < 0.45
