@@ -17,7 +17,6 @@ ATTEMPTS = 5
 FIRST_WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 60.0
 TIMEOUT_SECONDS = 30.0
-CHUNK = 1 << 20
 MAX_BYTES = 50 << 30  # where nobody said how large the file is
 RETRIED = (408, 425, 429, 500, 502, 503, 504)
 
@@ -30,7 +29,7 @@ class Response(Protocol):
     status_code: int
     headers: Mapping[str, str]
 
-    def iter_raw(self, chunk_size: int | None = None) -> Iterator[bytes]: ...
+    def iter_raw(self) -> Iterator[bytes]: ...
 
 
 Get = Callable[[str, dict[str, str]], AbstractContextManager[Any]]
@@ -132,7 +131,7 @@ def _fetch(wanted: Wanted, part: Path, get: Get, advance: Callable[[int], None])
         with writing(part), part.open("ab" if continued else "wb") as file:
             got = have if continued else 0
             limit = wanted.size if wanted.size is not None else MAX_BYTES
-            for chunk in response.iter_raw(CHUNK):
+            for chunk in response.iter_raw():
                 got += len(chunk)
                 if got > limit:
                     raise RunError(f"{wanted.url} sends more than the {limit} bytes that it should have")

@@ -62,10 +62,10 @@ class _Copy:
         self.status_code = 206 if start else 200
         self.headers = {"content-length": str(path.stat().st_size - start)}
 
-    def iter_raw(self, chunk_size: int) -> Iterator[bytes]:
+    def iter_raw(self) -> Iterator[bytes]:
         with self.path.open("rb") as file:
             file.seek(self.start)
-            while chunk := file.read(chunk_size):
+            while chunk := file.read(1 << 20):
                 yield chunk
 
 

@@ -1,0 +1,178 @@
+"""Pulling with the real hub client from a hub on the loopback."""
+
+import multiprocessing
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from hub_server import Fault, Server
+
+from robustctl import checkpoint
+from robustctl.errors import RequestError, RunError
+from robustctl.registry.locate import home as home_dir
+from robustctl.registry.locate import locate
+from robustctl.registry.pull import pull
+
+WEIGHTS = r"GET /alice/m/resolve/.*model.safetensors"
+
+
+@pytest.fixture
+def repo(hub: Server, model_dir: Path) -> str:
+    files = {path.name: path.read_bytes() for path in model_dir.iterdir()}
+    hub.add("alice/m", {**files, "README.md": b"---\nlicense: mit\n---\n", "extra.bin": b"not ours"})
+    return "alice/m"
+
+
+def test_a_pulled_model_is_the_pushed_one_bit_by_bit(repo: str, model_dir: Path) -> None:
+    directory = pull(repo)
+    assert (directory / "model.safetensors").read_bytes() == (model_dir / "model.safetensors").read_bytes()
+    located = locate(repo)
+    x = torch.rand(3, 1, 8, 8)
+    pulled, _ = checkpoint.load_model(directory)
+    original, _ = checkpoint.load_model(model_dir)
+    assert torch.equal(pulled(x), original(x))
+    assert located.licence == "mit"
+    assert not (directory / "extra.bin").exists()
+
+
+def test_a_pull_is_pinned_to_the_commit_that_the_branch_was(hub: Server, repo: str) -> None:
+    directory = pull(repo)
+    assert directory.name == hub.repos[repo].branches["main"]
+    newer = hub.add(repo, {"README.md": b"newer"})
+    assert locate(repo).weights.parent == directory
+    assert pull(repo).name == newer
+    assert locate(f"{repo}@{directory.name}").weights.parent == directory
+
+
+def test_a_branch_is_named_with_an_at_sign(hub: Server, repo: str) -> None:
+    commit = hub.add(repo, {**hub.tree(hub.repos[repo], "main"), "README.md": b"v1"}, branch="v1")
+    assert pull(repo, "v1").name == commit
+    assert locate(f"{repo}@v1").weights.parent.name == commit
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_busy_hub_is_asked_again(hub: Server, repo: str, status: int) -> None:
+    hub.faults += [Fault(WEIGHTS, status, times=2), Fault(r"/api/models/", status, times=1)]
+    assert (pull(repo) / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("status", [429, 500])
+def test_a_hub_that_stays_busy_is_a_run_error_and_the_next_pull_completes(hub: Server, repo: str, status: int) -> None:
+    hub.faults.append(Fault(WEIGHTS, status, times=100))
+    with pytest.raises(RunError, match=f"answered {status}.*the same command continues"):
+        pull(repo)
+    hub.faults.clear()
+    assert pull(repo).is_dir()
+
+
+def test_a_short_body_is_continued_where_it_ended(hub: Server, repo: str, model_dir: Path) -> None:
+    hub.faults.append(Fault(WEIGHTS, cut=1000))
+    directory = pull(repo)
+    assert (directory / "model.safetensors").read_bytes() == (model_dir / "model.safetensors").read_bytes()
+    assert len([line for line in hub.log if "model.safetensors" in line]) == 2
+
+
+def test_bytes_of_an_interrupted_pull_are_kept_and_continued(hub: Server, repo: str) -> None:
+    hub.faults.append(Fault(WEIGHTS, cut=100, times=100))
+    with pytest.raises(RunError, match="gave up after 5 attempts, the same command continues"):
+        pull(repo)
+    (part,) = home_dir().rglob("model.safetensors.part")
+    assert part.stat().st_size >= 100
+    hub.faults.clear()
+    assert pull(repo).is_dir()
+    assert not list(home_dir().rglob("*.part"))
+
+
+def test_a_web_page_instead_of_weights_is_called_by_its_name(hub: Server, repo: str) -> None:
+    hub.faults.append(Fault(WEIGHTS, html=True, times=100))
+    with pytest.raises(RunError, match=r"web page \(HTML\)"):
+        pull(repo)
+    assert not list(home_dir().rglob("model.safetensors"))
+
+
+def test_changed_bytes_are_deleted_and_never_used(hub: Server, repo: str) -> None:
+    hub.faults.append(Fault(WEIGHTS, flip=True))
+    with pytest.raises(RunError, match="SHA-256 is .*, expected"):
+        pull(repo)
+    assert not list(home_dir().rglob("model.safetensors*"))
+    assert pull(repo).is_dir()
+
+
+def test_a_body_longer_than_announced_is_cut_off(hub: Server, repo: str) -> None:
+    hub.faults.append(Fault(WEIGHTS, chunked=b"x" * 1000))
+    with pytest.raises(RunError, match="more than the"):
+        pull(repo)
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [(401, "refuses the token"), (403, "lacks the right"), (404, "is not on")],
+)
+def test_refusals_are_request_errors(hub: Server, repo: str, status: int, message: str) -> None:
+    hub.faults.append(Fault(r"GET /api/models/", status, times=100))
+    with pytest.raises(RequestError, match=message):
+        pull(repo)
+
+
+def test_an_unknown_repo_and_an_unknown_revision_are_told_apart(repo: str) -> None:
+    with pytest.raises(RequestError, match="alice/x is not on"):
+        pull("alice/x")
+    with pytest.raises(RequestError, match="no such revision"):
+        pull(repo, "v9")
+
+
+def test_a_repo_of_somebody_else_is_refused_before_anything_is_fetched(hub: Server) -> None:
+    hub.add("bob/gpt", {"config.json": b"{}", "pytorch_model.bin": b"x"})
+    with pytest.raises(RequestError, match="not a model of robustctl"):
+        pull("bob/gpt")
+
+
+def test_a_config_that_names_code_is_refused_and_leaves_nothing(hub: Server, repo: str) -> None:
+    hub.add(repo, {"config.json": b'{"architecture": {"name": "os.system"}, "auto_map": "evil.py"}'})
+    with pytest.raises(RequestError, match="cannot read .*config.json"):
+        pull(repo)
+    with pytest.raises(RequestError, match="neither a directory nor a pulled repo"):
+        locate(repo)
+
+
+@pytest.mark.parametrize("path", ["robustctl/../../evil", "/etc/x", "robustctl/a\\b", "robustctl/c:d"])
+def test_file_names_cannot_leave_their_folder(hub: Server, repo: str, path: str) -> None:
+    hub.add(repo, {path: b"x"})
+    with pytest.raises(RequestError, match="leaves its folder"):
+        pull(repo)
+
+
+def test_a_huge_card_is_refused_before_it_is_fetched(hub: Server, repo: str) -> None:
+    hub.add(repo, {"README.md": b"x" * 10_000_001})
+    with pytest.raises(RequestError, match="more than 10000000; nothing was fetched"):
+        pull(repo)
+
+
+def test_offline_opens_no_socket(repo: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = pull(repo)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    assert pull(repo) == directory
+    with pytest.raises(RunError, match="HF_HUB_OFFLINE is set"):
+        pull("alice/other")
+
+
+def _pull_in_process(repo: str) -> None:
+    pull(repo)
+
+
+def test_two_processes_that_pull_at_once_do_not_harm_each_other(repo: str) -> None:
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_pull_in_process, args=(repo,)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    checkpoint.load_model(locate(repo).weights.parent)
