@@ -24,4 +24,4 @@ def load(source: str, split: str, n: int | None = None) -> ImageData:
         return data.load(source, split, n)
     from robustctl.registry import hub
 
-    return replace(data.load(str(hub.download_dataset(source)), split, n), source=source)
+    return replace(data.load(str(hub.download_dataset(source, split)), split, n), source=source)

@@ -1,0 +1,35 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from robustctl.errors import RequestError, RobustctlError
+from robustctl.registry import datasets
+
+
+def _npz(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, x=np.zeros((2, 1, 2, 2), np.uint8), y=np.array([0, 1]))
+
+
+def test_local_sources_are_read_where_they_are(tmp_path: Path) -> None:
+    _npz(tmp_path / "a.npz")
+    assert len(datasets.load(str(tmp_path / "a.npz"), "test")) == 2
+    assert len(datasets.load("digits", "test", 3)) == 3
+
+
+def test_a_local_path_wins_over_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _npz(tmp_path / "user" / "name.npz")
+    assert datasets.load("user/name.npz", "test").source == "user/name.npz"
+
+
+@pytest.mark.parametrize("source", ["nowhere", "a/b/c", "./x/y", "user/na me"])
+def test_what_is_neither_local_nor_a_hub_id_is_refused(source: str) -> None:
+    with pytest.raises(RequestError, match="no data at"):
+        datasets.load(source, "test")
+
+
+def test_a_hub_id_is_looked_for_on_the_hub_and_not_guessed_while_offline() -> None:
+    with pytest.raises(RobustctlError, match=r"user/name|offline"):
+        datasets.load("user/name", "test")
