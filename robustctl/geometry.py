@@ -24,7 +24,8 @@ ROUNDINGS = 16
 def norm(delta: Tensor, norm: Norm) -> Tensor:
     """The ``norm`` of each row, shape (n,), in the type of ``delta``."""
     order = {"linf": torch.inf, "l2": 2, "l1": 1}[norm]
-    return torch.linalg.vector_norm(delta.flatten(1), order, dim=1)
+    lengths: Tensor = torch.linalg.vector_norm(delta.flatten(1), order, dim=1)
+    return lengths
 
 
 _length = norm  # for functions with a parameter of that name
@@ -187,11 +188,9 @@ def shrink_inside(x_adv: Tensor, x: Tensor, norm: Norm, eps: float) -> Tensor:
     """
     x_adv = x_adv.clamp(0, 1)
     delta = (x_adv.double() - x.double()).flatten(1)
-    if norm == "linf":
-        inner = delta.clamp(-eps, eps)
-    else:
-        inner = delta * (eps / _length(delta, norm)).clamp(max=1)[:, None]
-    inner = inner.view_as(x)
+    # A clamp for l_inf, where scaling would weaken the whole image for the rounding of one pixel.
+    scale = (eps / _length(delta, norm)).clamp(max=1)[:, None]
+    inner = (delta.clamp(-eps, eps) if norm == "linf" else delta * scale).view_as(x)
     rounded = (x + inner).to(x.dtype)
     # Rounding may lengthen a coordinate; one float towards x makes it no longer than it was in float64.
     longer = (rounded.double() - x.double()).abs() > inner.abs()

@@ -66,6 +66,15 @@ class Oracle:
             out: Tensor = self.model(x)
         return out.float()
 
+    def exact(self, x: Tensor) -> Tensor:
+        """Logits in full float32 whatever the precision of the attack; what breaks a point is confirmed with these."""
+        return self.logits(x)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is, and where images must be."""
+        return next(self.model.parameters()).device
+
     def loss_and_grad(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (n, k), per-example loss (n,) and its gradient in x (n, c, h, w); none carries a graph."""
         self.gradients += len(x)
