@@ -16,8 +16,7 @@ from pydantic import BaseModel, ValidationError
 from robustctl import discovery
 from robustctl.discovery import did_you_mean, unknown
 from robustctl.errors import RequestError
-from robustctl.threats import Threat, hull_l2_radius
-from robustctl.training.blocks import threats
+from robustctl.threats import hull_l2_radius
 from robustctl.training.settings import Settings
 
 METHODS = "robustctl.training.methods"
@@ -113,8 +112,8 @@ def hull_line(settings: Settings, dimension: int) -> str | None:
     Args:
         dimension: number of input values (channels times height times width).
     """
-    trained = {threat.norm: threat for threat in threats(settings.train.threats)}
-    judged = {threat.norm: threat for threat in threats(settings.evaluate.threats)}
+    trained = {threat.norm: threat for threat in settings.train_threats}
+    judged = {threat.norm: threat for threat in settings.evaluate_threats}
     if set(trained) != {"linf", "l1"} or "l2" not in judged:
         return None
     radius = hull_l2_radius(trained["linf"].eps, trained["l1"].eps, dimension)
@@ -123,14 +122,6 @@ def hull_line(settings: Settings, dimension: int) -> str | None:
         f"E-AT's assumption {verdict}: the hull of {trained['linf']} and {trained['l1']} contains the l2 ball of "
         f"radius {radius:.4f}; evaluated is {judged['l2']}"
     )
-
-
-def train_threats(settings: Settings) -> tuple[Threat, ...]:
-    return threats(settings.train.threats)
-
-
-def evaluate_threats(settings: Settings) -> tuple[Threat, ...]:
-    return threats(settings.evaluate.threats)
 
 
 def _of_dataset(name: str, dataset: str) -> Path:

@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, SerializeAsAny, model_validator
 
-from robustctl.training.blocks import Block, NonNegativeFinite, PositiveFinite, Radii, Share, Steps
+from robustctl.spec import Scalar
+from robustctl.threats import Threat
+from robustctl.training.blocks import Block, NonNegativeFinite, PositiveFinite, Radii, Share, Steps, threats
 from robustctl.training.methods import MethodConfig
 from robustctl.training.schedules import Schedule
 
@@ -38,10 +40,14 @@ class Evaluate(Block):
 
 
 class Apgd(Block):
-    """Auto-PGD (Croce and Hein 2020) on the attack's loss, the point of highest loss kept."""
+    """Auto-PGD (Croce and Hein 2020); the point of highest loss is kept.
+
+    ``start``: the clean image, or a random point of the ball. ``l1_sparsity``: share of pixels of the first l_1 steps.
+    """
 
     name: Literal["apgd"]
     steps: Steps
+    start: Literal["zero", "random"] = "zero"
     l1_sparsity: Annotated[float, Field(gt=0, le=1)] = 0.05
 
 
@@ -67,7 +73,10 @@ class CrossEntropy(Block):
 
 
 class Trades(Block):
-    """TRADES (Zhang et al. 2019): clean cross-entropy + ``beta`` KL(clean || adversarial); the attack maximises the KL."""
+    """TRADES (Zhang et al. 2019): clean cross-entropy + ``beta`` KL(clean || adversarial).
+
+    The attack maximises the KL.
+    """
 
     name: Literal["trades"]
     beta: PositiveFinite = 6.0
@@ -173,7 +182,10 @@ class OverfittingCheck(Block):
 
 
 class Settings(Block):
-    """A whole recipe."""
+    """A whole recipe.
+
+    ``architecture`` gives, by name, the arguments of an architecture that is trained from scratch.
+    """
 
     dataset: str
     about: About
@@ -182,6 +194,7 @@ class Settings(Block):
     evaluate: Evaluate
     attack: Attack
     outer: Outer = CrossEntropy(name="cross-entropy")
+    architecture: dict[str, dict[str, Scalar]] = Field(default_factory=dict)
     optim: Optim
     schedule: Schedule
     augment: Augment = Augment()
@@ -196,6 +209,16 @@ class Settings(Block):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: bool = False
 
+    @property
+    def train_threats(self) -> tuple[Threat, ...]:
+        """The threats that are trained on, in the order of ``NORMS``."""
+        return threats(self.train.threats)
+
+    @property
+    def evaluate_threats(self) -> tuple[Threat, ...]:
+        """The threats whose union the result is judged by, in the order of ``NORMS``."""
+        return threats(self.evaluate.threats)
+
     @model_validator(mode="after")
     def _fit_together(self) -> "Settings":
         faults = self.method.faults(frozenset(self.train.threats))
@@ -205,7 +228,11 @@ class Settings(Block):
         if missing := trained - set(self.attack.steps):
             faults.append(f"attack.steps lacks {', '.join(sorted(missing))}, which train.threats names")
         if self.resize and self.resize[0].at != 0:
-            faults.append("resize must begin at: 0")
+            faults.append("resize must begin at epoch 0 (at: 0)")
+        if isinstance(self.outer, Trades) and self.attack.start == "zero":
+            faults.append("attack.start: outer trades needs a random start, its gradient is 0 at the clean image")
+        if self.average and self.projection:
+            faults.append("average cannot be combined with projection, which moves the weights itself")
         if faults:
             raise ValueError("\n".join(faults))
         return self

@@ -12,12 +12,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
+from robustctl.threats import Norm
 from robustctl.training.blocks import Block
-from robustctl.threats import Norm, Threat
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from robustctl.training.distributed import World
     from robustctl.training.step import Step
 
 
@@ -46,15 +47,19 @@ class TrainingMethod(ABC):
     def loss(self, step: Step) -> Tensor:
         """The scalar loss of a batch; the loop calls backward and steps the optimiser."""
 
-    def after_backward(self, step: Step) -> None:
+    def after_backward(self, step: Step) -> None:  # noqa: B027  (most methods have nothing to do here)
         """Called between backward and the optimiser's step."""
 
-    def start_epoch(self) -> None:
+    def start_epoch(self) -> None:  # noqa: B027
         """Called before the first batch of each epoch."""
 
     def state(self) -> dict[str, Any]:
         """What the next batch depends on besides the weights: tensors, numbers, and lists and dicts of them."""
         return {}
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def gathered_state(self, world: World) -> dict[str, Any]:
+        """``state`` of all processes together; differs where a process keeps something of its own images."""
+        return self.state()
+
+    def load_state(self, state: dict[str, Any]) -> None:  # noqa: B027
         """Take back what ``state`` gave."""

@@ -1,0 +1,88 @@
+"""What stops a training that cannot succeed, and what stops it on request."""
+
+import math
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from robustctl.errors import RunError
+
+WATCHED_STEPS = 5
+"""First steps in which the attack must do something."""
+EXPLOSION = 10.0
+"""A mean loss this many times the first steps' mean (or that of a blind guess, if larger) has exploded."""
+
+
+class Guards:
+    """Checks the means that the loop reads from its meter anyway.
+
+    Args:
+        attacks: whether points of higher loss are looked for at all.
+    """
+
+    def __init__(self, attacks: bool, n_classes: int) -> None:
+        self.attacks = attacks
+        self.guess = math.log(n_classes)
+        self.first_loss: float | None = None
+
+    def check(self, means: dict[str, float], step: int) -> None:
+        """Raise RunError where training must stop. ``step`` counts the steps done."""
+        loss = means.get("loss", 0.0)
+        if not math.isfinite(loss) or not math.isfinite(means.get("grad_norm", 0.0)):
+            raise RunError(f"the loss is not finite (by step {step}); a smaller optim.lr usually helps")
+        if self.first_loss is None:
+            self.first_loss = loss
+        limit = EXPLOSION * max(self.first_loss, self.guess)
+        if loss > limit:
+            raise RunError(
+                f"the loss exploded: {loss:.4g} by step {step}, {self.first_loss:.4g} in the first steps; "
+                "a smaller optim.lr usually helps"
+            )
+        if self.attacks:
+            self._check_attack(means)
+
+    def _check_attack(self, means: dict[str, float]) -> None:
+        if means.get("perturbation") == 0.0:
+            raise RunError("the attack perturbs nothing: every adversarial image equals its clean one")
+        clean, adversarial = means.get("watch/clean"), means.get("watch/adversarial")
+        if clean is not None and adversarial is not None and adversarial <= clean:
+            raise RunError(
+                f"the attack does not attack: adversarial loss {adversarial:.4f}, clean loss {clean:.4f} in the first "
+                "steps; check attack and train.threats"
+            )
+
+    def state(self) -> dict[str, Any]:
+        return {"first_loss": self.first_loss}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.first_loss = state["first_loss"]
+
+
+class StopRequest:
+    """Whether SIGTERM or Ctrl-C has come."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt  # asked twice: now
+        self.asked = True
+
+
+@contextmanager
+def stop_request() -> Iterator[StopRequest]:
+    """Collect requests to stop while the block runs, so that no step is cut in half."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request  # only the main thread may handle signals
+        return
+    old = {number: signal.signal(number, request._note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield request
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,378 @@
+"""The only training loop. It never sees YAML, knows no method by name, and writes four things into the run directory:
+
+``model.safetensors`` (last weights), ``best.safetensors`` (best by the selection split), ``metrics.jsonl``, ``state/``.
+
+A position in the training is two numbers, pass and step; every random choice is a function of the seed and of them.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from robustctl import checkpoint
+from robustctl.architectures import Classifier
+from robustctl.errors import InterruptedRun, RunError
+from robustctl.files import writing
+from robustctl.progress import Advance, progress
+from robustctl.spec import ModelSpec
+from robustctl.training import optim, resume
+from robustctl.training.batches import Batches
+from robustctl.training.distributed import World
+from robustctl.training.guards import WATCHED_STEPS, Guards, StopRequest, stop_request
+from robustctl.training.meter import Meter
+from robustctl.training.methods import TrainingMethod
+from robustctl.training.projection import GradientProjection
+from robustctl.training.selection import Selector, pgd_accuracy
+from robustctl.training.settings import Phase, Settings
+from robustctl.training.step import Engine, Step
+
+METRICS = "metrics.jsonl"
+BEST = "best.safetensors"
+LOG_EVERY = 50
+SAVE_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass over the data. ``natural`` passes train on clean images with an optimiser of their own."""
+
+    kind: Literal["pretrain", "natural", "method"]
+    epoch: int
+    steps: int
+    phase: Phase
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How far a training came. ``best`` holds the epoch (from 1) and accuracies of the best weights."""
+
+    step: int
+    best: dict[str, float] | None
+    seconds: float
+
+
+class Loop:
+    """One training.
+
+    Args:
+        model: on its device; trained in place.
+        lr: the recipe's learning rate for this architecture.
+        directory: of the run; exists.
+        save_seconds: least time between two saves of the state within an epoch.
+    """
+
+    def __init__(
+        self,
+        model: Classifier,
+        spec: ModelSpec,
+        settings: Settings,
+        method: TrainingMethod,
+        batches: Batches,
+        selector: Selector,
+        *,
+        directory: Path,
+        lr: float,
+        seed: int,
+        device: torch.device,
+        world: World | None = None,
+        save_seconds: float = SAVE_SECONDS,
+    ) -> None:
+        self.model, self.spec, self.settings, self.method = model, spec, settings, method
+        self.batches, self.selector, self.directory = batches, selector, directory
+        self.lr, self.seed, self.device, self.save_seconds = lr, seed, device, save_seconds
+        self.world = world or World()
+        self.meter = Meter()
+        self.guards = Guards(method.attacks, spec.n_classes)
+        self.optimizers = {kind: optim.optimizer(model, settings.optim, lr, device) for kind in ("natural", "method")}
+        self.projection = GradientProjection(settings.projection.beta) if settings.projection else None
+        self.average = optim.WeightAverage(model, settings.average.decay) if settings.average else None
+        self.passes = list(self._plan())
+        self.at, self.step_in_pass, self.step = 0, 0, 0
+        self.best: dict[str, float] | None = None
+        self.check_accuracy = 0.0
+        self.seconds, self.images, self.measured = 0.0, 0, time.monotonic()
+        self.saved = time.monotonic()
+        self.engine = self._engine()
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole training."""
+        return sum(one.steps for one in self.passes)
+
+    @property
+    def kept(self) -> Classifier:
+        """The model whose weights are selected and saved: the average where there is one."""
+        return self.average.model if self.average else self.model  # type: ignore[return-value]
+
+    def run(self, max_steps: int | None = None) -> Outcome:
+        """Train from the present position to the end, or to ``max_steps`` steps since the beginning.
+
+        Raises:
+            RunError: a guard stopped it; the last good weights are in the directory.
+            InterruptedRun: SIGTERM or Ctrl-C; everything is saved.
+        """
+        end = min(max_steps or self.steps, self.steps)
+        if self.step == 0:
+            self.save()
+        self.model.train()
+        self.measured = self.saved = time.monotonic()
+        with stop_request() as stop, progress("training", end) as advance:
+            advance(self.step)
+            while self.step < end:
+                self._one_pass(end, stop, advance)
+        self.save()
+        self.world.wait()
+        return Outcome(self.step, self.best, self.seconds)
+
+    def _one_pass(self, end: int, stop: StopRequest, advance: Advance) -> None:
+        this = self.passes[self.at]
+        if self.step_in_pass == 0:
+            self._begin(this)
+        while self.step_in_pass < this.steps and self.step < end:
+            self._one_step(this)
+            self._look(this)
+            advance(1, f"epoch {this.epoch + 1}")
+            asked, due = self.world.any([stop.asked, time.monotonic() - self.saved > self.save_seconds])
+            if asked:
+                self._flush(this)
+                self.save()
+                raise InterruptedRun(
+                    f"interrupted at step {self.step}; everything is saved, go on with --resume --out {self.directory}"
+                )
+            if due:
+                self._flush(this)
+                self.save(weights=False)
+        if self.step_in_pass == this.steps:
+            self._end(this)
+
+    def _one_step(self, this: Pass) -> None:
+        torch.manual_seed(self.seed * 1_000_003 + self.step)  # dropout and the like
+        x, y = self.batches.get(self.at, self.step_in_pass // self.method_replays(this), *_size(this.phase))
+        part = self.world.part(len(x))
+        step = Step(self.engine, x[part], y[part], self.step, watch=self.step < WATCHED_STEPS)
+        optimizer = self.optimizers["method" if this.kind == "method" else "natural"]
+        lr = self._lr(this)
+        optim.set_lr(optimizer, lr)
+        optimizer.zero_grad(set_to_none=True)
+        loss = self._loss(this, step)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if this.kind == "method":
+            self.method.after_backward(step)
+        self.meter.add("loss", loss)
+        self.meter.add("grad_norm", optim.grad_norm(self.model.parameters()))
+        self.meter.add("lr", lr)
+        optimizer.step()
+        if self.average and this.kind == "method":
+            self.average.update(self.model)
+        self.images += len(x)
+        self.step += 1
+        self.step_in_pass += 1
+
+    def method_replays(self, this: Pass) -> int:
+        """Optimiser steps on each batch of a pass."""
+        return self.method.replays if this.kind == "method" else 1
+
+    def _loss(self, this: Pass, step: Step) -> Tensor:
+        loss = self.method.loss(step) if this.kind == "method" else step.mean(step.natural())
+        if self.settings.regularize:
+            loss = loss + optim.penalty(self.model, self.settings.regularize)
+        return loss
+
+    def _lr(self, this: Pass) -> float:
+        if this.kind == "pretrain" and self.settings.pretrain:
+            return self.settings.pretrain.lr
+        epoch = this.epoch + self.step_in_pass / this.steps
+        return self.lr * self.settings.schedule.factor(epoch, self.settings.train.epochs)
+
+    def _look(self, this: Pass) -> None:
+        """Read the meter now and then; each of the first steps is looked at."""
+        if self.step <= WATCHED_STEPS or self.step % LOG_EVERY == 0:
+            if self.step < WATCHED_STEPS:
+                self.guards.check(self.meter.means(), self.step)
+            else:
+                self._flush(this)
+
+    def _begin(self, this: Pass) -> None:
+        if this.kind == "natural" and self.projection:
+            self.projection.begin(self.model)
+        if this.kind == "method":
+            self.method.start_epoch()
+
+    def _end(self, this: Pass) -> None:
+        """Finish a pass: merge, check, select, save."""
+        self._flush(this)
+        if self.projection and this.kind == "natural":
+            self.projection.rewind(self.model)
+        if self.projection and this.kind == "method":
+            cosines = self.projection.merge(self.model)
+            self._write({"kind": "projection", "step": self.step, "cosines": cosines})
+        if this.kind == "method":
+            self._check_overfitting(this)
+            self._select(this)
+        self.at += 1
+        self.step_in_pass = 0
+        self.save(weights=this.kind != "natural")
+
+    def _select(self, this: Pass) -> None:
+        accuracies = self.selector.measure(self.kept)
+        self._write({"kind": "selection", "epoch": this.epoch + 1, "step": self.step, **accuracies})
+        if self.best is None or accuracies["union"] > self.best["union"]:
+            self.best = {"epoch": float(this.epoch + 1), **accuracies}
+            if self.world.leads:
+                checkpoint.save_tensors(self.kept.net.state_dict(), self.directory / BEST)
+
+    def _check_overfitting(self, this: Pass) -> None:
+        check = self.settings.overfitting_check
+        if check is None:
+            return
+        x, y = self.batches.get(self.at, 0, *_size(this.phase))
+        labels = y.argmax(1) if y.dim() == 2 else y
+        accuracies = [
+            pgd_accuracy(self.model, x, labels, threat, check.steps, self.seed)
+            for threat in self.settings.train_threats
+        ]
+        accuracy = min(accuracies)
+        self._write({"kind": "overfitting-check", "epoch": this.epoch + 1, "pgd_accuracy": accuracy})
+        if accuracy < self.check_accuracy - check.drop:
+            raise RunError(
+                f"catastrophic overfitting in epoch {this.epoch + 1}: PGD accuracy on a training batch fell from "
+                f"{self.check_accuracy:.3f} to {accuracy:.3f}; the weights of epoch {this.epoch} are kept"
+            )
+        self.check_accuracy = max(self.check_accuracy, accuracy)
+
+    def _flush(self, this: Pass) -> None:
+        """Check and write what the meter holds."""
+        means = self.meter.means()
+        if not means:
+            return
+        self.guards.check(means, self.step)
+        now = time.monotonic()
+        rate = self.images / max(now - self.measured, 1e-9)
+        self.seconds += now - self.measured
+        method_steps = self.meter.count("loss")
+        shares = {
+            name.replace("robust_error", "share"): self.meter.count(name) / method_steps
+            for name in means
+            if name.startswith("robust_error/")
+        }
+        line = {"kind": "steps", "pass": this.kind, "epoch": this.epoch + 1, "step": self.step, **means, **shares}
+        self._write({**line, "images_per_second": round(rate, 1), "seconds": round(self.seconds, 2)})
+        self.meter.clear()
+        self.images, self.measured = 0, now
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self.world.leads:
+            path = self.directory / METRICS
+            with writing(path), path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def save(self, *, weights: bool = True) -> None:
+        """Write the state and, between epochs, the last weights, which must be finite.
+
+        ``model.safetensors`` stays that of the last epoch's end until the next one has passed its checks.
+        """
+        method = self.method.gathered_state(self.world)
+        self._check_finite()
+        if not self.world.leads:
+            return
+        if weights:
+            checkpoint.save_model(self.kept, self.spec, self.directory)
+        metrics = self.directory / METRICS
+        state = {
+            "at": [self.at, self.step_in_pass, self.step],
+            "model": self.model.net.state_dict(),
+            "average": self.average.model.state_dict() if self.average else None,
+            "optimizers": {kind: one.state_dict() for kind, one in self.optimizers.items()},
+            "projection": self.projection.state() if self.projection else None,
+            "method": method,
+            "guards": self.guards.state(),
+            "meter": self.meter.state(),
+            "best": self.best,
+            "check_accuracy": self.check_accuracy,
+            "seconds": self.seconds,
+            "metrics_bytes": metrics.stat().st_size if metrics.exists() else 0,
+        }
+        resume.save(self.directory, state)
+        self.saved = time.monotonic()
+
+    def _check_finite(self) -> None:
+        finite = torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()])
+        if not finite.all():
+            raise RunError(f"weights are not finite after step {self.step}; a smaller optim.lr usually helps")
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a saved state; what ``metrics.jsonl`` holds beyond it is cut off."""
+        self.at, self.step_in_pass, self.step = state["at"]
+        self.model.net.load_state_dict(state["model"])
+        if self.average and state["average"]:
+            self.average.model.load_state_dict(state["average"])
+        for kind, one in self.optimizers.items():
+            one.load_state_dict(state["optimizers"][kind])
+        if self.projection and state["projection"]:
+            self.projection.load_state(state["projection"], self.device)
+        self.method.load_state(state["method"])
+        self.guards.load_state(state["guards"])
+        self.meter.load_state(state["meter"])
+        self.best, self.check_accuracy, self.seconds = state["best"], state["check_accuracy"], state["seconds"]
+        metrics = self.directory / METRICS
+        if self.world.leads and metrics.exists():
+            with writing(metrics), metrics.open("rb+") as file:
+                file.truncate(state["metrics_bytes"])
+
+    def _plan(self) -> list[Pass]:
+        passes = []
+        if self.settings.pretrain:
+            phase = self._phase(0)
+            count = self.batches.count(phase.batch_size)
+            passes += [Pass("pretrain", epoch, count, phase) for epoch in range(self.settings.pretrain.epochs)]
+        for epoch in range(self.settings.train.epochs):
+            phase = self._phase(epoch)
+            count = self.batches.count(phase.batch_size)
+            if self.settings.projection:
+                passes.append(Pass("natural", epoch, count, phase))
+            passes.append(Pass("method", epoch, count * self.method.replays, phase))
+        return passes
+
+    def _phase(self, epoch: int) -> Phase:
+        whole = Phase(at=0, size=self.spec.input_shape[-1], batch_size=self.settings.train.batch_size)
+        return max((one for one in self.settings.resize or (whole,) if one.at <= epoch), key=lambda one: one.at)
+
+    def _engine(self) -> Engine:
+        return Engine(
+            model=self.model,
+            network=network(self.model, self.settings.compile, self.world),
+            attack=self.settings.attack,
+            outer=self.settings.outer,
+            autocast=autocast(self.settings.precision, self.device),
+            meter=self.meter,
+            world=self.world,
+            seed=self.seed,
+        )
+
+
+def network(model: nn.Module, compiled: bool, world: World) -> Callable[[Tensor], Tensor]:
+    """The forward pass of training: shared between processes and compiled where that is asked."""
+    shared: nn.Module = model
+    if world.size > 1:
+        shared = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=True)
+    return torch.compile(shared) if compiled else shared
+
+
+def autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[None]]:
+    """The context of a step: bfloat16 where it is asked, or where ``auto`` finds a GPU that has it."""
+    able = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    if precision == "bfloat16" or (precision == "auto" and able):
+        return partial(torch.autocast, device.type, torch.bfloat16)
+    return nullcontext
+
+
+def _size(phase: Phase) -> tuple[int, int]:
+    return phase.batch_size, phase.size

@@ -1,0 +1,57 @@
+"""Measures of a model during training: the union on the held-out selection split, and PGD on a training batch."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from robustctl import geometry
+from robustctl.attacks.apgd import apgd
+from robustctl.attacks.pgd import pgd
+from robustctl.oracle import Oracle
+from robustctl.threats import Threat
+from robustctl.training.batches import Images
+from robustctl.training.distributed import World
+
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class Selector:
+    """Accuracies on the selection split by one short APGD on the cross-entropy for each threat: an estimate.
+
+    It is used to compare epochs of one run; the reported numbers come from ``robustctl eval`` on the test split.
+    """
+
+    images: Images
+    threats: tuple[Threat, ...]
+    steps: int
+    world: World
+
+    def measure(self, model: nn.Module) -> dict[str, float]:
+        """Accuracies in [0,1]: ``clean``, one for each norm, and ``union``."""
+        names = ["clean", *(threat.norm for threat in self.threats), "union"]
+        right = torch.zeros(len(names), dtype=torch.float64)
+        own = torch.arange(len(self.images.y))[self.world.rank :: self.world.size]
+        with Oracle(model) as oracle:
+            for positions in torch.split(own, BATCH):
+                right += self._right(oracle, positions.to(self.images.y.device)).double().sum(1).cpu()
+        total = self.world.sum(right.to(self.images.y.device, torch.float32)).tolist()
+        return {name: value / len(self.images.y) for name, value in zip(names, total, strict=True)}
+
+    def _right(self, oracle: Oracle, positions: Tensor) -> Tensor:
+        """Who is still right, (names, n): clean, each norm, union."""
+        x, y = self.images.floats(positions), self.images.y[positions]
+        rows = [oracle.logits(x).argmax(1) == y]
+        for threat in self.threats:
+            x_adv = apgd(oracle, x, y, threat, steps=self.steps)
+            rows.append((oracle.logits(x_adv).argmax(1) == y) & rows[0])
+        return torch.stack([*rows, torch.stack(rows).all(0)])
+
+
+def pgd_accuracy(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, steps: int, seed: int) -> float:
+    """Accuracy on a batch under PGD from a random start, with steps of 2.5 radii over their number."""
+    with Oracle(model) as oracle:
+        start = geometry.random_start(x, threat.norm, threat.eps, geometry.image_generator(seed, 0, "check", 0))
+        x_adv = pgd(oracle, x, y, threat, steps=steps, step_size=2.5 * threat.eps / steps, start=start)
+        return float((oracle.logits(x_adv).argmax(1) == y).float().mean())

@@ -1,0 +1,125 @@
+"""Builds the loop from checked settings, a model and data."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from robustctl import discovery
+from robustctl.architectures import Classifier
+from robustctl.data import ImageData
+from robustctl.errors import RequestError
+from robustctl.spec import ModelSpec
+from robustctl.training import resume
+from robustctl.training.batches import Batches, Images, hold_out
+from robustctl.training.distributed import World, share_batch_norm
+from robustctl.training.loop import SAVE_SECONDS, Loop
+from robustctl.training.methods import TrainingMethod
+from robustctl.training.selection import Selector
+from robustctl.training.settings import Settings
+
+COPIES_ON_DISK = 8
+"""Weights, best weights, and the state twice while it is replaced, with two optimisers' momenta."""
+
+
+def build_loop(
+    model: Classifier,
+    spec: ModelSpec,
+    data: ImageData,
+    settings: Settings,
+    directory: Path,
+    *,
+    seed: int,
+    device: torch.device,
+    world: World | None = None,
+    resuming: bool = False,
+    save_seconds: float = SAVE_SECONDS,
+) -> Loop:
+    """Put everything on the device and, when resuming, go to the saved position.
+
+    Args:
+        model: trained in place.
+        data: the whole training split; the recipe's selection images are held out of it.
+
+    Raises:
+        RequestError: the recipe does not fit the model, the data or the processes, or the saved state is damaged.
+    """
+    world = world or World()
+    lr = learning_rate(settings, spec)
+    world.part(settings.train.batch_size)
+    train, selected = hold_out(data, settings.selection.images)
+    model.to(device)
+    if device.type == "cuda":
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if world.size > 1:
+        share_batch_norm(model)
+    loop = Loop(
+        model,
+        spec,
+        settings,
+        make_method(settings),
+        Batches(_on(train, device), settings.augment, seed, spec.n_classes),
+        Selector(_on(selected, device), settings.evaluate_threats, settings.selection.steps, world),
+        directory=directory,
+        lr=lr,
+        seed=seed,
+        device=device,
+        world=world,
+        save_seconds=save_seconds,
+    )
+    if resuming and (state := resume.load(directory)) is not None:
+        loop.restore(state)
+    return loop
+
+
+def make_method(settings: Settings) -> TrainingMethod:
+    """The method that the recipe names, in its first state."""
+    module = discovery.load("robustctl.training.methods", settings.method.name, "method")
+    method: TrainingMethod = module.Method(settings.method, settings.train_threats)
+    return method
+
+
+def learning_rate(settings: Settings, spec: ModelSpec) -> float:
+    """The recipe's learning rate for the model, or RequestError where it has none."""
+    name = spec.architecture.name
+    lr = settings.optim.lr_for(name)
+    if lr is None:
+        raise RequestError(
+            f"optim.lr has no value for {name} and no default (it has {', '.join(settings.optim.lr)}); "
+            f"give one: --set optim.lr.{name}=0.01"
+        )
+    return lr
+
+
+def require_space(model: Classifier, directory: Path) -> None:
+    """Raise RequestError where the run's checkpoints would not fit on the disk."""
+    size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    place = directory
+    while not place.exists():
+        place = place.parent
+    free, needed = shutil.disk_usage(place).free / 1e6, COPIES_ON_DISK * size / 1e6
+    if free < needed:
+        raise RequestError(f"{place} has {free:.0f} MB free; the checkpoints of this run need {needed:.0f} MB")
+
+
+def new_head(model: Classifier, old: ModelSpec, n_classes: int, weights: dict[str, torch.Tensor]) -> ModelSpec:
+    """Load into ``model``, built for ``n_classes``, all weights but the head's, which stays as it was drawn.
+
+    Returns:
+        The spec with the new number of classes.
+
+    Raises:
+        RequestError: tensors other than the last layer's do not fit.
+    """
+    wanted = model.net.state_dict()
+    head = [name for name in wanted if name in weights and wanted[name].shape != weights[name].shape]
+    if any(wanted[name].shape[0] != n_classes or weights[name].shape[0] != old.n_classes for name in head):
+        raise RequestError(f"cannot give a new head: {', '.join(head)} depend on more than the number of classes")
+    model.net.load_state_dict({**weights, **{name: wanted[name] for name in head}}, strict=True)
+    return old.model_copy(update={"n_classes": n_classes, "norm": None, "eps": None})
+
+
+def _on(data: ImageData, device: torch.device) -> Images:
+    data = replace(data, x=data.x.to(device), y=data.y.to(device))
+    return Images(data.x, data.y)

@@ -1,0 +1,169 @@
+"""What a method sees of one optimiser step: the batch, the attack, the outer loss, and places for measurements."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustctl import geometry, losses
+from robustctl.attacks.apgd import apgd
+from robustctl.attacks.pgd import pgd
+from robustctl.oracle import Oracle
+from robustctl.threats import Norm, Threat
+from robustctl.training.distributed import World
+from robustctl.training.meter import Meter
+from robustctl.training.settings import Apgd, Attack, CrossEntropy, Outer, Trades
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What stays the same from step to step.
+
+    Attributes:
+        model: the classifier; attacks freeze it for a moment.
+        network: the same model as the training's forward pass sees it (compiled, or shared between processes).
+        autocast: makes the context of mixed precision.
+    """
+
+    model: nn.Module
+    network: Callable[[Tensor], Tensor]
+    attack: Attack
+    outer: Outer
+    autocast: Callable[[], AbstractContextManager[None]]
+    meter: Meter
+    world: World
+    seed: int
+
+
+class Step:
+    """One optimiser step.
+
+    Attributes:
+        x: this process's images (n, c, h, w) in [0,1], augmented.
+        y: labels (n,), or soft labels (n, k) under mixup.
+        number: optimiser steps done before this one; with the seed it fixes every random choice.
+        error: share of wrong predictions at the points that ``losses`` saw last, over all processes.
+    """
+
+    def __init__(self, engine: Engine, x: Tensor, y: Tensor, number: int, watch: bool = False) -> None:
+        self.engine = engine
+        self.x = x
+        self.y = y
+        self.number = number
+        self.watch = watch
+        self.error = torch.zeros((), device=x.device)
+
+    @property
+    def model(self) -> nn.Module:
+        return self.engine.model
+
+    @property
+    def labels(self) -> Tensor:
+        """Labels (n,); under mixup the heavier of the two."""
+        return self.y.argmax(1) if self.y.dim() == 2 else self.y
+
+    @cached_property
+    def generator(self) -> torch.Generator:
+        """The same in all processes; a function of seed and step number."""
+        return geometry.image_generator(self.engine.seed, self.number, "train", 0)
+
+    @cached_property
+    def generators(self) -> list[torch.Generator]:
+        """One an image of this process; an image's does not depend on the number of processes."""
+        first = self.engine.world.rank * len(self.x)
+        positions = range(first, first + len(self.x))
+        return geometry.image_generators(self.engine.seed, positions, "train", self.number)
+
+    def choose(self, probabilities: Sequence[float]) -> int:
+        """Draw an index; all processes draw the same."""
+        weights = torch.tensor(probabilities, dtype=torch.float64)
+        return int(torch.multinomial(weights, 1, generator=self.generator))
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits (n, k) with a graph, in training mode."""
+        with self.engine.autocast():
+            out = self.engine.network(x)
+        return out if out.dtype == torch.float64 else out.float()
+
+    @cached_property
+    def clean_logits(self) -> Tensor:
+        """``logits`` of the clean batch, computed once."""
+        return self.logits(self.x)
+
+    def attack(self, threat: Threat) -> Tensor:
+        """Adversarial points (n, c, h, w) of the batch by the recipe's attack, the model in eval mode."""
+        with self.engine.autocast(), Oracle(self.model) as oracle:
+            target = self._target(oracle)
+            x_adv = self._run(oracle, target, threat)
+            if self.watch:
+                self._compare(oracle, x_adv, target)
+        self.record("perturbation", geometry.norm(x_adv - self.x, "linf").amax())
+        return x_adv
+
+    def natural(self) -> Tensor:
+        """Cross-entropy (n,) of the clean batch."""
+        return losses.ce(self.clean_logits, self.y)
+
+    def losses(self, x_adv: Tensor, norm: Norm) -> Tensor:
+        """The outer loss (n,) at adversarial points of ``norm``, whose error is recorded under that norm."""
+        logits = self.logits(x_adv)
+        self.record_error(norm, logits)
+        return self.outer(logits)
+
+    def outer(self, logits: Tensor) -> Tensor:
+        """The outer loss (n,) of adversarial logits (n, k)."""
+        outer = self.engine.outer
+        if isinstance(outer, CrossEntropy):
+            return losses.ce(logits, self.y)
+        return self.natural() + outer.beta * kl(self.clean_logits, logits)
+
+    def mean(self, values: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Mean of per-example values (n,) over the batch of all processes, of those in ``mask`` where it is given.
+
+        The processes' gradients are averaged; an empty mask gives 0.
+        """
+        if mask is None:
+            return values.mean()
+        count = self.engine.world.mean(mask.sum().to(values.dtype)).clamp_min(1 / self.engine.world.size)
+        return (values * mask).sum() / count
+
+    def record(self, name: str, value: Tensor | float) -> None:
+        """Add a value to the metrics; they report its mean."""
+        self.engine.meter.add(name, value)
+
+    def record_error(self, norm: Norm, logits: Tensor) -> None:
+        """Set ``error``, and report it for ``norm`` together with that norm's share of the batches."""
+        wrong = (logits.detach().argmax(1) != self.labels).float().mean()
+        self.error = self.engine.world.mean(wrong)
+        self.record(f"robust_error/{norm}", self.error)
+
+    def _target(self, oracle: Oracle) -> Tensor:
+        # Cross-entropy with the clean prediction as soft label is TRADES's KL up to a constant of each image.
+        if isinstance(self.engine.outer, Trades):
+            return oracle.logits(self.x).softmax(1)
+        return self.y
+
+    def _run(self, oracle: Oracle, target: Tensor, threat: Threat) -> Tensor:
+        attack = self.engine.attack
+        steps = attack.steps[threat.norm]
+        start = None
+        if attack.start == "random":
+            start = geometry.random_start(self.x, threat.norm, threat.eps, self.generators)
+        if isinstance(attack, Apgd):
+            return apgd(oracle, self.x, target, threat, steps=steps, start=start, sparsity=attack.l1_sparsity)
+        size = attack.step[threat.norm] * threat.eps
+        return pgd(oracle, self.x, target, threat, steps=steps, step_size=size, start=start)
+
+    def _compare(self, oracle: Oracle, x_adv: Tensor, target: Tensor) -> None:
+        for name, points in (("watch/clean", self.x), ("watch/adversarial", x_adv)):
+            self.record(name, losses.ce(oracle.logits(points), target).mean())
+
+
+def kl(logits_p: Tensor, logits_q: Tensor) -> Tensor:
+    """KL(p || q) in nats of two predictions given by logits (n, k), shape (n,)."""
+    log_p, log_q = F.log_softmax(logits_p, 1), F.log_softmax(logits_q, 1)
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
