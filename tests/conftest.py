@@ -24,8 +24,9 @@ def private_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     monkeypatch.setenv("ROBUSTCTL_HOME", str(home / "models"))
     monkeypatch.setenv("ROBUSTCTL_RUNS", str(home / "runs"))
     monkeypatch.setenv("HF_HOME", str(home / "hf"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    for name in ("ROBUSTCTL_DEBUG", "ROBUSTCTL_QUIET", "HF_TOKEN", "HF_ENDPOINT"):
+    # A port where nothing listens. HF_HUB_OFFLINE would stick: the hub's client reads it once, when it is imported.
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    for name in ("ROBUSTCTL_DEBUG", "ROBUSTCTL_QUIET", "HF_TOKEN", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     return home
 

@@ -1,7 +1,6 @@
 """Promises that hold for the project as a whole: they walk everything that is there."""
 
 import ast
-import os
 import re
 import subprocess
 import sys
@@ -191,12 +190,10 @@ def test_help_listings_and_recipes_never_import_torch(arguments: list[str]) -> N
 
 
 def test_help_answers_at_once() -> None:
-    script = Path(sys.executable).with_name("robustctl")
-    command = [str(script) if script.exists() else sys.executable, *([] if script.exists() else ["-m", "robustctl"])]
     seconds = []
     for _ in range(5):
         start = time.perf_counter()
-        subprocess.run([*command, "--help"], check=True, capture_output=True, env=os.environ)
+        subprocess.run([sys.executable, "-c", "from robustctl.cli import main; main()", "--help"], check=True)
         seconds.append(time.perf_counter() - start)
     # 0.3 s on a quiet machine; the rest of the suite runs beside this.
     assert min(seconds) < 0.45

@@ -69,7 +69,7 @@ def test_images_of_unequal_size_are_named() -> None:
 
 def test_sixteen_bit_images_are_refused_rather_than_clipped() -> None:
     deep = np.full((4, 4), 40_000, dtype=np.uint16)
-    with pytest.raises(RequestError, match="row 0.*mode is I;16"):
+    with pytest.raises(RequestError, match="row 0.*mode is I"):
         decode([_png(deep)], _name)
 
 
