@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -104,7 +104,7 @@ class UnionResult(_Frozen):
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
-    schema_: Literal["robustctl.eval/1"] = Field("robustctl.eval/1", alias="schema")
+    schema_: Literal["robustctl.eval/1"] = Field(default="robustctl.eval/1", alias="schema")
     model: str
     weights_sha256: str
     data: DataInfo
@@ -137,10 +137,23 @@ class UnionResult(_Frozen):
         write_text(path, json.dumps(self.model_dump(mode="json", by_alias=True), indent=None) + "\n")
 
 
-def summarize(
-    points: Points, threats: Sequence[Threat], acc_8bit: dict[Norm, float], upper_bound: bool
-) -> dict[str, object]:
-    """The figures of a result (``clean``, ``norms``, ``average``, ``average_ci95``, ``union``) from its verdicts."""
+class Figures(TypedDict):
+    """What ``UnionResult`` says in numbers, under its own names."""
+
+    clean: Accuracy
+    norms: dict[Norm, NormAccuracy]
+    average: float
+    average_ci95: Interval
+    union: Accuracy
+
+
+def summarize(points: Points, threats: Sequence[Threat], acc_8bit: dict[Norm, float], upper_bound: bool) -> Figures:
+    """The figures of a result from its verdicts.
+
+    Args:
+        acc_8bit: by norm, the accuracy when every x_adv is rounded to 8-bit pixels, where it was measured.
+        upper_bound: points broken in one norm were not attacked in the others.
+    """
     norms = {
         threat.norm: NormAccuracy(
             **Accuracy.of(points.robust[threat.norm]).model_dump(),

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -133,9 +133,9 @@ class Store:
             )
 
     def merge(self, other: "Store") -> None:
-        """Take over what another store of the same key has and this one lacks, in one transaction."""
+        """Take over the verdicts that another store of the same key has and this one lacks, in one transaction."""
         with self._translated(), self._transaction():
-            for table, columns in (("clean", 3), ("verdicts", 7), ("sessions", 1)):
+            for table, columns in (("clean", 3), ("verdicts", 7)):
                 places = ", ".join("?" * columns)
                 rows = other._connection.execute(f"SELECT * FROM {table}")
                 self._connection.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({places})", rows)
@@ -160,7 +160,7 @@ class Store:
         if self._connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
             raise sqlite3.DatabaseError("its pages do not fit together")
 
-    def _read(self, query: str, *values: object) -> list[tuple[object, ...]] | list:  # type: ignore[type-arg]
+    def _read(self, query: str, *values: object) -> list[Any]:
         with self._translated():
             return self._connection.execute(query, values).fetchall()
 

@@ -48,7 +48,7 @@ def test_nan_pixels_are_refused(linear_data):
 
 def test_probabilities_are_refused(linear_data):
     with pytest.raises(RequestError, match="probabilities"):
-        checks.model_flags(model_of(nn.Linear(16, 5), nn.Softmax(1)), linear_data, 5)
+        checks.model_flags(model_of(nn.Linear(36, 5), nn.Softmax(1)), linear_data, 5)
 
 
 def test_another_number_of_logits_is_refused(linear, linear_data):
@@ -64,17 +64,17 @@ def test_logits_that_are_not_finite_are_refused(linear, linear_data):
 
 
 def test_a_model_that_looks_at_its_batch_is_refused(linear_data):
-    model = model_of(nn.Linear(16, 5), Centred())
+    model = model_of(nn.Linear(36, 5), Centred())
     with pytest.raises(RequestError, match="alone"):
         checks.model_flags(model, linear_data, 5)
 
 
 def test_a_random_forward_is_flagged(linear_data):
-    assert checks.model_flags(model_of(Noisy(16, 5)), linear_data, 5)[0].startswith("random-forward")
+    assert checks.model_flags(model_of(Noisy(36, 5)), linear_data, 5)[0].startswith("random-forward")
 
 
 def test_a_killed_gradient_is_flagged(linear_data):
-    assert checks.gradient_flags(model_of(Rounded(16, 5)), linear_data, range(20))[0].startswith("zero-gradient")
+    assert checks.gradient_flags(model_of(Rounded(36, 5)), linear_data, range(20))[0].startswith("zero-gradient")
 
 
 CORRECT = [True] * 180 + [False] * 20
@@ -106,7 +106,7 @@ def test_force_turns_the_refusal_into_a_flag(linear_data):
 def test_missing_and_doubled_normalisation_move_the_clean_accuracy_of_a_normalised_model(linear):
     """The guard's premise, on a model that was trained behind its normalisation."""
     normalization = Normalization(mean=[0.5], std=[0.1])
-    x = torch.rand(400, 1, 4, 4, generator=torch.Generator().manual_seed(5)) * 0.2 + 0.4
+    x = torch.rand(400, 1, 6, 6, generator=torch.Generator().manual_seed(5)) * 0.2 + 0.4
     layer = Normalize(normalization)
     with torch.no_grad():
         y = linear(layer(x)).argmax(1)

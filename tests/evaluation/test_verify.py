@@ -15,7 +15,7 @@ def moved(x, distance):
 
 @pytest.fixture
 def grey(linear):
-    x = torch.full((3, 1, 4, 4), 0.25)
+    x = torch.full((3, 1, 6, 6), 0.25)
     with torch.no_grad():
         wrong = (linear(x).argmax(1) + 1) % 5
     return x, wrong
@@ -42,7 +42,7 @@ def test_the_norm_is_taken_in_float64():
 
 @pytest.mark.parametrize("pixel", [-1e-7, 1 + 2e-7])
 def test_the_box_has_no_tolerance(linear, pixel):
-    x = torch.full((1, 1, 4, 4), float(round(pixel)))
+    x = torch.full((1, 1, 6, 6), float(round(pixel)))
     x_adv = x.clone()
     x_adv[0, 0, 0, 0] = pixel
     y = (linear(x).argmax(1) + 1) % 5
@@ -70,7 +70,7 @@ def test_what_is_not_finite_stops_the_evaluation(linear, grey, value):
 def test_modes_come_back(linear):
     linear.train()
     linear.net[1].eval()
-    verify.logits(linear, torch.rand(2, 1, 4, 4))
+    verify.logits(linear, torch.rand(2, 1, 6, 6))
     assert linear.training
     assert linear.net.training
     assert not linear.net[1].training

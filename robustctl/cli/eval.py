@@ -1,0 +1,207 @@
+"""How robust a model is: in each norm and in their union."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from robustctl.errors import RequestError
+from robustctl.threats import NORMS, Norm, Threat, parse_norm
+
+if TYPE_CHECKING:
+    from robustctl.evaluation.checks import Recorded
+    from robustctl.registry.locate import Located
+    from robustctl.results import UnionResult
+    from robustctl.runs import Record
+
+Text = str | None
+
+
+def command(
+    model: Annotated[
+        Text, typer.Argument(help="Entry, pulled repo, model directory or run; the newest run without.")
+    ] = None,
+    union: Annotated[
+        bool, typer.Option("--union", help="Accuracy in each norm and in their union (the default).")
+    ] = True,
+    union_only: Annotated[
+        bool, typer.Option("--union-only", help="Only the union, faster; the norms' own figures become upper bounds.")
+    ] = False,
+    norms: Annotated[Text, typer.Option(help="Norms to attack in, e.g. linf,l2,l1.")] = None,
+    eps: Annotated[
+        Text, typer.Option(help="Radii, e.g. linf=8/255,l1=12; the others as the recipe or data set has them.")
+    ] = None,
+    attack: Annotated[
+        str, typer.Option(help="Protocol: standard, fast (an estimate), full or autoattack.")
+    ] = "standard",
+    data: Annotated[Text, typer.Option(help="digits, a hub data set, a folder or an .npz file.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the data.")] = "test",
+    n: Annotated[int | None, typer.Option("--n", help="Only the first N images.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a forward pass.")] = 250,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the attacks.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    json: Annotated[Path | None, typer.Option(help="Also write the result to this file.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Go on although the clean accuracy is not the recorded one.")
+    ] = False,
+) -> None:
+    """Evaluate a model. The same command again continues where it was stopped."""
+    subject = find_subject(model)
+    threats = choose_threats(subject, norms, eps)
+    source = data or subject.default_data()
+    if json is not None and not json.absolute().parent.is_dir():
+        raise RequestError(f"--json {json}: there is no directory {json.absolute().parent}")
+    result, path = _evaluate(subject, threats, source, split, n, attack, seed, batch_size, device, union_only, force)
+    if result is None:  # one of torchrun's other processes; the first reports
+        return
+    result.write(path)
+    if json is not None:
+        result.write(json)
+    from robustctl.report.table import before_after
+
+    typer.echo(before_after([(subject.located.name, result)]))
+    print(f"result: {path}", file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to be evaluated and the run that made it, if one did."""
+
+    located: "Located"
+    record: "Record | None"
+    eval_dir: Path
+
+    def default_data(self) -> str:
+        """What it was trained on, else its data set's usual source; RequestError when neither is known."""
+        from robustctl.standards import STANDARDS
+
+        dataset = self.located.spec.dataset
+        if self.record is not None:
+            return str(self.record.data["source"])
+        if dataset not in STANDARDS:
+            raise RequestError(f"data set {dataset!r} has no usual source; say where its images are with --data")
+        return STANDARDS[dataset].source
+
+    def default_threats(self) -> tuple[Threat, ...]:
+        """Those that its recipe evaluates, else its data set's usual ones; empty when neither is known."""
+        from robustctl.standards import STANDARDS
+
+        if self.record is not None:
+            radii = self.record.recipe["evaluate"]["threats"]
+            return tuple(Threat.of(norm, str(text)) for norm, text in radii.items())
+        dataset = self.located.spec.dataset
+        return STANDARDS[dataset].threats if dataset in STANDARDS else ()
+
+
+def find_subject(text: str | None) -> Subject:
+    """The run or model that the user names; the newest run for None. Raises RequestError when there is none."""
+    from robustctl import runs
+    from robustctl.registry.locate import locate
+
+    run = runs.newest() if text is None else runs.find(text)
+    if run is None:
+        assert text is not None
+        located = locate(text)
+        return Subject(located, None, runs.root() / "eval" / located.name.replace("/", "--"))
+    return Subject(locate(str(run.path)), run.read(), run.path / "eval")
+
+
+def choose_threats(subject: Subject, norms: str | None, eps: str | None) -> tuple[Threat, ...]:
+    """Threats of ``--norms`` and ``--eps``, filled up from the subject's own; in the order of the tables.
+
+    Raises:
+        RequestError: unknown or repeated norm, bad radius, a radius for a norm that is not asked for, or none known.
+    """
+    radii = {threat.norm: threat for threat in subject.default_threats()}
+    written = _parse_eps(eps)
+    chosen = _parse_norms(norms) if norms else list(dict.fromkeys([*radii, *written]))
+    if extra := [norm for norm in written if norm not in chosen]:
+        raise RequestError(f"--eps names {extra[0]}, which --norms {norms} leaves out")
+    radii |= written
+    if missing := [norm for norm in chosen if norm not in radii]:
+        raise RequestError(f"no usual radius is known for {', '.join(missing)}; give it: --eps {missing[0]}=RADIUS")
+    if not chosen:
+        raise RequestError(
+            f"no usual radii are known for data set {subject.located.spec.dataset!r}; give them, "
+            "e.g. --eps linf=8/255,l2=0.5,l1=12"
+        )
+    return tuple(radii[norm] for norm in NORMS if norm in chosen)
+
+
+def _parse_norms(text: str) -> list[Norm]:
+    chosen = [parse_norm(part.strip()) for part in text.split(",")]
+    if len(set(chosen)) < len(chosen):
+        raise RequestError(f"--norms {text} names a norm twice")
+    return chosen
+
+
+def _parse_eps(text: str | None) -> dict[Norm, Threat]:
+    threats: dict[Norm, Threat] = {}
+    for part in text.split(",") if text else []:
+        norm, equals, radius = part.partition("=")
+        if not equals:
+            raise RequestError(f"--eps {part!r} is not of the form norm=radius, e.g. linf=8/255,l1=12")
+        threat = Threat.of(norm.strip(), radius.strip())
+        if threat.norm in threats:
+            raise RequestError(f"--eps names {threat.norm} twice")
+        threats[threat.norm] = threat
+    return threats
+
+
+def _evaluate(
+    subject: Subject,
+    threats: tuple[Threat, ...],
+    source: str,
+    split: str,
+    n: int | None,
+    attack: str,
+    seed: int,
+    batch_size: int,
+    device: str,
+    union_only: bool,
+    force: bool,
+) -> tuple["UnionResult | None", Path]:
+    from robustctl import checkpoint
+    from robustctl.evaluation import union
+    from robustctl.evaluation.store import digest
+    from robustctl.files import writing
+    from robustctl.oracle import pick_device
+    from robustctl.registry import datasets
+
+    union.require_protocol(attack)
+    request = union.Request(threats, attack, seed, batch_size, union_only, force)
+    chosen_device = pick_device(device)
+    spec = subject.located.spec
+    images = datasets.load(source, split, n)
+    model = checkpoint.load_from(spec, subject.located.weights)
+    key = union.evaluation_key(model, spec, images, request)
+    with writing(subject.eval_dir):
+        subject.eval_dir.mkdir(parents=True, exist_ok=True)
+    path = subject.eval_dir / f"{attack}-{len(images)}-{digest(key)[:12]}.sqlite"
+    result = union.evaluate_union(
+        model,
+        spec,
+        images,
+        request,
+        name=subject.located.name,
+        device=chosen_device,
+        store_path=path,
+        recorded=_recorded(subject),
+    )
+    return result, path.with_suffix(".json")
+
+
+def _recorded(subject: Subject) -> "Recorded | None":
+    """The clean accuracy that the entry records, the most exact one where there are several."""
+    from robustctl.evaluation.checks import Recorded
+    from robustctl.standards import STANDARDS
+
+    entry = subject.located.entry
+    clean = [one for one in entry.accuracies if one.norm is None] if entry else []
+    if entry is None or not clean:
+        return None
+    best = max(clean, key=lambda one: one.n or 0)
+    source = STANDARDS[entry.dataset].source if entry.dataset in STANDARDS else entry.dataset
+    return Recorded(best.value, best.n, source, best.split)

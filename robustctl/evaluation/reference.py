@@ -1,0 +1,100 @@
+"""The reference implementation of AutoAttack (Croce and Hein, arXiv:2003.01690): the only user of ``pyautoattack``."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+
+import torch
+from pyautoattack import AutoAttack
+from torch import Tensor, nn
+
+from robustctl.data import ImageData
+from robustctl.errors import RequestError
+from robustctl.evaluation.engine import Finished
+from robustctl.geometry import shrink_inside
+from robustctl.threats import Threat
+
+NAME = "autoattack"
+# The four attacks of its standard version in their order, with their rough cost in gradient steps a point.
+ATTACKS = {"apgd-ce": 200.0, "apgd-t": 900.0, "fab-t": 1800.0, "square": 2500.0}
+NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+LEAST_CLASSES = 4  # its targeted DLR loss reads the fourth largest logit
+LEAST_SIDE = 5  # its Square attack tiles an image with fifths of its side
+
+
+def describe() -> str:
+    """Package, version and attacks."""
+    return f"pyautoattack {version('pyautoattack')} standard ({', '.join(ATTACKS)})"
+
+
+def run(
+    model: nn.Module,
+    data: ImageData,
+    meets: Sequence[int],
+    done: set[int],
+    threat: Threat,
+    attack: str,
+    *,
+    seed: int,
+    batch_size: int,
+) -> Iterator[Finished]:
+    """Run one attack on the points that it meets, in batches of fixed composition.
+
+    The reference draws its noise for a whole batch, so a batch is either done or run entirely: that is what makes a
+    resumed evaluation equal to an uninterrupted one.
+
+    Args:
+        model: in eval mode, on the device to be used.
+        meets: positions in ``data``, all classified rightly. done: those among them that have their verdict.
+        attack: a key of ``ATTACKS``.
+
+    Raises:
+        RequestError: fewer than 4 classes or images of less than 5x5 pixels, which the reference cannot handle.
+    """
+    if min(data.x.shape[2:]) < LEAST_SIDE:
+        raise RequestError(
+            f"--attack autoattack needs images of at least {LEAST_SIDE}x{LEAST_SIDE} pixels; use standard"
+        )
+    device = next(model.parameters()).device
+    for start in range(0, len(meets), batch_size):
+        positions = list(meets[start : start + batch_size])
+        if done.issuperset(positions):
+            continue
+        x, y = data.images(positions), data.y[positions]
+        with _contained(device):
+            adversary = _adversary(model, threat, attack, seed, _n_classes(model, x))
+            x_adv, _ = adversary.run_standard_evaluation(x, y, batch_size=len(x))
+        yield Finished(positions, shrink_inside(x_adv.cpu(), x, threat.norm, threat.eps))
+
+
+def _adversary(model: nn.Module, threat: Threat, attack: str, seed: int, n_classes: int) -> AutoAttack:
+    device = next(model.parameters()).device
+    adversary = AutoAttack(model, norm=NORMS[threat.norm], eps=threat.eps, version="standard", seed=seed, device=device)
+    adversary.attacks_to_run = [attack]
+    targets = adversary.apgd_targeted.n_target_classes
+    adversary.apgd_targeted.n_target_classes = min(targets, n_classes - 1)
+    adversary.fab.n_target_classes = min(adversary.fab.n_target_classes, n_classes - 1)
+    return adversary
+
+
+def _n_classes(model: nn.Module, x: Tensor) -> int:
+    with torch.no_grad():
+        n_classes = int(model(x[:1].to(next(model.parameters()).device)).shape[1])
+    if n_classes < LEAST_CLASSES:
+        raise RequestError(
+            f"--attack autoattack needs at least {LEAST_CLASSES} classes, the model has {n_classes}; use standard"
+        )
+    return n_classes
+
+
+@contextmanager
+def _contained(device: torch.device) -> Iterator[None]:
+    """Undo what the reference does to the process: it seeds the global generators and replaces the trace function."""
+    trace = sys.gettrace()
+    devices = [device] if device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        sys.settrace(trace)

@@ -1,0 +1,71 @@
+"""Evaluation by several processes (torchrun): each attacks its share of the points into a store of its own.
+
+The shares are merged into the evaluation's one store. What a killed process left behind is merged by the next run, of
+any number of processes, so nothing that was committed is attacked again.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch.distributed
+
+from robustctl.evaluation.store import Key, Store
+from robustctl.files import writing
+
+PATIENCE = timedelta(days=7)  # how long the first process to finish waits for the last
+
+
+@dataclass(frozen=True)
+class Shard:
+    """This process among ``world`` processes."""
+
+    rank: int = 0
+    world: int = 1
+
+    def share(self, points: list[int]) -> list[int]:
+        """This process's part of the points; the parts of all processes are disjoint and cover them."""
+        return points[self.rank :: self.world]
+
+
+def current() -> Shard:
+    """Which process this is, by torchrun's environment variables; joins the others on the first call."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        return Shard()
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo", timeout=PATIENCE)
+    return Shard(torch.distributed.get_rank(), world)
+
+
+def fill(shard: Shard, path: Path, key: Key, work: Callable[[Store], None]) -> None:
+    """Let every process do ``work`` on its own store, then merge all into the store at ``path``.
+
+    Returns in every process once the merged store is there; only the first process may use it then.
+
+    Raises:
+        RunError: as ``Store`` does.
+    """
+    if shard.rank == 0:
+        _merge(path, key)
+    torch.distributed.barrier()
+    own = path.with_suffix(f".shard{shard.rank}.sqlite")
+    with writing(own):
+        shutil.copyfile(path, own)
+    with Store(own, key) as store:
+        work(store)
+    torch.distributed.barrier()
+    if shard.rank == 0:
+        _merge(path, key)
+    torch.distributed.barrier()
+
+
+def _merge(path: Path, key: Key) -> None:
+    with Store(path, key) as whole:
+        for other in sorted(path.parent.glob(f"{path.stem}.shard*.sqlite")):
+            with Store(other, key) as part:
+                whole.merge(part)
+            other.unlink()

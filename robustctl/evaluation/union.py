@@ -1,0 +1,363 @@
+"""Union evaluation: run the attack families of a protocol, judge what they propose, store verdicts, count."""
+
+import dataclasses
+import math
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+import robustctl
+from robustctl import losses
+from robustctl.architectures import Classifier
+from robustctl.checkpoint import weights_sha256
+from robustctl.data import ImageData
+from robustctl.discovery import unknown
+from robustctl.evaluation import checks, reference, shards, verify
+from robustctl.evaluation.engine import Finished, run_family
+from robustctl.evaluation.protocols import PROTOCOLS, Family
+from robustctl.evaluation.store import Key, Row, Store, decode, encode
+from robustctl.oracle import Oracle
+from robustctl.progress import Advance, progress
+from robustctl.results import AttackInfo, DataInfo, Points, UnionResult, summarize
+from robustctl.spec import ModelSpec
+from robustctl.threats import Norm, Threat
+
+Item = TypeVar("Item")
+
+TIE = 1e-5  # a margin this small may change sign with the order of float32 sums
+AUDIT_BATCH = 97  # on purpose a size that no attack uses
+COMMIT_SECONDS = 1.0
+MASKING_SHARE = 0.002  # a black-box attack that breaks more than this beyond the gradient attacks is a sign of masking
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is evaluated, apart from the model and the images.
+
+    Attributes:
+        threats: in the order of the tables, one a norm.
+        protocol: a name of ``protocols.PROTOCOLS``, or ``autoattack``.
+        seed: any whole number >= 0.
+        batch_size: images a forward pass.
+        union_only: do not attack a point in other norms once it is broken in one.
+        force: go on although the clean accuracy is not the recorded one.
+    """
+
+    threats: tuple[Threat, ...]
+    protocol: str
+    seed: int
+    batch_size: int
+    union_only: bool = False
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """One attack family in one norm. ``propose`` takes the points that the family meets and those it has done."""
+
+    threat: Threat
+    family: str
+    cost: float
+    propose: Callable[[Sequence[int], set[int]], Iterator[Finished]]
+
+
+def require_protocol(name: str) -> None:
+    """Raise RequestError with the list of protocols unless ``name`` is one."""
+    if name not in (names := [*PROTOCOLS, reference.NAME]):
+        raise unknown("attack", name, names)
+
+
+def evaluation_key(model: Classifier, spec: ModelSpec, data: ImageData, request: Request) -> Key:
+    """Everything that the verdicts depend on, by the names that messages use."""
+    return {
+        "robustctl": robustctl.__version__,
+        "weights": weights_sha256(model),
+        "architecture": spec.architecture.model_dump(),
+        "normalisation": spec.normalization.model_dump() if spec.normalization else None,
+        "threats": {threat.norm: threat.eps for threat in request.threats},
+        "protocol": request.protocol,
+        "attack parameters": _parameters(request),
+        "union only": request.union_only,
+        "seed": request.seed,
+        "data": [data.source, data.split],
+        "images": data.content_sha256,
+        "list of points": data.index_sha256,
+        "n": len(data),
+    }
+
+
+def evaluate_union(
+    model: Classifier,
+    spec: ModelSpec,
+    data: ImageData,
+    request: Request,
+    *,
+    name: str,
+    device: torch.device,
+    store_path: Path,
+    recorded: checks.Recorded | None = None,
+) -> UnionResult | None:
+    """Evaluate a model, going on from the verdicts that ``store_path`` already holds.
+
+    Args:
+        model: on any device; it is moved to ``device`` and is in eval mode afterwards.
+        name: what to call the model in the result.
+        store_path: SQLite file of this evaluation; its directory exists.
+        recorded: the clean accuracy to be expected.
+
+    Returns:
+        The result; under torchrun, in the first process only.
+
+    Raises:
+        RequestError: a guard refuses model or data before any attack.
+        RunError: the store belongs to another evaluation or cannot be written, or an attack is faulty.
+    """
+    data.require(spec.input_shape, spec.n_classes)
+    checks.require_pixels(data)
+    model = model.to(device).eval()
+    flags = checks.model_flags(model, data, spec.n_classes)
+    key = evaluation_key(model, spec, data, request)
+    shard = shards.current()
+
+    def work(store: Store) -> None:
+        correct = _clean(model, data, store, request.batch_size)
+        checks.clean_flags(correct, data, recorded, request.force)
+        _attack(model, data, store, request, shard.share(_right(correct)))
+
+    if shard.world > 1:
+        shards.fill(shard, store_path, key, work)
+        if shard.rank > 0:
+            return None
+    with Store(store_path, key) as store:
+        start = time.monotonic()
+        try:
+            work(store)
+            correct = _clean(model, data, store, request.batch_size)
+            audit, rounded = _audit(model, data, store, request.threats, correct)
+        finally:
+            store.add_seconds(time.monotonic() - start)
+        flags += checks.clean_flags(correct, data, recorded, request.force)
+        flags += checks.gradient_flags(model, data, _right(correct))
+        flags += audit + _attack_flags(store, request, len(data))
+        return _result(model, data, store, request, correct, rounded, flags, name, device)
+
+
+def _right(correct: list[bool]) -> list[int]:
+    return [position for position, is_right in enumerate(correct) if is_right]
+
+
+def _clean(model: Classifier, data: ImageData, store: Store, batch_size: int) -> list[bool]:
+    done = store.clean()
+    left = [position for position in range(len(data)) if position not in done]
+    for chunk in _chunks(left, batch_size):
+        scores, y = verify.logits(model, data.images(chunk)), data.y[chunk]
+        store.add_clean(chunk, (scores.argmax(dim=1) == y).tolist(), losses.margin(scores, y).tolist())
+    return [right for _, right in sorted(store.clean().items())]
+
+
+def _attack(model: Classifier, data: ImageData, store: Store, request: Request, right: list[int]) -> None:
+    """Run every job on the points that no earlier job of its norm (of any norm, union only) has broken."""
+    with Oracle(model) as oracle:
+        jobs = _jobs(model, oracle, data, request)
+        units = math.ceil(sum(job.cost for job in jobs) * len(right))
+        with progress(f"attacking {len(right)} points", units) as advance:
+            for job in jobs:
+                _run(job, model, data, store, request, right, advance)
+
+
+def _run(
+    job: Job, model: Classifier, data: ImageData, store: Store, request: Request, right: list[int], advance: Advance
+) -> None:
+    threat, done = job.threat, store.judged(job.threat.norm, job.family)
+    norms = [other.norm for other in request.threats] if request.union_only else [threat.norm]
+    # Points that this very family broke stay in its list: the list must not depend on where an earlier run stopped.
+    broken = set().union(*(store.broken(norm) for norm in norms)) - (store.broken(threat.norm, job.family) & done)
+    meets = [position for position in right if position not in broken]
+    left = len([position for position in meets if position not in done])
+    note = f"{threat} {job.family}: {left} points"
+    advance(round(job.cost * (len(right) - left)), note)
+    for batch in _gathered(job.propose(meets, done), request.batch_size):
+        x, y = data.images(batch.positions), data.y[batch.positions]
+        verdicts = verify.judge(model, x, y, batch.x_adv, threat)
+        store.add(threat.norm, job.family, _rows(batch, x, verdicts))
+        advance(round(job.cost * len(batch.positions)), note)
+
+
+def _rows(batch: Finished, x: Tensor, verdicts: verify.Verdicts) -> list[Row]:
+    columns = zip(
+        batch.positions, verdicts.broken.tolist(), verdicts.inside.tolist(), verdicts.margin.tolist(), strict=True
+    )
+    return [
+        Row(position, broken, inside, margin, encode(batch.x_adv[i], x[i]) if broken else None)
+        for i, (position, broken, inside, margin) in enumerate(columns)
+    ]
+
+
+def _jobs(model: Classifier, oracle: Oracle, data: ImageData, request: Request) -> list[Job]:
+    """The jobs in their order: norm by norm, or cheapest first where only the union is asked."""
+    if request.protocol == reference.NAME:
+        jobs = [
+            _reference_job(model, data, threat, attack, request)
+            for threat in request.threats
+            for attack in reference.ATTACKS
+        ]
+    else:
+        jobs = [
+            _own_job(oracle, data, threat, family, request)
+            for threat in request.threats
+            for family in PROTOCOLS[request.protocol][threat.norm]
+        ]
+    return sorted(jobs, key=lambda job: job.cost) if request.union_only else jobs
+
+
+def _own_job(oracle: Oracle, data: ImageData, threat: Threat, family: Family, request: Request) -> Job:
+    def propose(meets: Sequence[int], done: set[int]) -> Iterator[Finished]:
+        left = [position for position in meets if position not in done]
+        if left:
+            yield from run_family(oracle, data, left, threat, family, seed=request.seed, batch_size=request.batch_size)
+
+    return Job(threat, family.name, family.restarts * max(family.targets, 1) * family.steps, propose)
+
+
+def _reference_job(model: Classifier, data: ImageData, threat: Threat, attack: str, request: Request) -> Job:
+    def propose(meets: Sequence[int], done: set[int]) -> Iterator[Finished]:
+        return reference.run(model, data, meets, done, threat, attack, seed=request.seed, batch_size=request.batch_size)
+
+    return Job(threat, attack, reference.ATTACKS[attack], propose)
+
+
+def _gathered(batches: Iterable[Finished], size: int) -> Iterator[Finished]:
+    """Join small batches until there are ``size`` points or a second has passed: one commit each."""
+    positions: list[int] = []
+    images: list[Tensor] = []
+    last = time.monotonic()
+    for batch in batches:
+        positions += batch.positions
+        images.append(batch.x_adv)
+        if len(positions) >= size or time.monotonic() - last > COMMIT_SECONDS:
+            yield Finished(positions, torch.cat(images))
+            positions, images, last = [], [], time.monotonic()
+    if positions:
+        yield Finished(positions, torch.cat(images))
+
+
+def _audit(
+    model: Classifier, data: ImageData, store: Store, threats: Sequence[Threat], correct: list[bool]
+) -> tuple[list[str], dict[Norm, float]]:
+    """Score the stored x_adv once more, in other batches, and rounded to 8-bit pixels.
+
+    Returns:
+        Flags, and by norm the accuracy that is left when x_adv must be an 8-bit image.
+    """
+    flags, rounded = [], {}
+    for threat in threats:
+        changed = survived = 0
+        for chunk in _chunks(list(store.adversarial(threat.norm)), AUDIT_BATCH):
+            positions = [position for position, _ in chunk]
+            x, y = data.images(positions), data.y[positions]
+            x_adv = torch.stack([decode(packed, image) for (_, packed), image in zip(chunk, x, strict=True)])
+            verdicts = verify.judge(model, x, y, x_adv, threat)
+            changed += int((~verdicts.broken & ~(verdicts.margin.abs() <= TIE)).sum())
+            scores = verify.logits(model, x_adv.mul(255).round_().div_(255))
+            survived += int((scores.argmax(dim=1) == y).sum())
+        if changed:
+            flags.append(f"rescoring: {changed} verdicts of {threat.norm} did not hold in another batch")
+        rounded[threat.norm] = (sum(correct) - len(store.broken(threat.norm)) + survived) / len(correct)
+    return flags, rounded
+
+
+def _attack_flags(store: Store, request: Request, n: int) -> list[str]:
+    flags = []
+    if request.protocol == "fast":
+        flags.append("estimate: the fast protocol is weak; its accuracies are too high")
+    if request.union_only:
+        flags.append("union-only: the norms' own accuracies (and the average) are upper bounds")
+    for threat in request.threats:
+        if outside := store.outside(threat.norm):
+            flags.append(f"outside: {outside} proposals in {threat} left ball or box and were not counted")
+        if (by_square := len(store.broken(threat.norm, "square"))) > MASKING_SHARE * n:
+            flags.append(
+                f"black-box: in {threat} Square broke {by_square} points that gradient attacks did not (masking?)"
+            )
+    return flags
+
+
+def _result(
+    model: Classifier,
+    data: ImageData,
+    store: Store,
+    request: Request,
+    correct: list[bool],
+    rounded: dict[Norm, float],
+    flags: list[str],
+    name: str,
+    device: torch.device,
+) -> UnionResult:
+    broken = {threat.norm: store.broken(threat.norm) for threat in request.threats}
+    points = Points(
+        index=data.indices.tolist(),
+        label=data.y.tolist(),
+        clean=[int(right) for right in correct],
+        robust={
+            norm: [int(right and position not in points) for position, right in enumerate(correct)]
+            for norm, points in broken.items()
+        },
+    )
+    return UnionResult(
+        model=name,
+        weights_sha256=weights_sha256(model),
+        data=DataInfo(source=data.source, split=data.split, n=len(data), index_sha256=data.index_sha256),
+        attack=AttackInfo(
+            name=request.protocol, protocol=describe(request), seed=request.seed, union_only=request.union_only
+        ),
+        flags=flags,
+        float_ties=store.ties(TIE),
+        seconds=round(store.seconds(), 3),
+        device=_device_name(device),
+        versions={"robustctl": robustctl.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        points=points,
+        **summarize(points, request.threats, rounded, request.union_only),
+    )
+
+
+def describe(request: Request) -> str:
+    """The protocol in a line: every family with its restarts, targets and steps."""
+    return "; ".join(f"{norm}: {', '.join(families)}" for norm, families in _described(request))
+
+
+def _described(request: Request) -> Iterator[tuple[Norm, list[str]]]:
+    for threat in request.threats:
+        if request.protocol == reference.NAME:
+            yield threat.norm, [reference.describe()]
+        else:
+            yield threat.norm, [_family_text(family) for family in PROTOCOLS[request.protocol][threat.norm]]
+
+
+def _family_text(family: Family) -> str:
+    targets = f" {family.targets} targets" if family.targets else ""
+    radii = " larger radii" if family.larger_radii else ""
+    return f"{family.name}{targets} {family.restarts}x{family.steps}{radii}"
+
+
+def _parameters(request: Request) -> object:
+    if request.protocol == reference.NAME:
+        return {"package": reference.describe(), "batch size": request.batch_size}
+    families = PROTOCOLS[request.protocol]
+    return {threat.norm: [dataclasses.asdict(family) for family in families[threat.norm]] for threat in request.threats}
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu ({torch.get_num_threads()} threads)"
+
+
+def _chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
