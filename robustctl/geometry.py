@@ -126,8 +126,8 @@ def steepest_step(grad: Tensor, norm: Norm, sparsity: Tensor | None = None) -> T
         return grad.sign()
     flat = grad.flatten(1)
     if norm == "l2":
-        length = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
-        return (flat / length.clamp_min(torch.finfo(flat.dtype).tiny)).view_as(grad)
+        length = _length(flat, "l2").clamp_min(torch.finfo(flat.dtype).tiny)
+        return (flat / length[:, None]).view_as(grad)
     size = flat.abs()
     least = size.amax(1, keepdim=True) if sparsity is None else _threshold(size, sparsity)
     signs = flat.sign() * (size >= least)

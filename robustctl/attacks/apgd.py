@@ -106,7 +106,7 @@ class Apgd:
             x_adv = geometry.random_start(x, self.norm, radius, generator)
         else:
             x_adv = x.clone() if start is None else geometry.project(start, x, self.norm, radius)
-        eps = torch.full((len(x),), radius, device=x.device)
+        eps = torch.full((len(x),), radius, dtype=x.dtype, device=x.device)
         sparsity, support = torch.full_like(eps, self.sparsity), torch.full_like(eps, x[0].numel())
         if self.norm == "l1" and len(self.schedule.steps) > 1:
             support = _support(x_adv, x)
@@ -203,7 +203,7 @@ class Apgd:
     def next_stage(self, rows: Rows) -> Rows:
         """The same rows at the first point of their next stage: the best point, projected onto the smaller ball."""
         stage = rows.stage + 1
-        eps = self.threat.eps * torch.tensor(self.schedule.factors, device=rows.eps.device)[stage]
+        eps = self.threat.eps * torch.tensor(self.schedule.factors).to(rows.eps)[stage]
         x_adv = geometry.project(rows.x_best, rows.x, self.norm, eps)
         support = _support(x_adv, rows.x)
         return self._stage(rows.x, x_adv, eps, stage, support / rows.x[0].numel() / SPARSER, support)
@@ -253,7 +253,7 @@ def _momentum_step(rows: Rows, x_adv: Tensor, grad: Tensor, norm: Norm) -> Tenso
     """A projected step mixed with the last movement (arXiv:2003.01690, Eq. 1); none at a stage's first step."""
     plain = x_adv + _wide(rows.step_size) * geometry.steepest_step(grad, norm)
     plain = geometry.project(plain, rows.x, norm, rows.eps)
-    weight = torch.where(rows.step == 0, 1.0, MOMENTUM)
+    weight = torch.where(rows.step == 0, 1.0, MOMENTUM).to(x_adv.dtype)
     mixed = torch.lerp(x_adv, plain, _wide(weight)) + _wide(1 - weight) * (x_adv - rows.x_old)
     return geometry.project(mixed, rows.x, norm, rows.eps)
 

@@ -1,0 +1,128 @@
+"""The engine: verdicts independent of the batching, every point answered once, odd numbers of classes."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustctl import geometry, losses
+from robustctl.data import ImageData
+from robustctl.errors import RunError
+from robustctl.evaluation import engine
+from robustctl.evaluation.protocols import PROTOCOLS, Family
+from robustctl.oracle import Oracle
+from robustctl.threats import NORMS, Norm, Threat
+
+CE = Family("apgd-ce", "ce", 2, 0, 20, False)
+TARGETED = Family("apgd-t", "dlr_targeted", 1, 9, 20, False)
+L1 = Family("apgd-t", "dlr_targeted", 1, 5, 20, True)
+
+
+def images(x: Tensor, y: Tensor, n_classes: int) -> ImageData:
+    return ImageData(x, y, n_classes, "made", "test", torch.arange(len(y)))
+
+
+def random_images(n: int, side: int, model: nn.Module, n_classes: int = 10) -> ImageData:
+    """Random images, labelled by the model itself."""
+    x = torch.rand(n, 1, side, side, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        return images(x, model(x).argmax(1), n_classes)
+
+
+def broken(
+    model: nn.Module, points: ImageData, threat: Threat, family: Family, batch_size: int, positions: Sequence[int]
+) -> dict[int, bool]:
+    verdicts: dict[int, bool] = {}
+    with Oracle(model) as oracle:
+        for finished in engine.run_family(oracle, points, positions, threat, family, seed=0, batch_size=batch_size):
+            x, y = points.images(finished.positions), points.y[finished.positions]
+            assert (geometry.norm(finished.x_adv.double() - x.double(), threat.norm) <= threat.eps).all()
+            wrong = losses.margin(model(finished.x_adv), y) > 0
+            assert not verdicts.keys() & set(finished.positions)
+            verdicts |= dict(zip(finished.positions, wrong.tolist(), strict=True))
+    return verdicts
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.05), ("l2", 0.15), ("l1", 0.4)])
+@pytest.mark.parametrize("family", [CE, TARGETED, L1], ids=["ce", "targeted", "larger-radii"])
+def test_verdicts_of_a_linear_model_are_the_same_at_batch_sizes_1_7_and_all(
+    linear_model: nn.Module, norm: Norm, eps: float, family: Family
+) -> None:
+    points = random_images(23, 4, linear_model)
+    threat = Threat(norm, eps, str(eps))
+    verdicts = [broken(linear_model, points, threat, family, size, range(23)) for size in (1, 7, 23, 500)]
+    assert verdicts[0] == verdicts[1] == verdicts[2] == verdicts[3]
+    assert sorted(verdicts[0]) == list(range(23))
+    assert len(set(verdicts[0].values())) == 2, "the radius should leave some points robust and break some"
+
+
+def test_verdicts_do_not_depend_on_order_or_on_the_other_points(linear_model: nn.Module) -> None:
+    points = random_images(20, 4, linear_model)
+    threat = Threat.of("linf", "0.05")
+    everything = broken(linear_model, points, threat, CE, 6, range(20))
+    some = broken(linear_model, points, threat, CE, 6, [17, 3, 11, 8])
+    assert some == {position: everything[position] for position in (17, 3, 11, 8)}
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 4, 10, 1000])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e3], ids=["all-survive", "some", "none"])
+def test_any_number_of_classes_and_survivors(n_classes: int, norm: Norm, scale: float) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(9, n_classes))
+    points = random_images(4, 3, model, n_classes)
+    for family in PROTOCOLS["standard"][norm]:
+        short = Family(family.name, family.loss, family.restarts, family.targets, 5, family.larger_radii)
+        eps = scale * {"linf": 0.05, "l2": 0.1, "l1": 0.3}[norm]
+        verdicts = broken(model, points, Threat(norm, eps, str(eps)), short, 3, range(4))
+        assert len(verdicts) == 4
+        if scale < 1:
+            assert not any(verdicts.values())
+
+
+def test_targets_are_the_most_likely_wrong_classes() -> None:
+    logits = torch.tensor([[5.0, 1.0, 3.0, 4.0, 2.0]])
+    targets = engine._targets(logits, torch.tensor([0]), Family("t", "dlr_targeted", 2, 3, 1, False))
+    assert targets == [[3, 3, 2, 2, 4, 4]]
+    few = engine._targets(logits[:, :3], torch.tensor([2]), Family("t", "dlr_targeted", 1, 9, 1, False))
+    assert few == [[0, 1]]
+
+
+def test_points_that_are_wrong_as_they_are_come_back_unchanged_at_once(linear_model: nn.Module) -> None:
+    points = random_images(5, 4, linear_model)
+    wrong = images(points.x, (points.y + 1) % 10, 10)
+    with Oracle(linear_model) as oracle:
+        results = list(engine.run_family(oracle, wrong, range(5), Threat.of("l2", "0.1"), CE, seed=0, batch_size=2))
+        assert oracle.gradients == 0
+    back = {position: x for finished in results for position, x in zip(finished.positions, finished.x_adv, strict=True)}
+    assert all(torch.equal(back[position], wrong.x[position]) for position in range(5))
+
+
+def test_no_points_give_no_results(linear_model: nn.Module) -> None:
+    points = random_images(3, 4, linear_model)
+    with Oracle(linear_model) as oracle:
+        assert not list(engine.run_family(oracle, points, [], Threat.of("l2", "0.1"), CE, seed=0, batch_size=4))
+
+
+def test_broken_points_leave_and_cost_nothing_more(linear_model: nn.Module) -> None:
+    points = random_images(10, 4, linear_model)
+    with Oracle(linear_model) as oracle:
+        list(engine.run_family(oracle, points, range(10), Threat.of("linf", "0.9"), CE, seed=0, batch_size=10))
+        assert oracle.gradients <= 3 * 10, "every point breaks at its first steps"
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(linear_model: nn.Module) -> None:
+    class Overflow(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = linear_model
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.inner(x)
+            return logits / 0 if torch.is_grad_enabled() else logits
+
+    points = random_images(3, 4, linear_model)
+    with Oracle(Overflow()) as oracle, pytest.raises(RunError, match="not finite"):
+        list(engine.run_family(oracle, points, range(3), Threat.of("l2", "0.1"), CE, seed=0, batch_size=4))
