@@ -84,6 +84,27 @@ def load(name_or_path: str, overrides: Sequence[str] = (), dataset: str | None =
     return recipe
 
 
+def from_resolved(values: dict[str, Any]) -> Settings:
+    """Read back what ``Recipe.resolved`` gave.
+
+    Raises:
+        RequestError: it does not fit this version's recipes any more.
+    """
+    try:
+        config = discovery.load(METHODS, values["method"]["name"], "method").Config
+        return Settings.model_validate({**values, "method": config.model_validate(values["method"])})
+    except (ValidationError, KeyError, TypeError) as error:
+        raise RequestError(f"the recorded recipe is not one of this version: {error}") from None
+
+
+def differences(old: Any, new: Any, key: Key = ()) -> list[str]:
+    """Where two resolved recipes differ, one text a key."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = list(dict.fromkeys([*old, *new]))
+        return [line for name in names for line in differences(old.get(name), new.get(name), (*key, name))]
+    return [] if old == new else [f"{dotted(key)} (given {new!r}, the run has {old!r})"]
+
+
 def find(name_or_path: str, dataset: str | None = None) -> Path:
     """The file that a recipe's name or path means; raises RequestError with the list of what there is."""
     path = Path(name_or_path)

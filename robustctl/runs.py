@@ -1,13 +1,13 @@
 """Run directories: what a training left on disk. No torch here.
 
-    <time>-<model>-<recipe>/
-        run.json            what was asked and what came of it (``Record``)
-        recipe.yaml         the recipe as it was written
-        config.json         the model's spec
-        model.safetensors   the last weights (``robustctl.checkpoint`` reads both)
-        best.safetensors    the best weights by the selection split
-        metrics.jsonl       one line of measurements every few steps, and one an epoch
-        state/              what --resume needs
+<time>-<model>-<recipe>/
+    run.json            what was asked and what came of it (``Record``)
+    recipe.yaml         the recipe as it was written
+    config.json         the model's spec
+    model.safetensors   the last weights (``robustctl.checkpoint`` reads both)
+    best.safetensors    the best weights by the selection split
+    metrics.jsonl       one line of measurements every few steps, and one an epoch
+    state/              what --resume needs
 """
 
 import json
@@ -36,6 +36,7 @@ class Record(BaseModel):
         model: as the user said it: the start of a fine-tuning, or the architecture that was trained from scratch.
         base: name of the model that fine-tuning started from; None from scratch.
         base_sha256: hash of its tensors.
+        new_head: whether the last layer was drawn anew.
         recipe_name, recipe, overrides: the recipe, everything resolved, and the ``--set`` texts in it.
         data: source, split, number and hash of the training images.
         status, message: how it stands, and why where it failed.
@@ -52,6 +53,7 @@ class Record(BaseModel):
     base: str | None = None
     base_sha256: str | None = None
     licence: str | None = None
+    new_head: bool = False
     recipe_name: str
     recipe: dict[str, Any]
     overrides: list[str] = []

@@ -1,0 +1,352 @@
+"""What ``train`` and ``finetune`` share: from a request to a finished run directory."""
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from robustctl.errors import InterruptedRun, RequestError, RunError
+
+if TYPE_CHECKING:
+    import torch
+
+    from robustctl.architectures import Classifier
+    from robustctl.data import ImageData
+    from robustctl.recipe import Recipe
+    from robustctl.registry.locate import Located
+    from robustctl.runs import Record, Run
+    from robustctl.spec import ModelSpec
+    from robustctl.training.distributed import World
+    from robustctl.training.settings import Settings
+
+
+def _recipes(incomplete: str) -> list[str]:
+    """For the shell's tab completion."""
+    from robustctl import recipe
+
+    return [name for name in recipe.names() if name.startswith(incomplete)]
+
+
+RecipeOption = Annotated[
+    str | None,
+    typer.Option("--recipe", "-r", help="Name (e-at, cifar10/e-at) or YAML file.", autocompletion=_recipes),
+]
+DataOption = Annotated[str | None, typer.Option("--data", help="digits, a hub data set, a folder or an .npz file.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Change a key of the recipe: optim.lr=0.01. May be repeated.")
+]
+SeedOption = Annotated[int | None, typer.Option(min=0, help="Seed of every random choice; 0 without.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+OutOption = Annotated[Path | None, typer.Option("--out", help="Run directory; runs/<time>-<model>-<recipe> without.")]
+StepsOption = Annotated[int | None, typer.Option(min=1, help="Stop after so many optimiser steps of the whole run.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with --out, or with the newest unfinished run.")]
+DryOption = Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be done.")]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for."""
+
+    command: Literal["train", "finetune"]
+    model: str | None
+    recipe: str | None
+    data: str | None
+    overrides: tuple[str, ...]
+    seed: int | None
+    device: str
+    out: Path | None
+    max_steps: int | None
+    resume: bool
+    dry_run: bool
+    new_head: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request with everything resolved.
+
+    ``located`` is the start of a fine-tuning, ``spec`` the model of a run that is resumed.
+    """
+
+    request: Request
+    settings: "Settings"
+    recipe: "Recipe | None"
+    model: str
+    located: "Located | None"
+    data: "ImageData"
+    seed: int
+    spec: "ModelSpec | None" = None
+
+
+def carry_out(request: Request) -> None:
+    """Train, and leave a finished run directory; its path goes to stdout."""
+    from robustctl.oracle import pick_device
+    from robustctl.training.distributed import local_device, world
+
+    if request.max_steps is not None and request.dry_run:
+        request = replace(request, max_steps=None)
+    run = _run_to_resume(request) if request.resume else None
+    job = _resumed(request, run) if run else _fresh(request)
+    device = local_device(pick_device(request.device))
+    with world(device) as w:
+        if not w.leads:
+            os.environ["ROBUSTCTL_QUIET"] = "1"
+        model, spec = _model(job)
+        _say(w, _header(job, spec))
+        if not request.dry_run:
+            _train(job, run, model, spec, device, w)
+
+
+def _fresh(request: Request) -> Job:
+    from robustctl import recipe
+    from robustctl.registry.locate import locate
+
+    if request.recipe is None:
+        raise RequestError("say how to train: --recipe R (robustctl recipes list shows them)")
+    if request.model is None:
+        raise RequestError(f"say what to {request.command}: robustctl {request.command} MODEL --recipe R")
+    located = locate(request.model, fetch=not request.dry_run) if request.command == "finetune" else None
+    dataset = located.spec.dataset if located else _dataset_of(request.recipe, request.data)
+    chosen = recipe.load(request.recipe, request.overrides, dataset)
+    data = _data(request.data, chosen.settings.dataset)
+    return Job(request, chosen.settings, chosen, request.model, located, data, request.seed or 0)
+
+
+def _dataset_of(recipe_name: str, data: str | None) -> str | None:
+    """The data set for which ``train`` looks a recipe up: none where its name says it, else that of ``--data``."""
+    from robustctl.standards import STANDARDS
+
+    if "/" in recipe_name or recipe_name.endswith((".yaml", ".yml")):
+        return None
+    return next((name for name, standard in STANDARDS.items() if data in (name, standard.source)), None)
+
+
+def _data(source: str | None, dataset: str) -> "ImageData":
+    from robustctl.registry import datasets
+    from robustctl.standards import STANDARDS
+
+    if source is None and dataset not in STANDARDS:
+        raise RequestError(f"say where the images of {dataset!r} are: --data FOLDER, .npz file or hub data set")
+    return datasets.load(source or STANDARDS[dataset].source, "train")
+
+
+def _run_to_resume(request: Request) -> "Run":
+    from robustctl import runs
+
+    if request.out is not None:
+        return runs.Run(request.out)
+    for run in reversed(runs.list_runs()):
+        record = run.read()
+        same = request.model in (None, record.model) and record.command == request.command
+        if same and record.status != "finished":
+            return run
+    raise RequestError(f"there is no unfinished run in {runs.root()} to resume; name one: --resume --out RUN")
+
+
+def _resumed(request: Request, run: "Run") -> Job:
+    """The recorded job; what the request says otherwise is an error that names it."""
+    from robustctl import recipe
+    from robustctl.spec import read_spec
+    from robustctl.training import resume
+
+    record = run.read()
+    if not (run.path / resume.STATE).is_file():
+        raise RequestError(f"{run.path} has no saved state to go on from; start it again without --resume")
+    changed = [
+        f"{name} (given {given!r}, the run has {recorded!r})"
+        for name, given, recorded in (
+            ("the command", request.command, record.command),
+            ("MODEL", request.model, record.model),
+            ("--seed", request.seed, record.seed),
+            ("--data", request.data, record.data["source"]),
+        )
+        if given is not None and given != recorded
+    ]
+    settings = recipe.from_resolved(record.recipe)
+    if request.recipe is not None:
+        new = recipe.load(request.recipe, request.overrides, settings.dataset)
+        changed += recipe.differences(record.recipe, new.resolved())
+    elif request.overrides:
+        changed += [f"--set {override} (give --recipe too)" for override in request.overrides]
+    if changed:
+        raise RequestError(f"cannot resume {run.path} with a changed request: {'; '.join(changed)}")
+    data = _data(record.data["source"], settings.dataset)
+    if data.content_sha256 != record.data["content_sha256"]:
+        raise RequestError(f"cannot resume {run.path}: the images of {record.data['source']} have changed")
+    return Job(request, settings, None, record.model, None, data, record.seed, read_spec(run.path))
+
+
+def _model(job: Job) -> tuple["Classifier", "ModelSpec"]:
+    """The model that training starts from; a resumed one gets its weights later."""
+    import torch
+
+    from robustctl import checkpoint
+    from robustctl.architectures import build
+    from robustctl.spec import Architecture, ModelSpec
+    from robustctl.training.start import new_head
+
+    torch.manual_seed(job.seed)
+    if job.spec is not None:
+        return build(job.spec), job.spec
+    if job.located is None:
+        arguments = job.settings.architecture.get(job.model, {})
+        channels, height, width = job.data.x.shape[1:]
+        spec = ModelSpec(
+            schema="robustctl.model/1",
+            architecture=Architecture(name=job.model, args=arguments),
+            input_shape=(channels, height, width),
+            n_classes=job.data.n_classes,
+            dataset=job.settings.dataset,
+        )
+        return build(spec), _trained_for(spec, job.settings)
+    spec = job.located.spec
+    if job.request.new_head:
+        fresh = spec.model_copy(update={"n_classes": job.data.n_classes})
+        model = build(fresh)
+        return model, new_head(model, spec, job.data.n_classes, checkpoint.read_tensors(job.located.weights))
+    if job.data.n_classes != spec.n_classes:
+        raise RequestError(
+            f"{job.data.source} has {job.data.n_classes} classes, {job.model} tells {spec.n_classes} apart; "
+            "give it a new head: --new-head"
+        )
+    job.data.require(spec.input_shape, spec.n_classes)
+    return checkpoint.load_from(spec, job.located.weights), _trained_for(spec, job.settings)
+
+
+def _trained_for(spec: "ModelSpec", settings: "Settings") -> "ModelSpec":
+    """The spec after training: one norm where one was trained, none where several were."""
+    threats = settings.train_threats
+    one = threats[0] if len(threats) == 1 else None
+    return spec.model_copy(update={"norm": one and one.norm, "eps": one and one.eps_text})
+
+
+def _header(job: Job, spec: "ModelSpec") -> list[str]:
+    from math import prod
+
+    from robustctl import recipe
+    from robustctl.training.start import learning_rate
+
+    settings = job.settings
+    lines = [
+        f"{job.request.command} {job.model} ({spec.architecture.name}, {settings.dataset}) with method "
+        f"{settings.method.name}, seed {job.seed}",
+        f"data: {len(job.data)} images of {job.data.source} ({job.data.split}), {settings.selection.images} of them "
+        "held out for selection",
+        f"trained on {', '.join(map(str, settings.train_threats))}; judged by "
+        f"{', '.join(map(str, settings.evaluate_threats))}; {settings.train.epochs} epochs, "
+        f"lr {learning_rate(settings, spec):g}",
+    ]
+    hull = recipe.hull_line(settings, prod(spec.input_shape))
+    return [*lines, hull] if hull else lines
+
+
+def _train(
+    job: Job, run: "Run | None", model: "Classifier", spec: "ModelSpec", device: "torch.device", w: "World"
+) -> None:
+    from robustctl.training.start import build_loop, require_space
+
+    resuming = run is not None
+    require_space(model, job.request.out or Path())
+    if run is None:
+        run = _create(job, model, device, w)
+    loop = build_loop(
+        model, spec, job.data, job.settings, run.path, seed=job.seed, device=device, world=w, resuming=resuming
+    )
+    if resuming and loop.step >= min(job.request.max_steps or loop.steps, loop.steps):
+        _say(w, [f"{run.path} has done its {loop.step} steps already"])
+        if w.leads:
+            typer.echo(run.path)
+        return
+    _update(w, run, status="running", steps=loop.steps, message="")
+    try:
+        outcome = loop.run(job.request.max_steps)
+    except InterruptedRun as stop:
+        _update(w, run, status="interrupted", step=loop.step, message=str(stop), seconds=loop.seconds)
+        raise
+    except RunError as error:
+        kept = f"{error}. The last good weights are in {run.path}."
+        _update(w, run, status="failed", step=loop.step, message=kept, seconds=loop.seconds)
+        raise RunError(kept) from error
+    _update(w, run, status="finished", step=outcome.step, best=outcome.best, seconds=outcome.seconds)
+    if w.leads:
+        _say(w, [f"done in {outcome.seconds:.0f} s; next: robustctl eval {run.path} --union"])
+        typer.echo(run.path)
+
+
+def _create(job: Job, model: "Classifier", device: "torch.device", w: "World") -> "Run":
+    """Make the run directory, in the leading process; the others learn its path."""
+    from robustctl import runs
+    from robustctl.files import write_text
+
+    assert job.recipe is not None, "a fresh job has a recipe"
+    path = [None]
+    if w.leads:
+        run = runs.create(job.model, job.recipe.short_name, job.request.out)
+        run.write(_record(job, model, device))
+        write_text(run.path / runs.RECIPE, job.recipe.path.read_text(encoding="utf-8"))
+        path = [run.path]  # type: ignore[list-item]
+    return runs.Run(w.broadcast(path[0]))
+
+
+def _record(job: Job, model: "Classifier", device: "torch.device") -> "Record":
+    from robustctl import checkpoint, runs
+
+    assert job.recipe is not None, "a fresh job has a recipe"
+    located, data = job.located, job.data
+    return runs.Record(
+        schema="robustctl.run/1",
+        command=job.request.command,
+        model=job.model,
+        base=located.name if located else None,
+        base_sha256=checkpoint.weights_sha256(model) if located else None,
+        licence=located.licence if located else None,
+        new_head=job.request.new_head,
+        recipe_name=job.recipe.name,
+        recipe=job.recipe.resolved(),
+        overrides=list(job.request.overrides),
+        seed=job.seed,
+        data={
+            "source": data.source,
+            "split": data.split,
+            "n": len(data),
+            "index_sha256": data.index_sha256,
+            "content_sha256": data.content_sha256,
+        },
+        device=str(device),
+        hardware=_hardware(device),
+        versions=_versions(),
+        started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    )
+
+
+def _update(w: "World", run: "Run", **changes: Any) -> None:
+    if w.leads:
+        run.update(**changes)
+
+
+def _say(w: "World", lines: Sequence[str]) -> None:
+    if w.leads and "ROBUSTCTL_QUIET" not in os.environ:
+        for line in lines:
+            print(line, file=sys.stderr, flush=True)
+
+
+def _hardware(device: "torch.device") -> str:
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def _versions() -> dict[str, str]:
+    import torch
+
+    from robustctl import __version__
+
+    return {"robustctl": __version__, "torch": torch.__version__, "python": platform.python_version()}

@@ -1,0 +1,73 @@
+"""Recipes: list them, show, check and copy one."""
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robustctl.errors import RequestError
+
+app = typer.Typer(no_args_is_help=True, help="Recipes: list, show, validate, copy.")
+
+
+def _names(incomplete: str) -> list[str]:
+    """For the shell's tab completion."""
+    from robustctl import recipe
+
+    return [name for name in recipe.names() if name.startswith(incomplete)]
+
+
+Name = Annotated[str, typer.Argument(help="dataset/name, or a YAML file.", autocompletion=_names)]
+
+
+@app.command("list")
+def list_recipes(dataset: Annotated[str | None, typer.Option(help="Only recipes for this data set.")] = None) -> None:
+    """List the shipped recipes: data set and name, method, paper, expected cost."""
+    from robustctl import recipe
+
+    names = [name for name in recipe.names() if dataset is None or name.startswith(f"{dataset}/")]
+    width = max(map(len, names), default=0)
+    for name in names:
+        settings = recipe.load(name).settings
+        typer.echo(f"{name:{width}}  {settings.method.name:12}  {settings.about.paper} | {settings.about.cost}")
+
+
+@app.command()
+def show(name: Name) -> None:
+    """Print a recipe as it is written, header included."""
+    from robustctl import recipe
+
+    typer.echo(recipe.find(name).read_text(encoding="utf-8").rstrip())
+
+
+@app.command()
+def validate(
+    name: Name,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="As in finetune.")] = None,
+) -> None:
+    """Check a recipe; every fault is listed with its line. Says whether E-AT's assumption holds for its radii."""
+    from math import prod
+
+    from robustctl import recipe
+    from robustctl.standards import STANDARDS
+
+    checked = recipe.load(name, overrides or ())
+    typer.echo(f"{checked.name} is valid: {checked.settings.method.name} on {checked.settings.dataset}")
+    shape = STANDARDS[checked.settings.dataset].input_shape if checked.settings.dataset in STANDARDS else (3, 224, 224)
+    line = recipe.hull_line(checked.settings, prod(shape))
+    if line:
+        typer.echo(line)
+
+
+@app.command()
+def copy(name: Name, destination: Annotated[Path, typer.Argument(help="The new file.")]) -> None:
+    """Copy a recipe to a file of your own, to edit it."""
+    from robustctl import recipe
+    from robustctl.files import writing
+
+    if destination.exists():
+        raise RequestError(f"{destination} is there already; choose another name")
+    with writing(destination):
+        shutil.copyfile(recipe.find(name), destination)
+    typer.echo(f"{destination}: edit it, then robustctl recipes validate {destination}")
