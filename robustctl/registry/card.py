@@ -1,20 +1,208 @@
-"""Model cards."""
+"""Model cards by the hub's conventions: made from a package, merged into what the user has written. No torch here."""
 
+import html
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from robustctl import __version__
+from robustctl.results import UnionResult
+from robustctl.spec import ModelSpec
+from robustctl.standards import STANDARDS
+
 FENCE = "---"
+YAML_BEGIN, YAML_END = "# robustctl: begin", "# robustctl: end"
+TEXT_BEGIN, TEXT_END = "<!-- robustctl: begin -->", "<!-- robustctl: end -->"
+# fmt: off
+LICENCES = (  # identifiers of the hub that a model's weights may have
+    "agpl-3.0", "apache-2.0", "bsd-2-clause", "bsd-3-clause", "bsl-1.0", "cc-by-4.0", "cc-by-nc-4.0", "cc-by-nc-nd-4.0",
+    "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-sa-4.0", "cc0-1.0", "gpl-2.0", "gpl-3.0", "isc", "lgpl-3.0", "mit",
+    "mpl-2.0", "unlicense", "zlib",
+)
+# fmt: on
+
+
+@dataclass(frozen=True)
+class Story:
+    """What a card tells.
+
+    Attributes:
+        name: the repo that the model is pushed to, or the name of the directory.
+        spec: how it is built.
+        licence: hub identifier.
+        results: evaluations of these weights, the one of the claim last.
+        table: the results as Markdown.
+        base: what it was made from: a repo id, an entry's name, or None.
+        base_repo: ``base`` as a repo of the hub, where it is one.
+        provenance: label and value of what is known about its making.
+        credit: a sentence on whose work this is.
+        citation: BibTeX or text.
+    """
+
+    name: str
+    spec: ModelSpec
+    licence: str
+    results: list[UnionResult]
+    table: str
+    base: str | None = None
+    base_repo: str | None = None
+    provenance: dict[str, str] | None = None
+    credit: str = ""
+    citation: str | None = None
+
+
+def render(story: Story, existing: str = "") -> str:
+    """The card: our two marked sections, and every other byte of ``existing`` as it was.
+
+    Keys of the front matter that the user has written stay the user's; ours of the same name are left out.
+    """
+    user_yaml, user_text = _split(existing)
+    ours = {key: value for key, value in metadata(story).items() if key not in _keys(user_yaml)}
+    newline = "\r\n" if "\r\n" in existing else "\n"
+    block = [YAML_BEGIN, *yaml.safe_dump(ours, sort_keys=False, allow_unicode=True).splitlines(), YAML_END]
+    front = f"{FENCE}{newline}{newline.join(block)}{newline}{user_yaml}{FENCE}{newline}"
+    section = newline.join([TEXT_BEGIN, *_body(story), TEXT_END])
+    before, marker, after = user_text.partition("\0")
+    if not marker:
+        gap = newline if before and not before.endswith("\n") else ""
+        before, after = f"{before}{gap}", newline
+    return f"{front}{before}{section}{after}"
+
+
+def metadata(story: Story) -> dict[str, Any]:
+    """The front matter: what the hub reads."""
+    spec = story.spec
+    standard = STANDARDS.get(spec.dataset)
+    dataset = standard.source if standard and "/" in standard.source else None
+    norms = sorted({norm for result in story.results for norm in result.norms} or ({spec.norm} if spec.norm else set()))
+    content: dict[str, Any] = {
+        "license": story.licence,
+        "library_name": "robustctl",
+        "pipeline_tag": "image-classification",
+        "tags": ["adversarial-robustness", "robustctl", spec.architecture.name, *norms],
+    }
+    if dataset:
+        content["datasets"] = [dataset]
+    if story.base_repo:
+        content |= {"base_model": story.base_repo, "base_model_relation": "finetune"}
+    if story.results:
+        content["metrics"] = ["accuracy"]
+        content["model-index"] = [
+            {"name": story.name.rpartition("/")[2], "results": [_index(one, spec) for one in story.results[-1:]]}
+        ]
+    return content
+
+
+def _index(result: UnionResult, spec: ModelSpec) -> dict[str, Any]:
+    """One result of ``model-index``. Norm and eps stand in the metrics: the hub merges what differs elsewhere."""
+    standard = STANDARDS.get(result.data.source) or STANDARDS.get(spec.dataset)
+    source = standard.source if standard else result.data.source
+    args = {"n": result.data.n, "attack": result.attack.name, "protocol": result.attack.protocol}
+
+    def metric(name: str, acc: float, ci95: tuple[float, float], **more: object) -> dict[str, Any]:
+        return {
+            "type": "accuracy",
+            "name": name,
+            "value": round(acc, 6),
+            "args": {**more, **args, "ci95": [round(bound, 6) for bound in ci95]},
+        }
+
+    metrics = [metric("clean accuracy", result.clean.acc, result.clean.ci95)]
+    metrics += [
+        metric(f"robust accuracy, {norm}, eps {one.eps_text}", one.acc, one.ci95, norm=norm, eps=one.eps_text)
+        for norm, one in result.norms.items()
+    ]
+    threats = " ".join(f"{norm}:{one.eps_text}" for norm, one in result.norms.items())
+    metrics.append(metric("average robust accuracy", result.average, result.average_ci95, threats=threats))
+    metrics.append(metric("union robust accuracy", result.union.acc, result.union.ci95, threats=threats))
+    return {
+        "task": {"type": "image-classification", "name": "Image Classification"},
+        "dataset": {"type": source, "name": spec.dataset, "split": result.data.split},
+        "metrics": metrics,
+    }
+
+
+def _body(story: Story) -> list[str]:
+    spec = story.spec
+    made = f"fine-tuned from {plain(story.base)}" if story.base else "trained from scratch"
+    lines = [f"# {plain(story.name.rpartition('/')[2])}", ""]
+    what = f"A {plain(spec.dataset)} classifier ({plain(spec.architecture.name)}), {made} with robustctl {__version__}."
+    lines += [
+        story.credit or what,
+        "",
+        "## Results",
+        "",
+        *(html.escape(story.table, quote=False).splitlines() if story.table else ["Not evaluated."]),
+        "",
+        *_flags(story.results),
+        "## Use",
+        "",
+        "    import robustctl",
+        f'    model = robustctl.load_model("{story.name}")  # after: pip install robustctl',
+        f"    logits = model(images)  # (n, {', '.join(map(str, spec.input_shape))}), pixels in [0, 1]",
+        "",
+        "Normalisation is inside the model. The same weights through the hub's own mixin:",
+        '`robustctl.registry.hub_class.RobustClassifier.from_pretrained("' + story.name + '")`.',
+        "",
+        "## Provenance",
+        "",
+        *(f"- {label}: {plain(value)}" for label, value in (story.provenance or {}).items()),
+        "",
+        "## What the numbers claim",
+        "",
+        "Robust accuracy is measured against the attacks named above, on the points named above, and is an upper bound",
+        "on the true robust accuracy: a stronger attack can only lower it. The intervals are the sampling error of the",
+        "points, not of training. Other data, other radii and other threats were not tested.",
+    ]
+    if story.citation:
+        lines += ["", "## Citation", "", *(f"    {line}" for line in story.citation.strip().splitlines())]
+    return [
+        line.replace("robustctl: begin", "robustctl:begin").replace("robustctl: end", "robustctl:end") for line in lines
+    ]
+
+
+def _flags(results: list[UnionResult]) -> list[str]:
+    flags = [flag for result in results for flag in result.flags]
+    if not flags:
+        return []
+    warning = "**Warning: the evaluation raised flags; the robust accuracies above may be too high.**"
+    return [warning, "", *(f"- {plain(flag)}" for flag in flags), ""]
+
+
+def plain(value: object) -> str:
+    """Text that neither Markdown nor HTML reads as markup, in one line."""
+    text = html.escape(" ".join(str(value).split()), quote=False)
+    return re.sub(r"([\\`*_\[\]|#])", r"\\\1", text)
+
+
+def _split(existing: str) -> tuple[str, str]:
+    """The user's part of the front matter, and the user's text with a NUL where our section stood."""
+    front, text = "", existing
+    found = re.match(r"---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", existing, re.DOTALL | re.MULTILINE)
+    if found:
+        front, text = found[1], existing[found.end() :]
+    front = re.sub(rf"^{YAML_BEGIN}\r?\n.*?^{YAML_END}\r?\n", "", front, flags=re.DOTALL | re.MULTILINE)
+    text = text.replace("\0", "")
+    return front, re.sub(f"{TEXT_BEGIN}.*?{TEXT_END}", "\0", text, count=1, flags=re.DOTALL)
+
+
+def _keys(front: str) -> set[str]:
+    """Keys that the user's front matter sets itself."""
+    try:
+        content = yaml.safe_load(front)
+    except (yaml.YAMLError, RecursionError):
+        return set(re.findall(r"^([\w-]+):", front, re.MULTILINE))
+    return set(content) if isinstance(content, dict) else set()
 
 
 def front_matter(text: str) -> dict[str, Any]:
     """The YAML block at the top of a card; empty where there is none or it is damaged."""
-    lines = text.splitlines()
-    if not lines or lines[0].strip() != FENCE or FENCE not in lines[1:]:
-        return {}
+    found = re.match(r"---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", text, re.DOTALL | re.MULTILINE)
     try:
-        content = yaml.safe_load("\n".join(lines[1 : lines.index(FENCE, 1)]))
+        content = yaml.safe_load(found[1]) if found else None
     except (yaml.YAMLError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -17,7 +17,15 @@ if "HF_HUB_DISABLE_XET" not in os.environ:
     os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
-from huggingface_hub import CommitOperationAdd, HfApi, constants, get_session, get_token, hf_hub_url
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    constants,
+    get_session,
+    get_token,
+    hf_hub_url,
+)
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -69,13 +77,14 @@ def is_offline() -> bool:
 
 def require_online(what: str) -> None:
     """Raise RunError where the network is forbidden, before any socket is opened."""
+    constants.HF_HUB_OFFLINE = is_offline()  # the client has read it when it was imported, perhaps long ago
     if is_offline():
         raise RunError(f"{what}: HF_HUB_OFFLINE is set, and what is here does not suffice; unset it and run again")
 
 
-def has_token() -> bool:
-    """Whether a token is configured (environment or the hub client's own file)."""
-    return get_token() is not None
+def own_token() -> str | None:
+    """The configured token (environment or the hub client's own file); never to be shown."""
+    return get_token()
 
 
 def list_files(repo: str, revision: str, kind: Kind = "model") -> tuple[str, list[RemoteFile]]:
@@ -134,7 +143,7 @@ def identity() -> Identity:
     Raises:
         RequestError: no token, or one that the hub refuses.
     """
-    if not has_token():
+    if not own_token():
         raise RequestError("no hub token: set HF_TOKEN, or run 'hf auth login'")
     answer = call("the token", lambda: HfApi(endpoint=endpoint()).whoami())
     role = answer.get("auth", {}).get("accessToken", {}).get("role", "unknown")
@@ -166,16 +175,19 @@ def create_repo(repo: str, private: bool, branch: str) -> None:
         call(repo, lambda: api.create_branch(repo, branch=branch, exist_ok=True))
 
 
-def commit_files(repo: str, files: dict[str, Path], message: str, branch: str, create_pr: bool) -> str:
-    """Upload files as one commit; returns the address of the commit or of the pull request."""
+def commit_files(
+    repo: str, files: dict[str, bytes | Path], deleted: list[str], message: str, branch: str, create_pr: bool
+) -> str:
+    """Upload and delete files as one commit; returns the address of the commit or of the pull request."""
     api = HfApi(endpoint=endpoint())
 
     def commit() -> str:
         # Made anew in each attempt: the client keeps state in the operations.
-        operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in files.items()]
-        done = api.create_commit(
-            repo, operations, commit_message=message, revision=None if create_pr else branch, create_pr=create_pr
-        )
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [
+            CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in files.items()
+        ]
+        operations += [CommitOperationDelete(path_in_repo=name) for name in deleted]
+        done = api.create_commit(repo, operations, commit_message=message, revision=branch, create_pr=create_pr)
         return str(done.pr_url or done.commit_url)
 
     return call(repo, commit)
@@ -226,7 +238,7 @@ def _translated(what: str, error: HfHubHTTPError) -> Exception:
         return RequestError(f"{what} is gated: accept its terms on {where}/{what} and set HF_TOKEN")
     if isinstance(error, RevisionNotFoundError):
         return RequestError(f"{what} has no such revision on {where}")
-    if status == 401 and has_token():
+    if status == 401 and own_token():
         return RequestError(
             f"{what}: {where} refuses the token (401); it is wrong or expired, or the repo does not exist"
         )
@@ -238,3 +250,10 @@ def _translated(what: str, error: HfHubHTTPError) -> Exception:
         asked = error.response.headers.get("retry-after", "")
         return Again(f"{where} answered {status}", float(asked) if asked.isdecimal() else 0.0)
     return RunError(f"{what}: {where} answered {status}: {error.server_message or 'no reason given'}")
+
+
+def pytorch_mixin() -> type:
+    """The hub's mixin for torch modules (imports torch)."""
+    from huggingface_hub import PyTorchModelHubMixin
+
+    return PyTorchModelHubMixin

@@ -4,6 +4,7 @@ Under ``home()``: ``entries/NAME.yaml`` are the user's own entries, ``weights/NA
 (``NAME.json`` beside them says where they came from), ``hub/USER/NAME/COMMIT/`` the pulled repos.
 """
 
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -142,6 +143,14 @@ def _from_directory(directory: Path, name: str) -> Located:
 
 
 def _licence(directory: Path) -> str | None:
+    """What the run's record says, else the model card."""
     from robustctl.registry.card import licence_of
 
-    return licence_of(directory / "README.md")
+    record = directory / "run.json"
+    if not record.is_file():
+        return licence_of(directory / "README.md")
+    try:
+        licence = json.loads(record.read_text(encoding="utf-8")).get("licence")
+    except (ValueError, AttributeError):
+        return None
+    return licence if isinstance(licence, str) else None

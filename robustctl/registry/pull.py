@@ -13,7 +13,17 @@ from robustctl.files import write_text, writing
 from robustctl.progress import Advance, progress
 from robustctl.registry.download import Get, RemoteFile, Wanted, download
 from robustctl.registry.entry import REPO_ID
-from robustctl.registry.locate import FILE, REVISION, home, pulled_directory, ref_file, repo_home
+from robustctl.registry.locate import (
+    FILE,
+    REVISION,
+    Located,
+    entry_files,
+    home,
+    locate,
+    pulled_directory,
+    ref_file,
+    repo_home,
+)
 from robustctl.spec import CONFIG, WEIGHTS, read_spec
 
 SMALL = 10_000_000  # bound of everything that is not weights
@@ -52,6 +62,15 @@ def pull(repo: str, revision: str = "main") -> Path:
             staging.replace(directory)
     write_text(_made(ref_file(repo, revision)), commit)
     return directory
+
+
+def ensure(text: str) -> Located:
+    """Find a model as ``locate`` does, and pull it first where it is a repo that is not here yet."""
+    repo, _, revision = text.partition("@")
+    remote = repo.startswith(FILE) or (REPO_ID.fullmatch(repo) is not None and not Path(text).exists())
+    if remote and text not in entry_files() and pulled_directory(repo, revision or "main") is None:
+        pull(repo, revision or "main")
+    return locate(text)
 
 
 class Registry(Protocol):

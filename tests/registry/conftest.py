@@ -1,42 +1,30 @@
-"""Fixtures of the registry: a hub on the loopback, an empty home, a small model directory."""
+"""Fixtures of the registry: a hub on the loopback, a model directory, a finished run."""
 
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from robustctl import checkpoint
-from robustctl.architectures import build
+from robustctl.architectures import Classifier
 from robustctl.registry import download
+from robustctl.runs import Record, Run
 from robustctl.spec import ModelSpec
 
 sys.path.insert(0, str(Path(__file__).parent))  # hub_server.py stands beside this file
 
-from hub_server import Server
-
-TOKEN = "hf_planted_0123456789abcdef"
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty ROBUSTCTL_HOME, and no trace of the user's own hub settings."""
-    folder = tmp_path / "home"
-    monkeypatch.setenv("ROBUSTCTL_HOME", str(folder))
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_ENDPOINT"):
-        monkeypatch.delenv(name, raising=False)
-    return folder
+from hub_server import TOKEN, Server
+from samples import result
 
 
 @pytest.fixture
-def hub(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def hub(tmp_path: Path, private_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A running hub whose user alice has a token that may write; waits between attempts are cut short."""
     objects = tmp_path / "objects"
     objects.mkdir()
-    users = {TOKEN: ("alice", "write", ["team"]), "hf_reader": ("rita", "read", [])}
-    server = Server(objects, users)
+    server = Server(objects, {TOKEN: ("alice", "write", ["team"]), "hf_reader": ("rita", "read", [])})
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(download, "FIRST_WAIT_SECONDS", 0.001)
@@ -46,23 +34,41 @@ def hub(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 @pytest.fixture
-def spec() -> ModelSpec:
-    """A kw-small for 8x8 images."""
-    return ModelSpec.model_validate(
-        {
-            "architecture": {"name": "kw-small", "args": {"width": 2, "hidden": 4}},
-            "input_shape": [1, 8, 8],
-            "n_classes": 10,
-            "dataset": "digits",
-        }
-    )
+def model_dir(tmp_path: Path, conv_spec: ModelSpec, conv_model: Classifier) -> Path:
+    """A model directory."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    checkpoint.save_model(conv_model, conv_spec, folder)
+    return folder
 
 
 @pytest.fixture
-def model_dir(tmp_path: Path, spec: ModelSpec) -> Path:
-    """A model directory with random weights."""
-    torch.manual_seed(0)
-    folder = tmp_path / "model"
-    folder.mkdir()
-    checkpoint.save_model(build(spec), spec, folder)
-    return folder
+def run(private_home: Path, conv_spec: ModelSpec, conv_model: Classifier) -> Run:
+    """A finished fine-tuning of the entry ``start`` with one evaluation, and one of its start."""
+    folder = private_home / "runs" / "20260101-start-e-at"
+    (folder / "eval").mkdir(parents=True)
+    checkpoint.save_model(conv_model, conv_spec, folder)
+    (folder / "recipe.yaml").write_text(f"# tried on {Path.home()}/data/mine first\nmethod: e-at\n")
+    record = Record(
+        command="finetune",
+        model="start",
+        base="start",
+        base_sha256="1" * 64,
+        licence="mit",
+        recipe_name="digits/e-at",
+        recipe={"epochs": 1},
+        seed=0,
+        data={"source": f"{Path.home()}/secret/images", "n": 10},
+        device="cpu",
+        hardware="a machine",
+        versions={"torch": "2"},
+        started="2026-01-01T00:00:00",
+        status="finished",
+    )
+    made = Run(folder)
+    made.write(record)
+    result("run", checkpoint.weights_sha256(conv_model), 6).write(folder / "eval" / "a.json")
+    before = private_home / "runs" / "eval" / "start"
+    before.mkdir(parents=True)
+    result("start", "1" * 64, 2).write(before / "b.json")
+    return made

@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+TOKEN = "hf_" + "planted0" * 4  # looks like one of the hub's
 LARGE = re.compile(r".*\.(safetensors|pt|pth|ckpt|parquet)$")
 
 
@@ -132,7 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.route()
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_any
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_any  # noqa: N815
 
     def drain(self) -> bytes:
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))

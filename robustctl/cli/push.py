@@ -1,0 +1,129 @@
+"""Publish a run."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from robustctl.registry.push import Package
+    from robustctl.results import UnionResult
+    from robustctl.runs import Record, Run
+
+
+def command(
+    run: Annotated[str | None, typer.Argument(help="A run's name or directory; the newest without.")] = None,
+    repo: Annotated[str, typer.Option(help="USER/NAME, or file:///path for a plain directory.")] = "",
+    private: Annotated[bool, typer.Option("--private", help="Make a new repo private.")] = False,
+    revision: Annotated[str, typer.Option(help="Branch to push to.")] = "main",
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead of pushing.")] = False,
+    licence: Annotated[str | None, typer.Option(help="Hub identifier, where it cannot be inherited.")] = None,
+    allow_flags: Annotated[
+        bool, typer.Option("--allow-flags", help="Push although the evaluation raised flags; the card names them.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be pushed; no network.")] = False,
+) -> None:
+    """Push a run to the hub: weights, config, card with results, recipe, evaluations. Twice is the same as once."""
+    from robustctl import runs
+    from robustctl.errors import RequestError, RobustctlError, RunError
+    from robustctl.registry.push import Target, check_target, publish
+
+    if not repo:
+        raise RequestError("--repo is missing, e.g. --repo USER/NAME or --repo file:///path")
+    target = Target(repo, private, revision, create_pr)
+    check_target(target)
+    found = runs.newest() if run is None else runs.find(run)
+    if found is None:
+        raise RequestError(f"no run {run!r}; robustctl runs lists them")
+    package = make_package(found, repo, licence, allow_flags)
+    try:
+        address = publish(package, target, dry_run=dry_run)
+    except RunError as error:
+        raise RunError(
+            f"{error}\n{found.path} is unchanged. Try again: robustctl push {found.path} --repo {repo}"
+        ) from None
+    except RobustctlError:
+        raise
+    if dry_run:
+        for name, content in sorted([*package.files.items(), ("README.md", b"")]):
+            size = content.stat().st_size if isinstance(content, Path) else len(content)
+            typer.echo(f"{size:>12,} {name}" if size else f"{'card':>12} {name}")
+        typer.echo(f"nothing was pushed to {repo} (dry run)")
+    else:
+        typer.echo(f"pushed {found.name}: {address}" if address else f"{repo} has all of {found.name} already")
+
+
+def make_package(run: "Run", repo: str, licence: str | None, allow_flags: bool) -> "Package":
+    """Everything of a run that is published; refuses what must not be.
+
+    Raises:
+        RequestError: unfinished run, damaged weights, unknown licence, flagged results.
+    """
+    from robustctl import checkpoint
+    from robustctl.errors import RequestError
+    from robustctl.registry import push
+    from robustctl.registry.card import Story
+    from robustctl.registry.local import sha256
+    from robustctl.report.table import markdown
+
+    record = run.read()
+    if record.status != "finished":
+        raise RequestError(f"run {run.name} is {record.status}; finish it first: robustctl {record.command} --resume")
+    chosen = push.check_licence(licence or record.licence, record.base)
+    model, spec = checkpoint.load_model(run.path)
+    results = _results(run.path / "eval", checkpoint.weights_sha256(model))
+    push.check_flags(results, allow_flags)
+    before = _before(record, results)
+    labelled = [*(("before", one) for one in before), *(("after" if before else "robustctl", one) for one in results)]
+    provenance = {
+        "recipe": f"{record.recipe_name}{' with ' + ', '.join(record.overrides) if record.overrides else ''}",
+        "seed": str(record.seed),
+        "data": f"{push.scrub(str(record.data['source']))} ({record.data.get('n', '?')} images)",
+        "steps": str(record.step),
+        "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
+        "SHA-256 of model.safetensors": sha256(run.path / "model.safetensors"),
+    }
+    base = push.scrub(record.base) if record.base else None
+    table = push.scrub(markdown(labelled)) if labelled else ""
+    name = Path(repo).name if repo.startswith("file://") else repo
+    story = Story(name, spec, chosen, results, table, base, _base_repo(base), provenance)
+    content = record.model_dump(mode="json", by_alias=True)
+    return push.Package(story, push.run_files(run.path, content, [*before, *results]))
+
+
+def _results(folder: Path, weights_sha256: str) -> "list[UnionResult]":
+    """The evaluations of exactly these weights, oldest first."""
+    from robustctl import results
+    from robustctl.errors import RequestError
+
+    found = []
+    for path in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime):
+        try:
+            result = results.read(path)
+        except RequestError:
+            continue  # other schemas (intermediate-q) have their own readers
+        if result.weights_sha256 == weights_sha256:
+            found.append(result)
+    return found
+
+
+def _before(record: "Record", after: "list[UnionResult]") -> "list[UnionResult]":
+    """The newest evaluation of the start that compares with the newest of the run."""
+    from robustctl import runs
+    from robustctl.results import unlike
+
+    if not (record.base and record.base_sha256 and after):
+        return []
+    found = _results(runs.root() / "eval" / record.base.replace("/", "--"), record.base_sha256)
+    return [one for one in found if not unlike(one, after[-1])][-1:]
+
+
+def _base_repo(base: str | None) -> str | None:
+    """The start as a repo of the hub, where it is one."""
+    from robustctl.registry.entry import REPO_ID
+    from robustctl.registry.locate import entry_files, pulled, read_entry
+
+    if base in entry_files():
+        return next((source.repo for source in read_entry(base).sources if source.repo), None)
+    repo = base.partition("@")[0] if base else ""
+    return repo if base in pulled() and REPO_ID.fullmatch(repo) else None

@@ -1,0 +1,214 @@
+"""Publishes a model: to a repo of the hub, or to a plain directory (``file://``). It only reads the run."""
+
+import getpass
+import json
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from robustctl.errors import RequestError
+from robustctl.registry import card, folder
+from robustctl.registry.card import LICENCES, Story
+from robustctl.registry.download import RemoteFile, download, git_sha1
+from robustctl.registry.entry import REPO_ID
+from robustctl.registry.local import sha256
+from robustctl.registry.locate import FILE, REVISION
+from robustctl.results import UnionResult
+
+NOTES = ("union-only", "outside")  # flags that say how a number was made, not that it is too high
+PATH = re.compile(r"(?<![\w.:/<-])(?:~|[A-Za-z]:)?[/\\](?:[\w.@+ -]+[/\\])+(?=[\w.@+-])")
+EVALS = re.compile(r"robustctl/eval-[\w.-]+\.json")
+
+
+@dataclass(frozen=True)
+class Package:
+    """What a repo will hold: files by their path in it (bytes, or a file here), and the story of its card."""
+
+    story: Story
+    files: Mapping[str, bytes | Path]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where to push: ``branch`` of ``repo``, or a pull request to it."""
+
+    repo: str
+    private: bool = False
+    branch: str = "main"
+    create_pr: bool = False
+
+
+def check_target(target: Target) -> None:
+    """Before long work: is this a place, and may the token write there?
+
+    Raises:
+        RequestError: no repo id, no token, no right to write.
+        RunError: the hub does not answer.
+    """
+    if target.repo.startswith(FILE):
+        if target.branch != "main" or target.create_pr or target.private:
+            raise RequestError(f"{target.repo} is a plain directory: no --revision, --create-pr or --private")
+        return
+    if not REPO_ID.fullmatch(target.repo):
+        raise RequestError(f"--repo {target.repo!r} is not of the form USER/NAME or file:///path")
+    if not REVISION.fullmatch(target.branch):
+        raise RequestError(f"--revision {target.branch!r} is no branch name")
+
+
+def preflight(repo: str) -> str:
+    """Check ``repo`` and the token before long work; returns whose token it is (empty for a directory)."""
+    check_target(Target(repo))
+    if repo.startswith(FILE):
+        return ""
+    from robustctl.registry import hub
+
+    return hub.require_write(repo).name
+
+
+def check_licence(licence: str | None, base: str | None) -> str:
+    """The licence to state. It is inherited or given, never guessed; raises RequestError otherwise."""
+    if licence is None or licence == "unknown":
+        of = f"of {base}, which this model was made from, " if base else ""
+        raise RequestError(f"the licence {of}is not known; if you may publish it, say under which: --licence mit")
+    if licence not in LICENCES:
+        raise RequestError(f"--licence {licence!r} is not one of the hub's: {', '.join(LICENCES)}")
+    return licence
+
+
+def check_flags(results: list[UnionResult], allow: bool) -> None:
+    """Raise RequestError for results that may claim too much, unless ``allow``; the card names the flags anyway."""
+    flags = [flag for result in results for flag in result.flags if flag.partition(":")[0] not in NOTES]
+    if flags and not allow:
+        listed = "\n  ".join(flags)
+        raise RequestError(f"the evaluation raised flags:\n  {listed}\nevaluate again, or push with --allow-flags")
+
+
+def run_files(run: Path, record: dict[str, Any], results: list[UnionResult]) -> dict[str, bytes | Path]:
+    """The files of a run that are published, without anything of this machine or its user."""
+    kept = {key: value for key, value in record.items() if key not in ("message", "hardware")}
+    files: dict[str, bytes | Path] = {
+        "model.safetensors": run / "model.safetensors",
+        "config.json": (run / "config.json").read_bytes(),
+        "robustctl/run.json": _json(kept),
+    }
+    if (run / "recipe.yaml").is_file():
+        files["recipe.yaml"] = scrub((run / "recipe.yaml").read_text(encoding="utf-8")).encode()
+    for result in results:
+        content = _json(result.model_dump(mode="json", by_alias=True))
+        files[f"robustctl/eval-{result.data.split}-{git_sha1(content)[:8]}.json"] = content
+    return files
+
+
+def scrub(text: str) -> str:
+    """Cut local paths down to their last part."""
+    return PATH.sub("", text)
+
+
+def publish(package: Package, target: Target, *, dry_run: bool = False) -> str | None:
+    """Push; the same package twice makes no second commit.
+
+    Args:
+        dry_run: only check the package, without the network.
+
+    Returns:
+        The address of the commit or pull request; None where everything is there already (or for a dry run).
+
+    Raises:
+        RequestError: something secret in the files, no right to write.
+        RunError: the hub failed; nothing here has changed.
+    """
+    check_target(target)
+    if dry_run or target.repo.startswith(FILE):
+        existing = Path(target.repo.removeprefix(FILE)) / "README.md"
+        old = existing.read_bytes().decode("utf-8", "surrogateescape") if existing.is_file() else ""
+        files = _with_card(package, old)
+        return target.repo if not dry_run and _push_to_folder(target.repo, files) else None
+    return _push_to_hub(package, target)
+
+
+def _push_to_hub(package: Package, target: Target) -> str | None:
+    from robustctl.registry import hub
+
+    who = hub.require_write(target.repo)
+    hub.create_repo(target.repo, target.private, target.branch)
+    commit, there = hub.list_files(target.repo, target.branch)
+    remote = {file.path: file for file in there}
+    files = _with_card(package, _existing_card(target.repo, commit, remote))
+    changed = {name: content for name, content in files.items() if not _same(content, remote.get(name))}
+    stale = [name for name in remote if EVALS.fullmatch(name) and name not in files]
+    if not changed and not stale:
+        return None
+    message = f"robustctl push by {who.name}"
+    return hub.commit_files(target.repo, changed, stale, message, target.branch, target.create_pr)
+
+
+def _push_to_folder(repo: str, files: dict[str, bytes | Path]) -> bool:
+    with tempfile.TemporaryDirectory() as scratch:
+        paths = {}
+        for number, (name, content) in enumerate(files.items()):
+            paths[name] = content if isinstance(content, Path) else Path(scratch) / str(number)
+            if isinstance(content, bytes):
+                paths[name].write_bytes(content)
+        return folder.push(repo, paths)
+
+
+def _with_card(package: Package, existing: str) -> dict[str, bytes | Path]:
+    readme = card.render(package.story, existing).encode("utf-8", "surrogateescape")
+    files = {**package.files, "README.md": readme}
+    for name, content in files.items():
+        if isinstance(content, bytes) and (secret := _secret(content.decode("utf-8", "replace"))):
+            raise RequestError(f"{name} would publish {secret}; remove it there and push again")
+    return files
+
+
+def _secret(text: str) -> str | None:
+    """What must not leave this machine: a token, or a path that shows the user."""
+    from robustctl.registry.hub import own_token
+
+    token = own_token()
+    if (token and token in text) or re.search(r"\bhf_[A-Za-z0-9]{30,}\b", text):
+        return "a hub token"
+    places = [str(Path.home()), str(Path.cwd()), f"/home/{_user()}", f"/Users/{_user()}"]
+    found = next((place for place in places if len(place) > 1 and f"{place}/" in text), None)
+    return f"the local path {found}" if found else None
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+def _existing_card(repo: str, commit: str, remote: dict[str, RemoteFile]) -> str:
+    from robustctl.registry import hub
+
+    if "README.md" not in remote:
+        return ""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "README.md"
+        download(hub.wanted(repo, commit, remote["README.md"], path), hub.get, lambda n: None)
+        return path.read_bytes().decode("utf-8", "surrogateescape")
+
+
+def _same(content: bytes | Path, remote: RemoteFile | None) -> bool:
+    if remote is None:
+        return False
+    if isinstance(content, Path):
+        return content.stat().st_size == remote.size and sha256(content) == remote.sha256
+    return git_sha1(content) == remote.git_sha1 if remote.sha256 is None else False
+
+
+def _json(content: object) -> bytes:
+    return (json.dumps(_scrubbed(content), indent=2, sort_keys=True) + "\n").encode()
+
+
+def _scrubbed(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _scrubbed(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_scrubbed(value) for value in content]
+    return scrub(content) if isinstance(content, str) else content
