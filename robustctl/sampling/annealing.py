@@ -1,0 +1,199 @@
+"""Path sampling with one annealing run for all q: the chains climb from t = 0 to the largest q and come down again."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from robustctl.sampling.hmc import State
+from robustctl.sampling.noise import Noise
+from robustctl.sampling.quadrature import Grid
+
+ACCEPTANCE = (0.60, 0.70)  # 65 % is optimal (Neal 2011, section 4.4.3)
+ADJUSTMENT = 1.2
+MOST_ADJUSTMENTS = 25
+PILOT_POINTS = 10
+
+
+class Sampler(Protocol):
+    """A Markov chain on the densities loss^t * mu.
+
+    Attributes:
+        widest: the largest step it takes; tuning starts there.
+        cost: model evaluations a move.
+        tunable: whether a shorter step raises the acceptance.
+    """
+
+    tunable: bool
+    widest: float
+    cost: int
+
+    def start(self, noise: Noise) -> State:
+        """Samples at t = 0."""
+        ...
+
+    def widths(self, slope: Tensor) -> Tensor:
+        """Length of a unit step for each pixel, given the size of t * gradient."""
+        ...
+
+    def move(self, state: State, t: float, way: Tensor, noise: Noise) -> tuple[State, Tensor]:
+        """The next state, and each row's acceptance probability."""
+        ...
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What an annealing run saw of n images with c chains each.
+
+    Attributes:
+        up, down: log loss on the way up and down, (k, moves, n, c). A grid that only climbs has an empty ``down``.
+        acceptance: mean acceptance probability of the recorded moves, (n,).
+        largest: the largest log loss met, (n,).
+        recorded, burnt: model evaluations an image, in recorded moves and in discarded ones.
+    """
+
+    up: Tensor
+    down: Tensor
+    acceptance: Tensor
+    largest: Tensor
+    recorded: int
+    burnt: int
+
+
+def sweep_twice(sampler: Sampler, grid: Grid, moves: int, noise: Noise) -> Trace:
+    """Climb and descend the grid.
+
+    A chain lags behind the annealing: its losses are too small on the way up and too large on the way down. The mean of
+    both ways cancels the lag to first order, and their difference shows its size.
+
+    At each point the first moves are a burn-in and discarded, more of them where t jumps further; on the way up they
+    tune the step, image by image. Recorded moves have a fixed step.
+    """
+    run = _Run(sampler, noise)
+    jumps = [_burn_in(low, high) for low, high in zip((grid.t[0], *grid.t), grid.t, strict=False)]
+    ways = []
+    up = []
+    for t, jump in zip(grid.t, jumps, strict=True):
+        for _ in range(jump):
+            run.tune(t)
+        ways.append(run.way)
+        up.append(run.record(t, moves))
+    down = []
+    for k in reversed(range(len(grid.t))):
+        run.way = ways[k]
+        run.discard(grid.t[k], (*jumps, 1)[k + 1])
+        down.append(run.record(grid.t[k], moves))
+    return run.trace(up, down[::-1])
+
+
+def sweep_once(sampler: Sampler, grid: Grid, noise: Noise) -> Trace:
+    """The thesis's Algorithm 5: one move a grid point on the way up, one step for all points.
+
+    The step is tuned image by image on runs from new starts over ``PILOT_POINTS`` of the grid (the thesis: over all of
+    them, one step for a mini-batch), at most ``MOST_ADJUSTMENTS`` times (thesis section 3.3.2).
+    """
+    run = _Run(sampler, noise)
+    pilot = grid.t[:: max(1, len(grid.t) // PILOT_POINTS)]
+    for _ in range(MOST_ADJUSTMENTS if sampler.tunable else 0):
+        step = run.adjusted(run.pilot(pilot))
+        if torch.equal(step, run.step):
+            break
+        run.step = step
+    run.restart()
+    return run.trace([run.record(t, 1) for t in grid.t], [])
+
+
+def _burn_in(low: float, high: float) -> int:
+    """Moves discarded between two points: the step can follow the density's width, as each changes it by a fifth."""
+    if low <= 0 or high <= low:
+        return 1
+    return min(MOST_ADJUSTMENTS, math.ceil(0.3 * math.log(high / low) / math.log(ADJUSTMENT)))
+
+
+class _Run:
+    """The state that one annealing run drags along: chains, step sizes, counters."""
+
+    def __init__(self, sampler: Sampler, noise: Noise) -> None:
+        self.sampler = sampler
+        self.noise = noise
+        self.chains = noise.per_image
+        self.state = sampler.start(noise)
+        self.images = len(noise.generators)
+        self.largest = self.state.value
+        self.step = self.state.value.new_full((self.images,), sampler.widest)
+        self.way = self.measure(0.0)
+        self.chance = self.step
+        self.accepted: list[Tensor] = []
+        self.burnt = 0
+
+    def tune(self, t: float) -> None:
+        """One discarded move, then a step that is a fifth longer or shorter where the acceptance asks for it."""
+        self.way = self.measure(t)
+        self.discard(t, 1)
+        if self.sampler.tunable:
+            self.step = self.adjusted(self.chance)
+            self.way = self.measure(t)
+
+    def pilot(self, ts: Sequence[float]) -> Tensor:
+        """Mean acceptance (n,) of a discarded run over ``ts`` from a new start."""
+        self.restart()
+        chances = []
+        for t in ts:
+            self.discard(t, 1)
+            chances.append(self.chance)
+        return torch.stack(chances).mean(0)
+
+    def restart(self) -> None:
+        self.state = self.sampler.start(self.noise)
+        self.way = self.measure(0.0)
+
+    def adjusted(self, chance: Tensor) -> Tensor:
+        low, high = ACCEPTANCE
+        factor = torch.where(chance > high, ADJUSTMENT, torch.where(chance < low, 1 / ADJUSTMENT, 1.0))
+        return (self.step * factor).clamp(max=self.sampler.widest)
+
+    def measure(self, t: float) -> Tensor:
+        """Length of a step for each row and pixel, from the root mean square gradient over an image's chains."""
+        grad = self._by_image(self.state.grad)
+        slope = t * grad.square().mean(1).sqrt().nan_to_num(posinf=0.0)
+        step = self.step[:, None, None, None]
+        return self.sampler.widths(self._rows(slope)) * self._rows(step)
+
+    def _by_image(self, of_rows: Tensor) -> Tensor:
+        return of_rows.reshape(self.images, self.chains, *of_rows.shape[1:])
+
+    def _rows(self, of_images: Tensor) -> Tensor:
+        return of_images.repeat_interleave(self.chains, 0)
+
+    def discard(self, t: float, moves: int) -> None:
+        for _ in range(moves):
+            self._move(t)
+            self.burnt += 1
+
+    def record(self, t: float, moves: int) -> Tensor:
+        """Log loss (moves, n, c) after each of several moves."""
+        values = []
+        for _ in range(moves):
+            self._move(t)
+            self.accepted.append(self.chance)
+            values.append(self._by_image(self.state.value))
+        return torch.stack(values)
+
+    def trace(self, up: Sequence[Tensor], down: Sequence[Tensor]) -> Trace:
+        rows = self.chains * self.sampler.cost
+        return Trace(
+            up=torch.stack(list(up)),
+            down=torch.stack(list(down)) if down else up[0].new_empty(0),
+            acceptance=torch.stack(self.accepted).mean(0),
+            largest=self._by_image(self.largest).amax(1),
+            recorded=len(self.accepted) * rows,
+            burnt=self.burnt * rows,
+        )
+
+    def _move(self, t: float) -> None:
+        self.state, chance = self.sampler.move(self.state, t, self.way, self.noise)
+        self.largest = torch.maximum(self.largest, self.state.value)
+        self.chance = self._by_image(chance).mean(1)

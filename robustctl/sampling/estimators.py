@@ -1,0 +1,143 @@
+"""Estimates of Z_q = E_mu[loss^q]^(1/q) for each image, in log space throughout (Rice, thesis 2023, section 3.1.3).
+
+Both estimators give log Z_q with a 95 % interval: Monte Carlo from independent samples, path sampling from chains.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustctl.errors import RequestError
+from robustctl.sampling import quadrature
+from robustctl.sampling.annealing import Sampler, Trace, sweep_once, sweep_twice
+from robustctl.sampling.noise import Noise
+
+# 97.5 % points of Student's t with 1, 2, ... degrees of freedom; beyond them the normal one.
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+NORMAL = 1.960
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One q of n images.
+
+    Attributes:
+        q: the order, >= 1.
+        log_z: log Z_q, (n,).
+        half: half the width of its 95 % interval, (n,).
+        ess: how many independent samples would be as good, (n,).
+        gap: difference of log Z_q between two chains, (n,); zero for Monte Carlo.
+        lag: half the difference between the way down and the way up, (n,); zero for Monte Carlo and the thesis's grid.
+    """
+
+    q: float
+    log_z: Tensor
+    half: Tensor
+    ess: Tensor
+    gap: Tensor
+    lag: Tensor
+
+
+def monte_carlo(values: Tensor, q: float) -> Estimate:
+    """log mean loss^q / q from independent samples.
+
+    The interval is the delta method's. It is honest while many samples carry the mean (``ess`` well above 20, say): at
+    large q a few of the largest decide, both the estimate and its interval are then far too small.
+
+    Args:
+        values: log loss (n, m) of m >= 2 samples of mu.
+    """
+    m = values.shape[1]
+    log_sum = torch.logsumexp(q * values, dim=1)
+    share = (q * values - log_sum[:, None]).exp()  # of each sample in the sum
+    ess = 1 / share.square().sum(1)
+    half = NORMAL * (m * share).std(1) / math.sqrt(m) / q
+    zero = torch.zeros_like(half)
+    return Estimate(q, (log_sum - math.log(m)) / q, half, ess, zero, zero)
+
+
+def path_sampling(
+    sampler: Sampler, qs: Sequence[float], *, samples: int, chains: int, noise: Noise
+) -> tuple[list[Estimate], Trace]:
+    """log Z_q = (1/q) integral of E_t[log loss] over a graded grid, one annealing run for all q.
+
+    Args:
+        samples: recorded moves an image, over all chains and points; rounded down to what the grid divides.
+        chains: independent chains an image, >= 2: the interval comes from their differences.
+        noise: for ``chains`` rows an image.
+
+    Raises:
+        RequestError: fewer than 2 chains, or too few samples for the grid.
+    """
+    _check_chains(chains)
+    nodes, moves = plan(qs, samples, chains)
+    grid = quadrature.graded(qs, nodes)
+    trace = sweep_twice(sampler, grid, moves, noise)
+    return [_estimate(q, grid.weights[q], trace) for q in qs], trace
+
+
+def thesis_path_sampling(
+    sampler: Sampler, q: float, *, samples: int, chains: int, noise: Noise
+) -> tuple[Estimate, Trace]:
+    """The thesis's estimator: even grid of samples / chains points from 0 to q, one move each, geometric mean.
+
+    Its interval knows nothing of the bias of its grid and of its lag. Raises as ``path_sampling`` does.
+    """
+    _check_chains(chains)
+    if samples < 2 * chains:
+        raise RequestError(f"samples {samples} are too few for {chains} chains; at least {2 * chains}")
+    grid = quadrature.uniform(q, samples // chains)
+    trace = sweep_once(sampler, grid, noise)
+    return _estimate(q, grid.weights[q], trace), trace
+
+
+def plan(qs: Sequence[float], samples: int, chains: int) -> tuple[int, int]:
+    """Nodes a decade and recorded moves a node that use up to ``samples`` on both ways of all chains.
+
+    Raises:
+        RequestError: the coarsest grid needs more.
+    """
+    budget = samples // (2 * chains)
+    for nodes in range(quadrature.NODES_PER_DECADE, quadrature.FEWEST_NODES - 1, -1):
+        points = len(quadrature.graded(qs, nodes).t)
+        if budget >= 2 * points or (nodes == quadrature.FEWEST_NODES and budget >= points):
+            return nodes, budget // points
+    raise RequestError(
+        f"samples {samples} are too few for q up to {max(qs):g} and {chains} chains; at least {2 * chains * points}"
+    )
+
+
+def _check_chains(chains: int) -> None:
+    if chains < 2:
+        raise RequestError(f"chains {chains}: at least 2, the interval comes from their differences")
+
+
+def _estimate(q: float, weights: Sequence[float], trace: Trace) -> Estimate:
+    w = trace.up.new_tensor(weights)
+    ways = [torch.einsum("k,kmnc->nc", w, way) / way.shape[1] for way in (trace.up, trace.down) if len(way)]
+    per_chain = sum(ways[1:], ways[0]) / len(ways)
+    lag = ((ways[-1] - ways[0]) / 2).mean(1)
+    # The mean of both ways is free of the lag to first order only: half their difference counts as a second error.
+    half = (_student(per_chain).square() + lag.square()).sqrt()
+    gap = per_chain[:, 0] - per_chain[:, 1]
+    return Estimate(q, per_chain.mean(1), half, _ess(w, trace, per_chain), gap, lag)
+
+
+def _student(per_chain: Tensor) -> Tensor:
+    """Half-width of the 95 % interval of the mean over chains (n, c) -> (n,)."""
+    chains = per_chain.shape[1]
+    point = STUDENT[chains - 2] if chains - 2 < len(STUDENT) else NORMAL
+    return point * per_chain.std(1) / math.sqrt(chains)
+
+
+def _ess(w: Tensor, trace: Trace, per_chain: Tensor) -> Tensor:
+    """Samples, times the variance that independent ones would have, over the variance between chains."""
+    values = trace.up if not len(trace.down) else torch.cat([trace.up, trace.down], dim=1)
+    samples = values.shape[1] * values.shape[3]
+    spread = values.transpose(1, 2).flatten(2).var(2)  # (k, n), over moves and chains
+    independent = torch.einsum("k,kn->n", w.square(), spread) / samples
+    seen = per_chain.var(1) / per_chain.shape[1]
+    return len(w) * samples * independent / seen.clamp(min=torch.finfo(w.dtype).tiny)

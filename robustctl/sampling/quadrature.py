@@ -1,0 +1,79 @@
+"""Grids in the annealing variable t and the weights that integrate over it.
+
+Path sampling rests on log Z_q = (1/q) integral from 0 to q of E_t[log loss] dt, where E_t is the mean under the density
+proportional to loss^t (Rice, thesis 2023, equation 3.15). A ``Grid`` says where to measure E_t and how to weigh it.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+NODES_PER_DECADE = 5
+FEWEST_NODES = 2  # a panel
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Attributes:
+    t: increasing annealing points (k,), >= 0.
+    weights: (k,) for each q; the estimate of log Z_q is the sum over k of weights[q][k] * E_t[k][log loss].
+    """
+
+    t: tuple[float, ...]
+    weights: dict[float, tuple[float, ...]]
+
+
+def graded(qs: Sequence[float], nodes_per_decade: int = NODES_PER_DECADE) -> Grid:
+    """Gauss-Legendre panels between 0, 1, the powers of ten and the values of q, shared by all of them.
+
+    The integrand climbs on the scale 1 / (spread of log loss) near t = 0 and on the scale t itself above, so the first
+    panel is graded as t = x^3 and the others are uniform in log t. Each q integrates over the panels below it: exact
+    sharing, because a panel never straddles a q.
+
+    Args:
+        qs: values >= 1.
+        nodes_per_decade: points in the first panel and in each factor of ten above it.
+    """
+    edges = _edges(qs)
+    points: list[float] = []
+    lengths: list[float] = []  # weight of each point in the plain integral over t
+    last: dict[float, int] = {}
+    for low, high in zip([0.0, *edges[:-1]], edges, strict=True):
+        t, dt = _first_panel(high, nodes_per_decade) if low == 0 else _panel(low, high, nodes_per_decade)
+        points += t
+        lengths += dt
+        last[high] = len(points)
+    weights = {q: tuple(dt / q if k < last[q] else 0.0 for k, dt in enumerate(lengths)) for q in qs}
+    return Grid(tuple(points), weights)
+
+
+def uniform(q: float, m: int) -> Grid:
+    """The thesis's grid: m >= 2 points evenly from 0 to q, equal weights (Algorithm 5).
+
+    At finite m its estimate is biased: it is the trapezoidal rule with both end points counted in full.
+    """
+    return Grid(tuple(q * i / (m - 1) for i in range(m)), {q: (1 / m,) * m})
+
+
+def _edges(qs: Sequence[float]) -> list[float]:
+    decades = [10.0**power for power in range(math.ceil(math.log10(max(qs))) + 1)]
+    return sorted({float(q) for q in qs} | {edge for edge in decades if edge < max(qs)})
+
+
+def _first_panel(high: float, nodes: int) -> tuple[list[float], list[float]]:
+    x, w = _legendre(nodes)
+    return list(high * x**3), list(high * 3 * x**2 * w)
+
+
+def _panel(low: float, high: float, nodes_per_decade: int) -> tuple[list[float], list[float]]:
+    span = math.log(high / low)
+    x, w = _legendre(max(FEWEST_NODES, round(nodes_per_decade * span / math.log(10))))
+    t = low * np.exp(span * x)
+    return list(t), list(span * t * w)
+
+
+def _legendre(nodes: int) -> tuple[np.ndarray, np.ndarray]:
+    x, w = np.polynomial.legendre.leggauss(nodes)
+    return (x + 1) / 2, w / 2

@@ -1,0 +1,47 @@
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustctl.sampling import quadrature
+from robustctl.sampling.annealing import sweep_once, sweep_twice
+from robustctl.sampling.distributions import Box
+from robustctl.sampling.hmc import HMC
+
+
+def sampler_on(forms: Any, rows: int, d: int = 64, leapfrog: int = 8) -> HMC:
+    centre = forms.centre(d, False)
+    return HMC(forms.exponential(forms.coefficients(d, 10.0), centre), Box(centre.expand(rows, 1, 1, d), 0.3), leapfrog)
+
+
+def test_tuning_brings_the_acceptance_near_its_target(forms: Any) -> None:
+    trace = sweep_twice(sampler_on(forms, 200), quadrature.graded([100.0, 1000.0]), 2, forms.noise(50, 4))
+    assert 0.55 < trace.acceptance.mean() < 0.9
+
+
+def test_thesis_tuning_brings_the_acceptance_near_its_target(forms: Any) -> None:
+    trace = sweep_once(sampler_on(forms, 200), quadrature.uniform(100.0, 30), forms.noise(50, 4))
+    assert 0.45 < trace.acceptance.mean() < 0.85
+
+
+def test_lag_has_opposite_signs_on_the_two_ways(forms: Any) -> None:
+    grid = quadrature.graded([100.0])
+    trace = sweep_twice(sampler_on(forms, 200, leapfrog=2), grid, 1, forms.noise(50, 4))
+    assert trace.up[-5:].mean() < trace.down[-5:].mean()
+
+
+def test_the_largest_loss_met_is_reported(forms: Any) -> None:
+    trace = sweep_twice(sampler_on(forms, 40), quadrature.graded([10.0]), 2, forms.noise(10, 4))
+    seen = torch.cat([trace.up.flatten(0, 1), trace.down.flatten(0, 1)]).amax(dim=(0, 2))
+    assert (trace.largest >= seen).all()
+
+
+def test_an_acceptance_out_of_reach_shows_and_does_not_stop_the_run(forms: Any) -> None:
+    def rugged(z: Tensor) -> tuple[Tensor, Tensor]:
+        # Random values with a gradient that knows nothing of them: no step is short enough.
+        return 5 * (1e7 * z.flatten(1).sum(1)).sin(), torch.zeros_like(z)
+
+    sampler = HMC(rugged, Box(forms.centre(8, False).expand(40, 1, 1, 8), 0.3), 3)
+    trace = sweep_twice(sampler, quadrature.graded([100.0]), 1, forms.noise(10, 4))
+    assert trace.acceptance.mean() < 0.4
+    assert trace.up.isfinite().all()
