@@ -48,9 +48,10 @@ def build(spec: ModelSpec) -> Classifier:
         RequestError: unknown architecture, or arguments that its builder does not take.
     """
     name = spec.architecture.name
-    builder = discovery.load(__name__, name, "architecture").build
+    family, _, model = name.partition("/")  # timm/xcit_small_12_p16_224: a model of another library, by its name there
+    builder = discovery.load(__name__, family, "architecture").build
     try:
-        net = builder(spec.n_classes, spec.input_shape, **spec.architecture.args)
+        net = builder(spec.n_classes, spec.input_shape, **({"model": model} if model else {}), **spec.architecture.args)
     except TypeError as error:
         parameters = list(inspect.signature(builder).parameters)[2:]
         raise RequestError(f"architecture {name}: {error}. Its arguments: {', '.join(parameters) or 'none'}.") from None

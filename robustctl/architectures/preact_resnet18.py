@@ -48,7 +48,6 @@ class PreActResNet18(nn.Module):
         raw_shortcut: bool,
     ) -> None:
         super().__init__()
-        self.activation = activation
         self.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
         stages, in_planes = [], 64
         for planes, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
@@ -66,7 +65,7 @@ class PreActResNet18(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(self.conv1(x)))))
         if self.bn is not None:
-            out = self.activation(self.bn(out))
+            out = F.relu(self.bn(out))
         logits: Tensor = self.linear(out.mean(dim=(2, 3)))
         return logits
 
@@ -83,7 +82,7 @@ def build(
     Args:
         n_classes: number of logits.
         input_shape: (channels, height, width).
-        activation: ``relu``, ``softplus`` (E-AT's training from scratch) or ``silu``.
+        activation: of the blocks: ``relu``, ``softplus`` (E-AT's networks) or ``silu``; the last one is always ReLU.
         bn_before_fc: final norm and activation before pooling (Rice 2020 has it, Wong 2020 has not).
         raw_shortcut: shortcut from the input before its activation (Wong 2020).
 

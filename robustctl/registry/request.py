@@ -68,7 +68,7 @@ def _architecture(options: Options, content: dict[str, Any]) -> dict[str, Any]:
         content = {"architecture": {"name": options.arch, "args": {}}}
     architecture = content["architecture"]
     name = architecture.get("name") if isinstance(architecture, dict) else None
-    if name not in names("robustctl.architectures"):
+    if str(name).partition("/")[0] not in names("robustctl.architectures"):
         raise unknown("architecture", str(name), names("robustctl.architectures"))
     arguments = dict(_assignment(text) for text in options.set_ or [])
     return {"architecture": architecture | {"args": (architecture.get("args") or {}) | arguments}}

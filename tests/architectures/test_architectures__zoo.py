@@ -1,0 +1,187 @@
+"""Random weights of the public packages load strictly into ours and give the same logits.
+
+Needs robustbench, torchvision and timm (none of their other dependencies): ``python -m pytest -m zoo``.
+"""
+
+import importlib
+import importlib.util
+import sys
+import types
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from robustctl import checkpoint
+from robustctl.architectures import build
+from robustctl.spec import ModelSpec
+
+pytestmark = pytest.mark.zoo
+
+
+def zoo(module: str) -> types.ModuleType:
+    """A file of robustbench's architectures, without its package's own imports (downloaders, other zoos)."""
+    if "robustbench" not in sys.modules:
+        found = importlib.util.find_spec("robustbench")
+        if found is None or not found.submodule_search_locations:
+            pytest.skip("the package robustbench is not installed")
+        root = found.submodule_search_locations[0]
+        for tail in ("", "/model_zoo", "/model_zoo/architectures"):
+            name = f"robustbench{tail}".replace("/", ".")
+            sys.modules[name] = types.ModuleType(name)
+            sys.modules[name].__path__ = [root + tail]
+    return importlib.import_module(f"robustbench.model_zoo.architectures.{module}")
+
+
+def torchvision() -> types.ModuleType:
+    """torchvision's models, also where its compiled operators do not fit the installed torch."""
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("the package torchvision is not installed")
+    try:
+        return importlib.import_module("torchvision.models")
+    except RuntimeError:
+        sys.modules["torchvision._meta_registrations"] = types.ModuleType("operators that no classifier needs")
+        for name in [name for name in sys.modules if name.startswith("torchvision")]:
+            if name != "torchvision._meta_registrations":
+                del sys.modules[name]
+        library = torch.library.Library("torchvision", "DEF")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        KEPT.append(library)
+        return importlib.import_module("torchvision.models")
+
+
+KEPT: list[torch.library.Library] = []
+
+CIFAR = (3, 32, 32)
+IMAGENET = (3, 224, 224)
+DM = {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2471, 0.2435, 0.2616]}
+
+# theirs, our architecture, its arguments, normalisation, input shape, classes
+CASES: dict[str, tuple[Callable[[], nn.Module], str, dict[str, object], dict[str, object] | None, tuple[int, ...]]] = {
+    "wrn-10-2": (
+        lambda: zoo("wide_resnet").WideResNet(depth=10, widen_factor=2),
+        "wide-resnet",
+        {"depth": 10, "width": 2},
+        None,
+        CIFAR,
+    ),
+    "wrn-28-10 with sub_block1": (
+        lambda: zoo("wide_resnet").WideResNet(depth=28, widen_factor=10, sub_block1=True),
+        "wide-resnet",
+        {"depth": 28, "width": 10, "sub_block1": True},
+        None,
+        CIFAR,
+    ),
+    "dm-wrn-16-4 silu": (
+        lambda: zoo("dm_wide_resnet").DMWideResNet(10, 16, 4, nn.SiLU),
+        "dm-wide-resnet",
+        {"depth": 16, "width": 4},
+        DM,
+        CIFAR,
+    ),
+    "dm-wrn-28-10 swish": (
+        lambda: zoo("dm_wide_resnet").DMWideResNet(10, 28, 10, zoo("dm_wide_resnet").Swish),
+        "dm-wide-resnet",
+        {"depth": 28, "width": 10},
+        DM,
+        CIFAR,
+    ),
+    "dm-wrn-10-1 relu": (
+        lambda: zoo("dm_wide_resnet").DMWideResNet(10, 10, 1, nn.ReLU),
+        "dm-wide-resnet",
+        {"depth": 10, "width": 1, "activation": "relu"},
+        DM,
+        CIFAR,
+    ),
+    "dm-preact-18": (
+        lambda: zoo("dm_wide_resnet").DMPreActResNet(10, 18, 0, zoo("dm_wide_resnet").Swish),
+        "dm-preact-resnet",
+        {},
+        DM,
+        CIFAR,
+    ),
+    "preact-18 of Wong": (
+        lambda: zoo("resnet").PreActResNet(zoo("resnet").PreActBlock, [2, 2, 2, 2]),
+        "preact-resnet18",
+        {"bn_before_fc": False, "raw_shortcut": True},
+        None,
+        CIFAR,
+    ),
+    "preact-18 of Rice": (
+        lambda: zoo("resnet").PreActResNet(zoo("resnet").PreActBlockV2, [2, 2, 2, 2], bn_before_fc=True),
+        "preact-resnet18",
+        {},
+        None,
+        CIFAR,
+    ),
+    "resnet-18": (lambda: zoo("resnet").ResNet18(), "resnet", {"depth": 18}, None, CIFAR),
+    "resnet-50": (lambda: zoo("resnet").ResNet50(), "resnet", {"depth": 50}, None, CIFAR),
+    "torchvision resnet18": (
+        lambda: torchvision().resnet18(),
+        "resnet",
+        {"depth": 18, "layout": "torchvision"},
+        None,
+        IMAGENET,
+    ),
+    "torchvision resnet50": (
+        lambda: torchvision().resnet50(),
+        "resnet",
+        {"depth": 50, "layout": "torchvision"},
+        None,
+        IMAGENET,
+    ),
+    "torchvision wide_resnet50_2": (
+        lambda: torchvision().wide_resnet50_2(),
+        "resnet",
+        {"depth": 50, "width": 2, "layout": "torchvision"},
+        None,
+        IMAGENET,
+    ),
+    "torchvision by name": (
+        lambda: torchvision().mobilenet_v2(),
+        "torchvision/mobilenet_v2",
+        {},
+        None,
+        IMAGENET,
+    ),
+    "timm by name": (
+        lambda: timm().create_model("xcit_small_12_p16_224"),
+        "timm/xcit_small_12_p16_224",
+        {},
+        None,
+        IMAGENET,
+    ),
+}
+
+
+def timm() -> types.ModuleType:
+    torchvision()
+    return pytest.importorskip("timm", reason="the package timm is not installed")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_weights_of_the_zoo_load_strictly_and_give_the_same_logits(name: str) -> None:
+    make, architecture, args, normalization, shape = CASES[name]
+    torch.manual_seed(0)
+    theirs = make().eval()
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm2d):  # fresh statistics would hide a wrong order of layers
+            module.running_mean.uniform_(-0.2, 0.2)
+            module.running_var.uniform_(0.8, 1.2)
+    n_classes = 1000 if shape == IMAGENET else 10
+    spec = ModelSpec.model_validate(
+        {
+            "architecture": {"name": architecture, "args": args},
+            "normalization": normalization,
+            "input_shape": shape,
+            "n_classes": n_classes,
+            "dataset": "x",
+        }
+    )
+    ours = build(spec).eval()
+    checkpoint.load_weights(ours, theirs.state_dict(), name)
+    x = torch.rand(2, *shape)
+    with torch.no_grad():
+        expected = theirs(x)
+        torch.testing.assert_close(ours(x), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max().clamp(min=1)))
