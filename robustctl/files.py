@@ -44,4 +44,4 @@ def writing(path: Path) -> Iterator[None]:
             raise RunError(f"no space left while writing {path}; free some and run the same command again") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise RunError(f"no permission to write {path}") from error
-        raise
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error

@@ -1,5 +1,6 @@
 """How robust a model is: in each norm and in their union."""
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,11 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from robustctl.cli import _intermediate
 from robustctl.errors import RequestError
 from robustctl.threats import NORMS, Norm, Threat, parse_norm
 
 if TYPE_CHECKING:
     from robustctl.evaluation.checks import Recorded
+    from robustctl.evaluation.store import Key
+    from robustctl.evaluation.union import Request
     from robustctl.registry.locate import Located
     from robustctl.results import UnionResult
     from robustctl.runs import Record
@@ -46,21 +50,45 @@ def command(
     force: Annotated[
         bool, typer.Option("--force", help="Go on although the clean accuracy is not the recorded one.")
     ] = False,
+    intermediate_q: Annotated[
+        Text, typer.Option(help="Instead of the union: intermediate-q robustness for these q, e.g. 1,10,100,1000.")
+    ] = None,
+    distribution: Annotated[
+        Text, typer.Option(help="For intermediate-q: linf:8/255, l2:0.5, gaussian:0.1 or spatial.")
+    ] = None,
+    estimator: Annotated[str, typer.Option(help="For intermediate-q: path (sampling), mc (Monte Carlo) or both.")] = (
+        "both"
+    ),
+    grid: Annotated[
+        str, typer.Option(help="For path sampling: graded, or thesis (biased, to compare with published numbers).")
+    ] = "graded",
+    samples: Annotated[int, typer.Option(help="Recorded samples an image and estimator.")] = 320,
+    leapfrog: Annotated[int, typer.Option(help="Gradients a sample of path sampling.")] = 10,
+    chains: Annotated[int, typer.Option(help="Independent chains an image.")] = 4,
+    probacc: Annotated[str, typer.Option(help="Tolerances rho of ProbAcc.")] = "0.1,0.05,0.01",
 ) -> None:
     """Evaluate a model. The same command again continues where it was stopped."""
     subject = find_subject(model)
+    if intermediate_q is not None:
+        options = _intermediate.Options(
+            intermediate_q, distribution, estimator, grid, samples, leapfrog, chains, probacc, seed, batch_size
+        )
+        source = data or subject.default_data()
+        _intermediate.run(subject, options, source=source, split=split, n=n, device=device, json=json)
+        return
     threats = choose_threats(subject, norms, eps)
     source = data or subject.default_data()
     if json is not None and not json.absolute().parent.is_dir():
         raise RequestError(f"--json {json}: there is no directory {json.absolute().parent}")
-    result, path = _evaluate(subject, threats, source, split, n, attack, seed, batch_size, device, union_only, force)
-    if result is None:  # one of torchrun's other processes; the first reports
-        return
-    result.write(path)
-    if json is not None:
-        result.write(json)
+    from robustctl.evaluation.union import Request
     from robustctl.report.table import before_after
 
+    request = Request(threats, attack, seed, batch_size, union_only, force)
+    result, path = evaluate(subject, request, source=source, split=split, n=n, device=device)
+    if result is None:  # one of torchrun's other processes; the first reports
+        return
+    if json is not None:
+        result.write(json)
     typer.echo(before_after([(subject.located.name, result)]))
     print(f"result: {path}", file=sys.stderr)
 
@@ -150,19 +178,17 @@ def _parse_eps(text: str | None) -> dict[Norm, Threat]:
     return threats
 
 
-def _evaluate(
-    subject: Subject,
-    threats: tuple[Threat, ...],
-    source: str,
-    split: str,
-    n: int | None,
-    attack: str,
-    seed: int,
-    batch_size: int,
-    device: str,
-    union_only: bool,
-    force: bool,
+def evaluate(
+    subject: Subject, request: "Request", *, source: str, split: str, n: int | None, device: str
 ) -> tuple["UnionResult | None", Path]:
+    """Evaluate a subject on the first ``n`` images of a split; verdicts and result go into its ``eval_dir``.
+
+    Returns:
+        The result (None in all but the first of torchrun's processes) and its file.
+
+    Raises:
+        RequestError, RunError: as ``evaluation.union.evaluate_union``, and where model or images cannot be loaded.
+    """
     from robustctl import checkpoint
     from robustctl.evaluation import union
     from robustctl.evaluation.store import digest
@@ -170,8 +196,7 @@ def _evaluate(
     from robustctl.oracle import pick_device
     from robustctl.registry import datasets
 
-    union.require_protocol(attack)
-    request = union.Request(threats, attack, seed, batch_size, union_only, force)
+    union.require_protocol(request.protocol)
     chosen_device = pick_device(device)
     spec = subject.located.spec
     images = datasets.load(source, split, n)
@@ -179,7 +204,8 @@ def _evaluate(
     key = union.evaluation_key(model, spec, images, request)
     with writing(subject.eval_dir):
         subject.eval_dir.mkdir(parents=True, exist_ok=True)
-    path = subject.eval_dir / f"{attack}-{len(images)}-{digest(key)[:12]}.sqlite"
+    path = subject.eval_dir / f"{request.protocol}-{len(images)}-{digest(key)[:12]}.json"
+    _say_if_afresh(path.with_suffix(".sqlite"), key)
     result = union.evaluate_union(
         model,
         spec,
@@ -187,10 +213,22 @@ def _evaluate(
         request,
         name=subject.located.name,
         device=chosen_device,
-        store_path=path,
+        store_path=path.with_suffix(".sqlite"),
         recorded=_recorded(subject),
     )
-    return result, path.with_suffix(".json")
+    if result is not None:
+        result.write(path)
+    return result, path
+
+
+def _say_if_afresh(store_path: Path, key: "Key") -> None:
+    """Say on stderr why verdicts that lie here already are not those of this evaluation."""
+    from robustctl.evaluation.store import differing, plain, read_key
+
+    others = sorted(store_path.parent.glob("*.sqlite"), key=lambda path: path.stat().st_mtime)
+    if others and not store_path.exists() and "ROBUSTCTL_QUIET" not in os.environ:
+        fields = differing(read_key(others[-1]), plain(key))
+        print(f"new evaluation; it differs from the last one here in: {', '.join(fields)}", file=sys.stderr)
 
 
 def _recorded(subject: Subject) -> "Recorded | None":

@@ -27,6 +27,7 @@ CREATE TABLE IF NOT EXISTS verdicts (
     broken INTEGER NOT NULL, inside INTEGER NOT NULL, margin REAL NOT NULL, x_adv BLOB,
     PRIMARY KEY (norm, family, position)
 );
+CREATE TABLE IF NOT EXISTS measures (position INTEGER PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS sessions (seconds REAL NOT NULL);
 """
 
@@ -140,6 +141,15 @@ class Store:
                 rows = other._connection.execute(f"SELECT * FROM {table}")
                 self._connection.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({places})", rows)
 
+    def measures(self) -> dict[int, str]:
+        """What another kind of evaluation (intermediate-q) kept for each position, as it wrote it."""
+        return dict(self._read("SELECT position, value FROM measures"))
+
+    def add_measures(self, rows: Iterable[tuple[int, str]]) -> None:
+        """Commit a batch of them, all or none."""
+        with self._translated(), self._transaction():
+            self._connection.executemany("INSERT INTO measures VALUES (?, ?)", rows)
+
     def seconds(self) -> float:
         """Time spent by all sessions of this evaluation that ended well or were interrupted politely."""
         return float(self._read("SELECT coalesce(sum(seconds), 0) FROM sessions")[0][0])
@@ -155,8 +165,9 @@ class Store:
         there = dict(self._connection.execute("SELECT field, value FROM key"))
         if not there:
             self._connection.executemany("INSERT INTO key VALUES (?, ?)", self._key.items())
-        elif faults := differences(there, self._key):
-            raise RunError(f"{self.path} holds another evaluation and is left alone; it differs in {'; '.join(faults)}")
+        elif fields := differing(there, self._key):
+            pairs = [f"{name}: {_short(there.get(name))} there, {_short(self._key.get(name))} here" for name in fields]
+            raise RunError(f"{self.path} holds another evaluation and is left alone; it differs in {'; '.join(pairs)}")
         if self._connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
             raise sqlite3.DatabaseError("its pages do not fit together")
 
@@ -193,10 +204,9 @@ def digest(key: Key) -> str:
     return hashlib.sha256(json.dumps(plain(key), sort_keys=True).encode()).hexdigest()
 
 
-def differences(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
-    """The fields in which two keys (as ``plain`` gives them) differ, with both values."""
-    fields = [field for field in {**there, **here} if there.get(field) != here.get(field)]
-    return [f"{field}: {_short(there.get(field))} there, {_short(here.get(field))} here" for field in fields]
+def differing(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
+    """The fields in which two keys (as ``plain`` gives them) differ."""
+    return [field for field in {**here, **there} if there.get(field) != here.get(field)]
 
 
 def read_key(path: Path) -> dict[str, str]:

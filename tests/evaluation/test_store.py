@@ -147,6 +147,6 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 def test_the_key_of_a_store_can_be_read_without_opening_it(tmp_path):
     with Store(tmp_path / "s.sqlite", KEY):
         pass
-    assert store.differences(store.read_key(tmp_path / "s.sqlite"), store.plain(KEY)) == []
+    assert store.differing(store.read_key(tmp_path / "s.sqlite"), store.plain(KEY)) == []
     assert store.read_key(tmp_path / "none.sqlite") == {}
     assert sqlite3.sqlite_version_info >= (3, 24)

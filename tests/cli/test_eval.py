@@ -1,0 +1,251 @@
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from robustctl import checkpoint, results
+from robustctl.cli import main
+from robustctl.evaluation.store import Store
+
+EPS = ["--eps", "linf=0.03,l2=0.2,l1=0.6"]
+
+
+@pytest.fixture
+def model(conv_model, conv_spec, tmp_path) -> Path:
+    """A model directory."""
+    path = tmp_path / "model"
+    path.mkdir()
+    checkpoint.save_model(conv_model, conv_spec, path)
+    return path
+
+
+@pytest.fixture
+def images(conv_model, tmp_path) -> Path:
+    """Thirty images that the model gets right."""
+    x = torch.rand(30, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        y = conv_model(x).argmax(1)
+    np.savez(tmp_path / "images.npz", x=x.numpy(), y=y.numpy())
+    return tmp_path / "images.npz"
+
+
+MAIN = "from robustctl.cli import main; import sys; sys.argv[0] = 'robustctl'; main()"
+
+
+def arguments(*parts) -> list[str]:
+    return [sys.executable, "-c", MAIN, "--quiet", "eval", *map(str, parts)]
+
+
+def run(*parts, **more) -> subprocess.CompletedProcess:
+    """A process of its own."""
+    return subprocess.run(arguments(*parts), capture_output=True, text=True, timeout=120, **more)
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """The command line within this process: exit code, stdout, stderr."""
+
+    def call(*parts):
+        monkeypatch.setattr(sys, "argv", ["robustctl", "eval", *map(str, parts)])
+        handler = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(SystemExit) as stop:
+            main()
+        signal.signal(signal.SIGTERM, handler)
+        return stop.value.code or 0, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def refused(call):
+    """The message of a command that must fail with this exit code, with no traceback and no result on stdout."""
+
+    def refused(*parts, code=2):
+        exit_code, out, err = call(*parts)
+        assert exit_code == code, err
+        assert "Traceback" not in err
+        assert "internal error" not in err
+        assert out == ""
+        return err
+
+    return refused
+
+
+def verdict_table(text: str) -> list[str]:
+    """The table without the line that says how long it took."""
+    return [line for line in text.splitlines() if " s on " not in line]
+
+
+def test_table_on_stdout_and_the_contracts_json(call, model, images, tmp_path):
+    code, out, err = call(model, "--union", "--data", images, *EPS, "--json", tmp_path / "r.json")
+    assert code == 0, err
+    result = results.read(tmp_path / "r.json")
+    assert list(result.norms) == ["linf", "l2", "l1"]
+    assert result.data.n == 30
+    assert result.clean.acc == 1
+    rows = [line.split("  ")[0] for line in out.splitlines()]
+    assert rows[2:8] == ["clean", "linf 0.03", "l2 0.2", "l1 0.6", "average", "union"]
+
+
+def kill_after(commits: int, command: list[str], folder: Path) -> bool:
+    """SIGKILL the command once its store was seen changed so many times; False when it ended before."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=dict(os.environ, ROBUSTCTL_RUNS=str(folder)))
+    stamps = {path.stat().st_mtime_ns for path in folder.rglob("*.sqlite")}
+    seen = len(stamps)
+    while process.poll() is None:
+        stamps |= {path.stat().st_mtime_ns for path in folder.rglob("*.sqlite")}
+        if len(stamps) - seen >= commits:
+            process.kill()
+            process.wait()
+            return True
+        time.sleep(0.001)
+    return False
+
+
+def committed(folder: Path) -> int:
+    """Verdicts in the one store below ``folder``."""
+    (path,) = folder.rglob("*.sqlite")
+    with closing(sqlite3.connect(path)) as connection:
+        return int(connection.execute("SELECT count(*) FROM verdicts").fetchone()[0])
+
+
+def test_killed_and_started_again_it_ends_with_the_same_table(model, images, tmp_path, call, monkeypatch):
+    command = [model, "--data", images, "--n", 8, "--eps", "linf=0.15", "--norms", "linf", "--batch-size", 2]
+    monkeypatch.setenv("ROBUSTCTL_RUNS", str(tmp_path / "whole"))
+    _, whole, _ = call(*command)
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    kept = [0]
+    while kill_after(5, arguments(*command), killed):
+        kept.append(committed(killed))
+    assert kept == sorted(kept)
+    assert any(0 < count < committed(tmp_path / "whole") for count in kept)
+    monkeypatch.setenv("ROBUSTCTL_RUNS", str(killed))
+    _, resumed, _ = call(*command)
+    assert verdict_table(resumed) == verdict_table(whole)
+    files = [next((tmp_path / name).rglob("*.json")) for name in ("whole", "killed")]
+    assert results.read(files[0]).points == results.read(files[1]).points
+
+
+def test_another_radius_does_not_get_the_verdicts_of_the_first(call, model, images):
+    tables = [
+        call(model, "--data", images, "--eps", f"linf={eps}", "--norms", "linf")[1].splitlines() for eps in (0.001, 0.9)
+    ]
+    assert tables[0][3] == "linf 0.001     100.0 [88.6, 100.0]"
+    assert not tables[1][3].startswith("linf 0.9       100.0")
+
+
+def test_one_flipped_weight_is_another_model(model, images, conv_model, conv_spec, call):
+    asked = [model, "--data", images, "--eps", "linf=0.01", "--norms", "linf"]
+    call(*asked)
+    with torch.no_grad():
+        conv_model.net[0].weight[0, 0, 0, 0] += 0.5
+    checkpoint.save_model(conv_model, conv_spec, model)
+    assert "it differs from the last one here in: weights" in call(*asked)[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--norms", "linf,l3"], ["l3", "linf"]),
+        (["--norms", "linf,linf"], ["twice"]),
+        (["--eps", "linf=0"], ["'0'", "above 0"]),
+        (["--eps", "linf=-8/255"], ["-8/255", "above 0"]),
+        (["--eps", "linf=8/0"], ["8/0"]),
+        (["--eps", "linf:8/255"], ["norm=radius"]),
+        (["--eps", "l1=12", "--norms", "linf"], ["l1", "--norms linf"]),
+        (["--attack", "standart"], ["standart", "Did you mean 'standard'", "autoattack"]),
+        (["--device", "tpu"], ["tpu"]),
+        (["--n", "31"], ["31", "30 images"]),
+        (["--n", "0"], ["0"]),
+        (["--batch-size", "0"], ["batch-size"]),
+        (["--json", "nowhere/r.json"], ["nowhere"]),
+        (["--data", "no-such-thing"], ["no-such-thing"]),
+        (["--speed", "9"], ["--speed"]),
+    ],
+)
+def test_a_wrong_request_is_refused_in_words(refused, model, images, options, words):
+    given = [model, *(["--data", images] if "--data" not in options else []), *options]
+    message = refused(*given)
+    for word in words:
+        assert word in message
+
+
+def test_an_unknown_model_gets_a_suggestion(refused, images):
+    message = refused("digits-linff", "--data", images)
+    assert "Did you mean 'digits-linf'" in message or "unknown model" in message
+
+
+def test_without_an_argument_and_without_a_run_it_says_what_to_do(refused):
+    assert "robustctl finetune" in refused()
+
+
+def test_labels_outside_the_classes(refused, model, tmp_path):
+    np.savez(tmp_path / "bad.npz", x=np.zeros((3, 1, 8, 8), np.float32), y=np.array([0, 11, 2]))
+    message = refused(model, "--data", tmp_path / "bad.npz", *EPS)
+    assert "11" in message
+    assert "classes" in message
+
+
+def test_images_of_another_shape(refused, model, tmp_path):
+    np.savez(tmp_path / "big.npz", x=np.zeros((3, 3, 8, 8), np.float32), y=np.array([0, 1, 2]))
+    assert "3x8x8" in refused(model, "--data", tmp_path / "big.npz", *EPS)
+
+
+def test_pixels_outside_the_unit_interval(refused, model, tmp_path):
+    np.savez(tmp_path / "raw.npz", x=np.full((3, 1, 8, 8), 200, np.float32), y=np.array([0, 1, 2]))
+    assert "[0" in refused(model, "--data", tmp_path / "raw.npz", *EPS)
+
+
+def test_truncated_weights(refused, model, images):
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert "bytes are there" in refused(model, "--data", images, *EPS)
+
+
+def test_weights_of_another_architecture(refused, model, images):
+    config = json.loads((model / "config.json").read_text())
+    config["architecture"]["args"]["hidden"] = 9
+    (model / "config.json").write_text(json.dumps(config))
+    assert "expected [9" in refused(model, "--data", images, *EPS)
+
+
+def test_nan_in_the_weights(refused, model, images, conv_model, conv_spec):
+    with torch.no_grad():
+        conv_model.net[0].weight[0] = torch.nan
+    checkpoint.save_model(conv_model, conv_spec, model)
+    assert "NaN" in refused(model, "--data", images, *EPS)
+
+
+def test_a_place_that_cannot_be_written(refused, model, images, monkeypatch):
+    monkeypatch.setenv("ROBUSTCTL_RUNS", "/proc/runs")
+    message = refused(model, "--data", images, *EPS, code=1)
+    assert "/proc/runs" in message
+
+
+def test_a_full_disk_is_one_message_and_the_same_command_goes_on(model, images, tmp_path):
+    """No file may grow beyond an empty store: the operating system refuses in the middle of the evaluation."""
+    with Store(tmp_path / "empty.sqlite", {}):
+        size = (tmp_path / "empty.sqlite").stat().st_size
+    command = [model, "--data", images, "--eps", "linf=0.5,l2=4,l1=20"]
+    limited = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n{MAIN}"
+    full = subprocess.run(
+        [sys.executable, "-B", "-c", limited, "--quiet", "eval", *map(str, command)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert full.returncode == 1, full.stderr
+    assert "run the same command again" in full.stderr
+    assert "Traceback" not in full.stderr
+    done = run(*command)
+    assert done.returncode == 0, done.stderr
