@@ -256,7 +256,16 @@ def _train(
     if run is None:
         run = _create(job, model, device, w)
     loop = build_loop(
-        model, spec, job.data, job.settings, run.path, seed=job.seed, device=device, world=w, resuming=resuming
+        model,
+        spec,
+        job.data,
+        job.settings,
+        run.path,
+        seed=job.seed,
+        device=device,
+        world=w,
+        start_norm=job.located.spec.norm if job.located else None,
+        resuming=resuming,
     )
     if resuming and loop.step >= min(job.request.max_steps or loop.steps, loop.steps):
         _say(w, [f"{run.path} has done its {loop.step} steps already"])

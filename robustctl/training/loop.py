@@ -6,16 +6,16 @@ A position in the training is two numbers, pass and step; every random choice is
 """
 
 import json
+import os
+import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustctl import checkpoint
 from robustctl.architectures import Classifier
@@ -23,16 +23,18 @@ from robustctl.errors import InterruptedRun, RunError
 from robustctl.files import writing
 from robustctl.progress import Advance, progress
 from robustctl.spec import ModelSpec
+from robustctl.threats import Norm, Threat
 from robustctl.training import optim, resume
 from robustctl.training.batches import Batches
 from robustctl.training.distributed import World
+from robustctl.training.engine import Engine
 from robustctl.training.guards import WATCHED_STEPS, Guards, StopRequest, stop_request
 from robustctl.training.meter import Meter
 from robustctl.training.methods import TrainingMethod
 from robustctl.training.projection import GradientProjection
 from robustctl.training.selection import Selector, pgd_accuracy
 from robustctl.training.settings import Phase, Settings
-from robustctl.training.step import Engine, Step
+from robustctl.training.step import Step
 
 METRICS = "metrics.jsonl"
 BEST = "best.safetensors"
@@ -65,6 +67,7 @@ class Loop:
     Args:
         model: on its device; trained in place.
         lr: the recipe's learning rate for this architecture.
+        start_norm: the norm that the model was trained for before, if one is known.
         directory: of the run; exists.
         save_seconds: least time between two saves of the state within an epoch.
     """
@@ -83,8 +86,10 @@ class Loop:
         seed: int,
         device: torch.device,
         world: World | None = None,
+        start_norm: Norm | None = None,
         save_seconds: float = SAVE_SECONDS,
     ) -> None:
+        self.start_norm = start_norm
         self.model, self.spec, self.settings, self.method = model, spec, settings, method
         self.batches, self.selector, self.directory = batches, selector, directory
         self.lr, self.seed, self.device, self.save_seconds = lr, seed, device, save_seconds
@@ -100,7 +105,7 @@ class Loop:
         self.check_accuracy = 0.0
         self.seconds, self.images, self.measured = 0.0, 0, time.monotonic()
         self.saved = time.monotonic()
-        self.engine = self._engine()
+        self.engine = Engine.of(model, settings, self.meter, self.world, seed, device)
 
     @property
     def steps(self) -> int:
@@ -121,6 +126,7 @@ class Loop:
         """
         end = min(max_steps or self.steps, self.steps)
         if self.step == 0:
+            self._prepare()
             self.save()
         self.model.train()
         self.measured = self.saved = time.monotonic()
@@ -131,6 +137,31 @@ class Loop:
         self.save()
         self.world.wait()
         return Outcome(self.step, self.best, self.seconds)
+
+    def _prepare(self) -> None:
+        """Let the method look at the start; the model is as before afterwards."""
+        start = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        found = self.method.prepare(partial(self._probe, start), self.start_norm)
+        self.model.load_state_dict(start)
+        if found:
+            self._write({"kind": "prepare", **found})
+            if self.world.leads and "ROBUSTCTL_QUIET" not in os.environ:
+                print(f"measured before training: {json.dumps(found)}", file=sys.stderr, flush=True)
+
+    def _probe(self, start: dict[str, Tensor], threat: Threat, steps: int) -> float:
+        """Robust accuracy in ``threat`` on the selection split after a short training on it alone."""
+        self.model.load_state_dict(start)
+        self.model.train()
+        optimizer = optim.optimizer(self.model, self.settings.optim, self.lr, self.device)
+        size = _size(self._phase(0))
+        for number in range(steps):
+            x, y = self.batches.get(-1, number % self.batches.count(size[0]), *size)
+            part = self.world.part(len(x))
+            step = Step(replace(self.engine, meter=Meter()), x[part], y[part], number)
+            optimizer.zero_grad(set_to_none=True)
+            step.mean(step.losses(step.attack(threat), threat.norm)).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        return replace(self.selector, threats=(threat,)).measure(self.model)[threat.norm]
 
     def _one_pass(self, end: int, stop: StopRequest, advance: Advance) -> None:
         this = self.passes[self.at]
@@ -318,7 +349,7 @@ class Loop:
             one.load_state_dict(state["optimizers"][kind])
         if self.projection and state["projection"]:
             self.projection.load_state(state["projection"], self.device)
-        self.method.load_state(state["method"])
+        self.method.load_state(state["method"], self.world)
         self.guards.load_state(state["guards"])
         self.meter.load_state(state["meter"])
         self.best, self.check_accuracy, self.seconds = state["best"], state["check_accuracy"], state["seconds"]
@@ -344,34 +375,6 @@ class Loop:
     def _phase(self, epoch: int) -> Phase:
         whole = Phase(at=0, size=self.spec.input_shape[-1], batch_size=self.settings.train.batch_size)
         return max((one for one in self.settings.resize or (whole,) if one.at <= epoch), key=lambda one: one.at)
-
-    def _engine(self) -> Engine:
-        return Engine(
-            model=self.model,
-            network=network(self.model, self.settings.compile, self.world),
-            attack=self.settings.attack,
-            outer=self.settings.outer,
-            autocast=autocast(self.settings.precision, self.device),
-            meter=self.meter,
-            world=self.world,
-            seed=self.seed,
-        )
-
-
-def network(model: nn.Module, compiled: bool, world: World) -> Callable[[Tensor], Tensor]:
-    """The forward pass of training: shared between processes and compiled where that is asked."""
-    shared: nn.Module = model
-    if world.size > 1:
-        shared = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=True)
-    return torch.compile(shared) if compiled else shared
-
-
-def autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[None]]:
-    """The context of a step: bfloat16 where it is asked, or where ``auto`` finds a GPU that has it."""
-    able = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    if precision == "bfloat16" or (precision == "auto" and able):
-        return partial(torch.autocast, device.type, torch.bfloat16)
-    return nullcontext
 
 
 def _size(phase: Phase) -> tuple[int, int]:

@@ -181,6 +181,16 @@ class OverfittingCheck(Block):
     drop: Share = 0.2
 
 
+def _attack_faults(method: MethodConfig, attack: Apgd | Pgd | None) -> list[str]:
+    if attack is None:
+        return [f"attack: missing; method {method.name} needs one of {', '.join(method.takes)}"] if method.takes else []
+    if not method.takes:
+        return [f"attack: method {method.name} takes no attack block; remove it"]
+    if attack.name not in method.takes:
+        return [f"attack.name: method {method.name} needs {' or '.join(method.takes)}, not {attack.name}"]
+    return []
+
+
 class Settings(Block):
     """A whole recipe.
 
@@ -192,7 +202,7 @@ class Settings(Block):
     method: SerializeAsAny[MethodConfig]
     train: Train
     evaluate: Evaluate
-    attack: Attack
+    attack: Attack | None = None
     outer: Outer = CrossEntropy(name="cross-entropy")
     architecture: dict[str, dict[str, Scalar]] = Field(default_factory=dict)
     optim: Optim
@@ -223,13 +233,14 @@ class Settings(Block):
     def _fit_together(self) -> "Settings":
         faults = self.method.faults(frozenset(self.train.threats))
         trained = set(self.train.threats)
+        faults += _attack_faults(self.method, self.attack)
         if isinstance(self.attack, Pgd) and (missing := trained - set(self.attack.step)):
             faults.append(f"attack.step lacks {', '.join(sorted(missing))}, which train.threats names")
-        if missing := trained - set(self.attack.steps):
+        if self.attack and (missing := trained - set(self.attack.steps)):
             faults.append(f"attack.steps lacks {', '.join(sorted(missing))}, which train.threats names")
         if self.resize and self.resize[0].at != 0:
             faults.append("resize must begin at epoch 0 (at: 0)")
-        if isinstance(self.outer, Trades) and self.attack.start == "zero":
+        if isinstance(self.outer, Trades) and self.attack and self.attack.start == "zero":
             faults.append("attack.start: outer trades needs a random start, its gradient is 0 at the clean image")
         if self.average and self.projection:
             faults.append("average cannot be combined with projection, which moves the weights itself")

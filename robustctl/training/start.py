@@ -11,6 +11,7 @@ from robustctl.architectures import Classifier
 from robustctl.data import ImageData
 from robustctl.errors import RequestError
 from robustctl.spec import ModelSpec
+from robustctl.threats import Norm
 from robustctl.training import resume
 from robustctl.training.batches import Batches, Images, hold_out
 from robustctl.training.distributed import World, share_batch_norm
@@ -33,6 +34,7 @@ def build_loop(
     seed: int,
     device: torch.device,
     world: World | None = None,
+    start_norm: Norm | None = None,
     resuming: bool = False,
     save_seconds: float = SAVE_SECONDS,
 ) -> Loop:
@@ -50,8 +52,7 @@ def build_loop(
     world.part(settings.train.batch_size)
     train, selected = hold_out(data, settings.selection.images)
     model.to(device)
-    if device.type == "cuda":
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if world.size > 1:
         share_batch_norm(model)
     loop = Loop(
@@ -66,6 +67,7 @@ def build_loop(
         seed=seed,
         device=device,
         world=world,
+        start_norm=start_norm,
         save_seconds=save_seconds,
     )
     if resuming and (state := resume.load(directory)) is not None:

@@ -1,8 +1,6 @@
 """What a method sees of one optimiser step: the batch, the attack, the outer loss, and places for measurements."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -14,29 +12,8 @@ from robustctl.attacks.apgd import apgd
 from robustctl.attacks.pgd import pgd
 from robustctl.oracle import Oracle
 from robustctl.threats import Norm, Threat
-from robustctl.training.distributed import World
-from robustctl.training.meter import Meter
-from robustctl.training.settings import Apgd, Attack, CrossEntropy, Outer, Trades
-
-
-@dataclass(frozen=True)
-class Engine:
-    """What stays the same from step to step.
-
-    Attributes:
-        model: the classifier; attacks freeze it for a moment.
-        network: the same model as the training's forward pass sees it (compiled, or shared between processes).
-        autocast: makes the context of mixed precision.
-    """
-
-    model: nn.Module
-    network: Callable[[Tensor], Tensor]
-    attack: Attack
-    outer: Outer
-    autocast: Callable[[], AbstractContextManager[None]]
-    meter: Meter
-    world: World
-    seed: int
+from robustctl.training.engine import Engine
+from robustctl.training.settings import Apgd, CrossEntropy, Trades
 
 
 class Step:
@@ -95,23 +72,38 @@ class Step:
         return self.logits(self.x)
 
     def attack(self, threat: Threat) -> Tensor:
-        """Adversarial points (n, c, h, w) of the batch by the recipe's attack, the model in eval mode."""
+        """Adversarial points (n, c, h, w) of the batch by the recipe's attack."""
+        return self.run(lambda oracle, target: self._attack(oracle, target, threat))
+
+    def run(self, attack: Callable[[Oracle, Tensor], Tensor]) -> Tensor:
+        """Points (n, c, h, w) that ``attack(oracle, target)`` finds, the model in eval mode.
+
+        ``target`` is what ``losses.ce`` compares logits with: labels, or soft labels (n, k). What the attack did is
+        recorded, and in the first steps watched by the guards.
+        """
         with self.engine.autocast(), Oracle(self.model) as oracle:
             target = self._target(oracle)
-            x_adv = self._run(oracle, target, threat)
+            x_adv = attack(oracle, target)
             if self.watch:
                 self._compare(oracle, x_adv, target)
         self.record("perturbation", geometry.norm(x_adv - self.x, "linf").amax())
         return x_adv
 
+    def judge(self, x_adv: Tensor, norm: Norm) -> Tensor:
+        """What the attack maximises, (n,), at its points of ``norm``, without a graph; the error is recorded."""
+        with self.engine.autocast(), Oracle(self.model) as oracle:
+            logits = oracle.logits(x_adv)
+            self.record_error(norm, logits)
+            return losses.ce(logits, self._target(oracle))
+
     def natural(self) -> Tensor:
         """Cross-entropy (n,) of the clean batch."""
         return losses.ce(self.clean_logits, self.y)
 
-    def losses(self, x_adv: Tensor, norm: Norm) -> Tensor:
-        """The outer loss (n,) at adversarial points of ``norm``, whose error is recorded under that norm."""
+    def losses(self, x_adv: Tensor, name: str) -> Tensor:
+        """The outer loss (n,) at adversarial points, whose error is recorded under ``name``, a norm or a method."""
         logits = self.logits(x_adv)
-        self.record_error(norm, logits)
+        self.record_error(name, logits)
         return self.outer(logits)
 
     def outer(self, logits: Tensor) -> Tensor:
@@ -135,11 +127,11 @@ class Step:
         """Add a value to the metrics; they report its mean."""
         self.engine.meter.add(name, value)
 
-    def record_error(self, norm: Norm, logits: Tensor) -> None:
-        """Set ``error``, and report it for ``norm`` together with that norm's share of the batches."""
+    def record_error(self, name: str, logits: Tensor) -> None:
+        """Set ``error``, and report it under ``name`` together with that name's share of the batches."""
         wrong = (logits.detach().argmax(1) != self.labels).float().mean()
         self.error = self.engine.world.mean(wrong)
-        self.record(f"robust_error/{norm}", self.error)
+        self.record(f"robust_error/{name}", self.error)
 
     def _target(self, oracle: Oracle) -> Tensor:
         # Cross-entropy with the clean prediction as soft label is TRADES's KL up to a constant of each image.
@@ -147,8 +139,9 @@ class Step:
             return oracle.logits(self.x).softmax(1)
         return self.y
 
-    def _run(self, oracle: Oracle, target: Tensor, threat: Threat) -> Tensor:
+    def _attack(self, oracle: Oracle, target: Tensor, threat: Threat) -> Tensor:
         attack = self.engine.attack
+        assert attack is not None, "the recipe was checked"
         steps = attack.steps[threat.norm]
         start = None
         if attack.start == "random":

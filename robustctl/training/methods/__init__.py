@@ -10,9 +10,10 @@ optimiser, reads no file and prints nothing; what it remembers between batches g
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from robustctl.threats import Norm
+from robustctl.threats import Norm, Threat
 from robustctl.training.blocks import Block
 
 if TYPE_CHECKING:
@@ -22,14 +23,36 @@ if TYPE_CHECKING:
     from robustctl.training.step import Step
 
 
+AttackName = Literal["apgd", "pgd"]
+
+Probe = Callable[[Threat, int], float]
+"""Robust accuracy on the selection split, in a threat, after so many steps of training on it alone from the start."""
+
+
 class MethodConfig(Block):
-    """The ``method`` block of a recipe; ``name`` is the file's name with ``-`` for ``_``."""
+    """The ``method`` block of a recipe; ``name`` is the file's name with ``-`` for ``_``.
+
+    ``takes`` are the names that the recipe's ``attack`` block may have; without any, the method brings its own attack
+    or needs none, and the block must not be there.
+    """
+
+    takes: ClassVar[tuple[AttackName, ...]] = ("apgd", "pgd")
 
     name: str
 
     def faults(self, norms: frozenset[Norm]) -> list[str]:
         """What is wrong with training this method on these norms, one message a fault that names the user's keys."""
         return []
+
+
+def needs_several(name: str, norms: frozenset[Norm]) -> list[str]:
+    """The fault of a multi-norm method that is given one norm."""
+    return [] if len(norms) > 1 else [f"train.threats: method {name} trains on several norms, not on one"]
+
+
+def needs_linf(name: str, norms: frozenset[Norm]) -> list[str]:
+    """The fault of an l_inf method that is given other norms."""
+    return [] if norms == {"linf"} else [f"train.threats: method {name} trains on linf alone"]
 
 
 class TrainingMethod(ABC):
@@ -42,6 +65,14 @@ class TrainingMethod(ABC):
 
     replays: int = 1
     attacks: bool = True
+
+    def prepare(self, probe: Probe, start_norm: Norm | None) -> dict[str, Any]:
+        """Called once, before the first step; what it returns is printed and goes to the metrics.
+
+        Args:
+            start_norm: the norm that the start was trained for, if one is known.
+        """
+        return {}
 
     @abstractmethod
     def loss(self, step: Step) -> Tensor:
@@ -61,5 +92,5 @@ class TrainingMethod(ABC):
         """``state`` of all processes together; differs where a process keeps something of its own images."""
         return self.state()
 
-    def load_state(self, state: dict[str, Any]) -> None:  # noqa: B027
-        """Take back what ``state`` gave."""
+    def load_state(self, state: dict[str, Any], world: World) -> None:  # noqa: B027
+        """Take back what ``gathered_state`` gave; each process keeps what is its own."""

@@ -14,6 +14,7 @@ from robustctl.training.methods import MethodConfig, TrainingMethod
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from robustctl.training.distributed import World
     from robustctl.training.step import Step
 
 
@@ -74,7 +75,7 @@ class Method(TrainingMethod):
         recent = [(chosen, float(error)) for chosen, error in self.recent]
         return {"errors": self.errors, "batches": self.batches, "recent": recent}
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: dict[str, Any], world: World) -> None:
         import torch
 
         self.errors, self.batches = state["errors"], state["batches"]

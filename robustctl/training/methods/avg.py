@@ -1,0 +1,30 @@
+"""AVG (Tramer and Boneh, arXiv:1904.13000; MSD, equation 13): the mean of the losses at every norm's points."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from robustctl.threats import Norm, Threat
+from robustctl.training.methods import MethodConfig, TrainingMethod, needs_several
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from robustctl.training.step import Step
+
+
+class Config(MethodConfig):
+    name: Literal["avg"]
+
+    def faults(self, norms: frozenset[Norm]) -> list[str]:
+        return needs_several(self.name, norms)
+
+
+class Method(TrainingMethod):
+    def __init__(self, config: Config, threats: tuple[Threat, ...]) -> None:
+        self.threats = threats
+
+    def loss(self, step: Step) -> Tensor:
+        losses = [step.mean(step.losses(step.attack(threat), threat.norm)) for threat in self.threats]
+        total: Tensor = sum(losses[1:], start=losses[0])
+        return total / len(losses)

@@ -1,0 +1,76 @@
+"""Fast adversarial training with one sign step (Wong, Rice and Kolter, arXiv:2001.03994; thesis 2.2.2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from robustctl.threats import Norm, Threat
+from robustctl.training.blocks import PositiveFinite
+from robustctl.training.methods import AttackName, MethodConfig, TrainingMethod, needs_linf
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from robustctl.oracle import Oracle
+    from robustctl.training.distributed import World
+    from robustctl.training.step import Step
+
+
+class Config(MethodConfig):
+    """The ``method`` block.
+
+    Attributes:
+        start: ``zero``; ``uniform`` in the ball; ``previous``, where the batch before ended; ``corner``, a random
+            corner of the cube of half the radius (R+FGSM, Tramer et al., arXiv:1705.07204).
+        step: length of the step in radii: 1.25 with a uniform start, 0.5 from a corner, 1 from zero.
+    """
+
+    takes: ClassVar[tuple[AttackName, ...]] = ()
+
+    name: Literal["fgsm"]
+    start: Literal["zero", "uniform", "previous", "corner"]
+    step: PositiveFinite
+
+    def faults(self, norms: frozenset[Norm]) -> list[str]:
+        return needs_linf(self.name, norms)
+
+
+class Method(TrainingMethod):
+    """``delta`` is where the last batch ended, for ``start: previous``."""
+
+    def __init__(self, config: Config, threats: tuple[Threat, ...]) -> None:
+        self.config = config
+        (self.threat,) = threats
+        self.delta: Tensor | None = None
+
+    def loss(self, step: Step) -> Tensor:
+        def one_step(oracle: Oracle, target: Tensor) -> Tensor:
+            from robustctl import losses
+
+            delta = self._start(step)
+            _, _, grad = oracle.loss_and_grad((step.x + delta).clamp(0, 1), target, losses.ce)
+            eps = self.threat.eps
+            self.delta = (delta + self.config.step * eps * grad.sign()).clamp(-eps, eps)
+            return (step.x + self.delta).clamp(0, 1)
+
+        return step.mean(step.losses(step.run(one_step), "linf"))
+
+    def _start(self, step: Step) -> Tensor:
+        from robustctl import geometry
+
+        if self.config.start == "zero":
+            return step.x.new_zeros(step.x.shape)
+        if self.config.start == "previous" and self.delta is not None and self.delta.shape == step.x.shape:
+            return self.delta.to(step.x)
+        noise = geometry.draw(step.x, step.generators, uniform=True)
+        return noise.sign() * (self.threat.eps / 2) if self.config.start == "corner" else noise * self.threat.eps
+
+    def state(self) -> dict[str, Any]:
+        return {"delta": self.delta if self.config.start == "previous" else None}
+
+    def gathered_state(self, world: World) -> dict[str, Any]:
+        delta = self.state()["delta"]
+        return {"delta": None if delta is None else world.gather(delta)}
+
+    def load_state(self, state: dict[str, Any], world: World) -> None:
+        self.delta = None if state["delta"] is None else state["delta"][world.part(len(state["delta"]))]

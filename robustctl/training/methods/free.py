@@ -1,0 +1,61 @@
+"""Free adversarial training (Shafahi et al., arXiv:1904.12843): one backward pass moves weights and perturbation.
+
+Each batch is used ``replays`` times; the perturbation is carried from step to step and from batch to batch. An epoch of
+the recipe is one pass over the data, ``replays`` epochs in the paper's count.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import PositiveInt
+
+from robustctl.threats import Norm, Threat
+from robustctl.training.methods import AttackName, MethodConfig, TrainingMethod, needs_linf
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from robustctl.training.distributed import World
+    from robustctl.training.step import Step
+
+
+class Config(MethodConfig):
+    takes: ClassVar[tuple[AttackName, ...]] = ()
+
+    name: Literal["free"]
+    replays: PositiveInt
+
+    def faults(self, norms: frozenset[Norm]) -> list[str]:
+        return needs_linf(self.name, norms)
+
+
+class Method(TrainingMethod):
+    """``delta`` is the carried perturbation, one for each place in the batch."""
+
+    def __init__(self, config: Config, threats: tuple[Threat, ...]) -> None:
+        self.replays = config.replays
+        (self.threat,) = threats
+        self.delta: Tensor | None = None
+
+    def loss(self, step: Step) -> Tensor:
+        if self.delta is None or self.delta.shape != step.x.shape:
+            self.delta = step.x.new_zeros(step.x.shape)
+        self.delta = self.delta.detach().to(step.x).requires_grad_(True)
+        return step.mean(step.losses((step.x + self.delta).clamp(0, 1), "linf"))
+
+    def after_backward(self, step: Step) -> None:
+        assert self.delta is not None and self.delta.grad is not None, "loss has run"
+        eps = self.threat.eps
+        self.delta = (self.delta.detach() + eps * self.delta.grad.sign()).clamp(-eps, eps)
+        step.record("perturbation", self.delta.abs().amax())
+
+    def state(self) -> dict[str, Any]:
+        return {"delta": None if self.delta is None else self.delta.detach()}
+
+    def gathered_state(self, world: World) -> dict[str, Any]:
+        delta = self.state()["delta"]
+        return {"delta": None if delta is None else world.gather(delta)}
+
+    def load_state(self, state: dict[str, Any], world: World) -> None:
+        self.delta = None if state["delta"] is None else state["delta"][world.part(len(state["delta"]))]
