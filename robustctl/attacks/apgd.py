@@ -24,6 +24,8 @@ SPARSITY = 0.2
 """First share of the pixels that an l_1 step changes (arXiv:2103.01208, Sec. 3.2)."""
 SPARSER = 1.5
 """The l_1 step changes this many times fewer pixels than the best point; its size falls by the same factor."""
+NOISE = 1e-5
+"""A pixel that moved by less than this share of the l_1 radius counts as unmoved: projections leave roundings."""
 L1_STEP_RANGE = 10.0
 """The l_1 step never falls below its first size divided by this."""
 
@@ -109,7 +111,7 @@ class Apgd:
         eps = torch.full((len(x),), radius, dtype=x.dtype, device=x.device)
         sparsity, support = torch.full_like(eps, self.sparsity), torch.full_like(eps, x[0].numel())
         if self.norm == "l1" and len(self.schedule.steps) > 1:
-            support = _support(x_adv, x)
+            support = _support(x_adv, x, eps)
             sparsity = support / x[0].numel() / SPARSER
         return self._stage(x, x_adv, eps, torch.zeros_like(eps, dtype=torch.long), sparsity, support)
 
@@ -145,16 +147,16 @@ class Apgd:
         """
         self._record(rows, values, grad)
         reset = self._check(rows)
-        x_adv = torch.where(_wide(reset), rows.x_best, rows.x_adv)
-        grad = torch.where(_wide(reset), rows.grad_best, grad)
+        x_adv = _pick(reset, rows.x_best, rows.x_adv)
+        grad = _pick(reset, rows.grad_best, grad)
         step = _l1_step if self.norm == "l1" else _momentum_step
         rows.x_adv, rows.x_old = step(rows, x_adv, grad, self.norm), x_adv
         rows.step += 1
 
     def _record(self, rows: Rows, values: Tensor, grad: Tensor) -> None:
         better = values > rows.best
-        rows.x_best = torch.where(_wide(better), rows.x_adv, rows.x_best)
-        rows.grad_best = torch.where(_wide(better), grad, rows.grad_best)
+        rows.x_best = _pick(better, rows.x_adv, rows.x_best)
+        rows.grad_best = _pick(better, grad, rows.grad_best)
         rows.best = torch.where(better, values, rows.best)
         first = rows.step == 0
         rows.best_at_check = torch.where(first, values, rows.best_at_check)
@@ -182,7 +184,7 @@ class Apgd:
 
     def _check_sparsity(self, rows: Rows, due: Tensor) -> Tensor:
         """Adapt the l_1 step's sparsity to the best point's; start the step size anew where that became sparser."""
-        support = _support(rows.x_best, rows.x)
+        support = _support(rows.x_best, rows.x, rows.eps)
         sparser = due & (support < 0.95 * rows.support)
         largest = rows.eps
         smaller = (rows.step_size / SPARSER).clamp_min(largest / L1_STEP_RANGE)
@@ -205,7 +207,7 @@ class Apgd:
         stage = rows.stage + 1
         eps = self.threat.eps * torch.tensor(self.schedule.factors).to(rows.eps)[stage]
         x_adv = geometry.project(rows.x_best, rows.x, self.norm, eps)
-        support = _support(x_adv, rows.x)
+        support = _support(x_adv, rows.x, eps)
         return self._stage(rows.x, x_adv, eps, stage, support / rows.x[0].numel() / SPARSER, support)
 
 
@@ -243,7 +245,7 @@ def apgd(
             attack.advance(rows, *oracle.loss_and_grad(rows.x_adv, y, loss)[1:])
         # The last point of a stage needs its loss alone: no step follows.
         final = loss(oracle.logits(rows.x_adv), y)
-        rows.x_best = torch.where(_wide(final > rows.best), rows.x_adv, rows.x_best)
+        rows.x_best = _pick(final > rows.best, rows.x_adv, rows.x_best)
         if stage < n_stages - 1:
             rows = attack.next_stage(rows)
     return geometry.shrink_inside(rows.x_best, x, threat.norm, threat.eps)
@@ -264,9 +266,18 @@ def _l1_step(rows: Rows, x_adv: Tensor, grad: Tensor, norm: Norm) -> Tensor:
     return geometry.project(x_adv + _wide(rows.step_size) * step, rows.x, norm, rows.eps)
 
 
-def _support(x_adv: Tensor, x: Tensor) -> Tensor:
-    """Pixels that differ, (n,) float."""
-    return (x_adv != x).flatten(1).sum(1).to(x.dtype)
+def _support(x_adv: Tensor, x: Tensor, eps: Tensor) -> Tensor:
+    """Pixels that differ by more than rounding, (n,) float."""
+    size = (x_adv - x).flatten(1).abs_()
+    return torch.gt(size, NOISE * eps[:, None], out=torch.empty_like(size)).sum(1)
+
+
+def _pick(rows: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Images of ``a`` where ``rows`` (n,) is True, else of ``b``, all finite.
+
+    A lerp by 0 or 1 is exact, and on a CPU it is four times as fast as a selection by a mask of bool.
+    """
+    return torch.lerp(b, a, _wide(rows.to(a.dtype)))
 
 
 def _wide(rows: Tensor) -> Tensor:
