@@ -8,7 +8,7 @@ import torch
 
 from robustctl import discovery
 from robustctl.architectures import Classifier
-from robustctl.data import ImageData
+from robustctl.data import ImageData, pseudo_labels
 from robustctl.errors import RequestError
 from robustctl.spec import ModelSpec
 from robustctl.threats import Norm
@@ -55,12 +55,18 @@ def build_loop(
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if world.size > 1:
         share_batch_norm(model)
+    extra = None
+    if settings.extra:
+        x, y = pseudo_labels.read(Path(settings.extra.path), spec.input_shape, spec.n_classes)
+        extra = Images(x.to(device), y.to(device))
+    share = settings.extra.share if settings.extra else 0.0
+    batches = Batches(_on(train, device), settings.augment, seed, spec.n_classes, extra, share)
     loop = Loop(
         model,
         spec,
         settings,
         make_method(settings),
-        Batches(_on(train, device), settings.augment, seed, spec.n_classes),
+        batches,
         Selector(_on(selected, device), settings.evaluate_threats, settings.selection.steps, world),
         directory=directory,
         lr=lr,
