@@ -18,6 +18,12 @@ def _names(incomplete: str) -> list[str]:
     return [name for name in [*entry_files(), *pulled()] if name.startswith(incomplete)]
 
 
+def _architectures(incomplete: str) -> list[str]:
+    from robustctl.discovery import names
+
+    return [name for name in names("robustctl.architectures") if name.startswith(incomplete)]
+
+
 Name = Annotated[str, typer.Argument(help="Name of a model.", autocompletion=_names)]
 
 
@@ -25,7 +31,7 @@ Name = Annotated[str, typer.Argument(help="Name of a model.", autocompletion=_na
 def list_models(
     dataset: Annotated[str | None, typer.Option(help="Only models of this data set.")] = None,
     norm: Annotated[str | None, typer.Option(help="Only models trained in this norm.")] = None,
-    arch: Annotated[str | None, typer.Option(help="Only this architecture.")] = None,
+    arch: Annotated[str | None, typer.Option(help="Only this architecture.", autocompletion=_architectures)] = None,
     max_size: Annotated[float | None, typer.Option(help="At most so many million parameters.")] = None,
     here: Annotated[bool, typer.Option("--here", help="Only models whose weights are on this machine.")] = False,
 ) -> None:
@@ -90,12 +96,13 @@ def import_model(
     from robustctl.registry import fetch, local, request
     from robustctl.registry.locate import entry_files, entry_weights, read_entry
 
-    if arch is None and from_yaml is None and name in entry_files() and not entry_weights(name).is_file():
-        typer.echo(f"brought {name}: {fetch.bring(name, read_entry(name), path)}")
-        return
     options = request.Options(
         arch, set_ or [], dataset, mean, std, norm, eps, classes, input_shape, at, strip, drop, licence, description
     )
+    if arch is None and from_yaml is None and name in entry_files() and not entry_weights(name).is_file():
+        known = read_entry(name)
+        typer.echo(f"brought {name}: {fetch.bring(name, known, path, request.keys_from(options, known.keys))}")
+        return
     entry = request.entry_from(options, from_yaml, path.name)
     entry = local.import_model(name, path, entry, entry.keys)
     typer.echo(f"imported {name}: {_summary(entry)}")
@@ -107,6 +114,50 @@ def add(path: Annotated[Path, typer.Argument(help="An entry file; its name becom
     from robustctl.registry import entry, local
 
     typer.echo(f"added {local.add(path.stem, entry.read(path)).stem}")
+
+
+@app.command()
+def verify(
+    name: Annotated[str | None, typer.Argument(help="One entry; all without.", autocompletion=_names)] = None,
+    local: Annotated[bool, typer.Option("--local", help="Only the weights that are here; no network.")] = False,
+) -> None:
+    """Check the weights that are here against their hashes, and the sources of entries without fetching weights."""
+    from robustctl.errors import RunError
+    from robustctl.registry import fetch
+    from robustctl.registry.local import verify_weights
+    from robustctl.registry.locate import entry_files, read_entry
+
+    faults = 0
+    for found, fault in verify_weights(name):
+        typer.echo(f"{found}: {fault or 'the weights are what was fetched'}")
+        faults += fault is not None
+    for found in [] if local else [name] if name else sorted(entry_files()):
+        for line in fetch.check_sources(read_entry(found), found):
+            typer.echo(f"{found}: {line}")
+            faults += line.startswith("FAULT")
+    if faults:
+        raise RunError(
+            f"{faults} faults; a model whose weights changed: robustctl models remove NAME, then pull it again"
+        )
+
+
+@app.command()
+def mirror(
+    name: Name,
+    repo: Annotated[str, typer.Option(help="USER/NAME, or file:///path for a plain directory.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repo private.")] = False,
+    licence: Annotated[str | None, typer.Option(help="Hub identifier, where the entry has none.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Fetch and check, but push nothing.")] = False,
+) -> None:
+    """Put a published model on the hub: fetch, convert, check, push with a card that credits its authors."""
+    from robustctl.registry.mirror import package
+    from robustctl.registry.push import Target, preflight, publish
+
+    if not dry_run:
+        preflight(repo)
+    address = publish(package(name, repo, licence), Target(repo, private), dry_run=dry_run)
+    done = "nothing was pushed (dry run)" if dry_run else address or f"{repo} has it already"
+    typer.echo(f"{name}: {done}")
 
 
 @app.command()
@@ -127,4 +178,5 @@ def _summary(entry: "Entry") -> str:
 
 
 def _accuracies(accuracies: "tuple[Accuracy, ...]") -> str:
-    return ", ".join(f"{one.norm or 'clean'} {100 * one.value:.1f}" for one in accuracies)
+    shown = {one.norm or "clean": one.value for one in accuracies}  # of several protocols the last, strongest one
+    return ", ".join(f"{norm} {100 * value:.1f}" for norm, value in shown.items())

@@ -87,7 +87,9 @@ def metadata(story: Story) -> dict[str, Any]:
     if dataset:
         content["datasets"] = [dataset]
     if story.base_repo:
-        content |= {"base_model": story.base_repo, "base_model_relation": "finetune"}
+        content["base_model"] = story.base_repo
+    if story.base_repo and story.base:
+        content["base_model_relation"] = "finetune"
     if story.results:
         content["metrics"] = ["accuracy"]
         content["model-index"] = [

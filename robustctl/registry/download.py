@@ -147,6 +147,12 @@ def _announced(response: Response, before: int) -> int | None:
     return before + int(length) if length.isdecimal() else None
 
 
+def probe(wanted: Wanted, get: Get) -> None:
+    """Ask for a file and look at the answer's head only; raises as ``download`` does."""
+    with get(wanted.url, wanted.headers | {"Accept-Encoding": "identity"}) as response:
+        _refuse(wanted, response)
+
+
 def _refuse(wanted: Wanted, response: Response) -> None:
     """Turn every answer that is not the file into its message."""
     status = response.status_code

@@ -12,6 +12,7 @@ from robustctl.files import write_text
 from robustctl.spec import ModelSpec, Scalar
 from robustctl.threats import Norm, Threat
 
+SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, in C where PyYAML was built with it
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 MAX_BYTES = 1_000_000
@@ -102,7 +103,10 @@ class KeyRules(BaseModel):
 
 
 class Entry(ModelSpec):
-    """A ``ModelSpec`` with its story. One YAML file an entry; the file's name is the entry's name."""
+    """A ``ModelSpec`` with its story. One YAML file an entry; the file's name is the entry's name.
+
+    ``parameters`` counts them; ``unverified`` says what about the sources nobody has checked.
+    """
 
     description: str
     licence: str | None = None
@@ -111,6 +115,7 @@ class Entry(ModelSpec):
     parameters: Annotated[int, Field(gt=0)] | None = None
     accuracies: tuple[Accuracy, ...] = ()
     citation: str | None = None
+    unverified: tuple[str, ...] = ()
     provenance: dict[str, Scalar] = Field(default_factory=dict)
 
     @property
@@ -133,7 +138,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise RequestError(f"{path} is larger than {MAX_BYTES} bytes; an entry is a short YAML file")
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), SafeLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"cannot read {path}: {error}") from None
     except (yaml.YAMLError, RecursionError) as error:

@@ -1,6 +1,7 @@
 """Brings the weights of registry entries from where their authors published them, and converts them."""
 
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock
@@ -9,8 +10,8 @@ from robustctl.errors import RequestError, RobustctlError, RunError
 from robustctl.files import writing
 from robustctl.progress import progress
 from robustctl.registry.convert import convert
-from robustctl.registry.download import Wanted, download
-from robustctl.registry.entry import Entry, Source
+from robustctl.registry.download import Get, RemoteFile, Wanted, download, probe, retried
+from robustctl.registry.entry import Entry, KeyRules, Source
 from robustctl.registry.local import Record, read_record, sha256, write_record
 from robustctl.registry.locate import entry_weights, home
 from robustctl.registry.pull import Meter
@@ -45,8 +46,8 @@ def fetch_entry(name: str, entry: Entry, keep_original: bool = False) -> Path:
     raise RunError(f"model {name}: its weights are not here\n  " + "\n  ".join([*faults, *_by_hand(name, entry)]))
 
 
-def bring(name: str, entry: Entry, path: Path) -> Path:
-    """Take the weights of an entry from a file that the user has downloaded.
+def bring(name: str, entry: Entry, path: Path, keys: KeyRules) -> Path:
+    """Take the weights of an entry from a file that the user has downloaded; ``keys`` as the entry or the user says.
 
     Raises:
         RequestError: the file is not the published one, or damaged.
@@ -58,7 +59,7 @@ def bring(name: str, entry: Entry, path: Path) -> Path:
     if expected and found not in expected:
         raise RequestError(f"{path} is not the published file of {name}: its SHA-256 is {found}")
     weights = entry_weights(name)
-    convert(path, weights, entry.spec, entry.keys)
+    convert(path, weights, entry.spec, keys, detect=True)
     write_record(name, path.name, path)
     return weights
 
@@ -108,6 +109,48 @@ def _wanted(source: Source, path: Path, record: Record | None) -> Wanted:
     size = source.size or (remembered.source_size if remembered else None)
     if source.url:
         return Wanted(source.url, path, size, digest)
+    commit, there = on_hub(source)
+    for what, expected, found in (("size", size, there.size), ("SHA-256", digest, there.sha256)):
+        if expected is not None and found is not None and expected != found:
+            raise RequestError(f"{source}: its {what} is {found} on the hub now, expected {expected}")
+    return hub.wanted(str(source.repo), commit, there, path)
+
+
+def on_hub(source: Source) -> tuple[str, RemoteFile]:
+    """The commit and the metadata of a hub source; raises RequestError where the file is gone."""
+    from robustctl.registry import hub
+
     assert source.repo and source.revision  # the entry's own check
-    url = hub.file_url(source.repo, source.revision, source.file)
-    return Wanted(url, path, size, digest, headers=hub.headers())
+    commit, files = hub.list_files(source.repo, source.revision)
+    found = [file for file in files if file.path == source.file]
+    if not found:
+        raise RequestError(f"{source.repo} has no file {source.file} at {source.revision}")
+    return commit, found[0]
+
+
+def check_sources(entry: Entry, name: str) -> list[str]:
+    """Ask every source of an entry about its file without fetching it; returns what each of them says."""
+    from robustctl.registry import hub
+
+    said = []
+    record = read_record(name)
+    for source in entry.sources:
+        if source.page:
+            said.append(f"{source}: by hand")
+            continue
+        try:
+            if source.repo:
+                _wanted(source, Path(source.file), record)
+            else:
+                _probe(source, hub.get)
+            said.append(f"{source}: answers")
+        except RobustctlError as error:
+            said.append(f"FAULT {error}")
+    return said
+
+
+def _probe(source: Source, get: Get) -> None:
+    """Open a plain file and look at the answer's head; the body is not read."""
+    assert source.url
+    wanted = Wanted(source.url, Path(source.file), source.size)
+    retried(source.url, partial(probe, wanted, get))

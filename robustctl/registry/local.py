@@ -125,6 +125,8 @@ def remove(name: str) -> list[Path]:
         raise RequestError(f"model {name!r} has no weights here, and bundled entries stay")
     if not found:
         raise RequestError(f"model {name!r} is not here; robustctl models list --here shows what is")
+    if (BUNDLED / "entries" / f"{name}.yaml").is_file():
+        found = [path for path in found if path != record_file(name)]  # the first download's hash binds later ones
     for path in found:
         with writing(path):
             path.unlink()
@@ -136,9 +138,9 @@ def check_removable(name: str) -> bool:
     return entries.NAME.fullmatch(name) is not None
 
 
-def verify_weights() -> Iterator[tuple[str, str | None]]:
-    """Hash all weights of entries that are here; yields each name with the fault, or None."""
-    for name in entry_files():
+def verify_weights(only: str | None) -> Iterator[tuple[str, str | None]]:
+    """Hash the weights of entries that are here (of one, if given); yields each name with the fault, or None."""
+    for name in [only] if only else entry_files():
         weights = entry_weights(name)
         if weights.is_file() and not weights.is_relative_to(BUNDLED):
             record = read_record(name)

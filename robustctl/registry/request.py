@@ -9,7 +9,7 @@ import yaml
 from robustctl.discovery import names, unknown
 from robustctl.errors import RequestError
 from robustctl.registry import entry as entries
-from robustctl.registry.entry import Entry
+from robustctl.registry.entry import Entry, KeyRules
 from robustctl.registry.local import SHAPES
 
 
@@ -99,6 +99,11 @@ def _shape(options: Options, content: dict[str, Any]) -> dict[str, Any]:
         known = ", ".join(sorted(SHAPES))
         raise RequestError(f"data set {dataset!r} needs --input-shape and --classes (known without them: {known})")
     return {"input_shape": shape, "n_classes": classes}
+
+
+def keys_from(options: Options, known: KeyRules) -> KeyRules:
+    """Key rules of an entry, with what the user says about them instead."""
+    return KeyRules.model_validate(_keys(options, {"keys": known.model_dump()}))
 
 
 def _keys(options: Options, content: dict[str, Any]) -> dict[str, Any]:

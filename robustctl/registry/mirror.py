@@ -1,0 +1,60 @@
+"""A published model, ready to be pushed to a hub repo with a card that credits its authors."""
+
+from pathlib import Path
+
+from robustctl.errors import RequestError
+from robustctl.registry.card import Story, plain
+from robustctl.registry.entry import Accuracy, Entry
+from robustctl.registry.local import read_record, sha256
+from robustctl.registry.locate import FILE, locate
+from robustctl.registry.push import Package, check_licence
+
+
+def package(name: str, repo: str, licence: str | None) -> Package:
+    """Fetch an entry's weights and make what is pushed of them.
+
+    Raises:
+        RequestError: ``name`` is no entry, or its licence is not known and not given.
+        RunError: its weights could not be fetched.
+    """
+    located = locate(name, fetch=False)
+    if located.entry is None:
+        raise RequestError(f"model {name!r} is no entry of the registry; push a run with robustctl push")
+    chosen = check_licence(licence or located.licence, name)
+    located = locate(name)
+    entry = located.entry
+    assert entry is not None
+    provenance = {"SHA-256 of model.safetensors": sha256(located.weights)}
+    if record := read_record(name):
+        provenance |= {"published file": record.source, "SHA-256 of the published file": record.source_sha256}
+    shown = Path(repo).name if repo.startswith(FILE) else repo
+    credit = (
+        f"{plain(entry.description)}. Converted by robustctl from what its authors published; all credit is theirs."
+    )
+    story = Story(
+        shown,
+        located.spec,
+        chosen,
+        [],
+        _published(entry),
+        base_repo=next((source.repo for source in entry.sources if source.repo), None),
+        provenance=provenance,
+        credit=credit,
+        citation=entry.citation,
+    )
+    config = located.spec.model_dump_json(by_alias=True, indent=2) + "\n"
+    return Package(story, {"model.safetensors": located.weights, "config.json": config.encode()})
+
+
+def _published(entry: Entry) -> str:
+    """The published accuracies as a Markdown table."""
+    if not entry.accuracies:
+        return ""
+    lines = ["| published accuracy in % | value | n | protocol | source |", "|---|---|---|---|---|"]
+    return "\n".join([*lines, *(_row(one) for one in entry.accuracies)])
+
+
+def _row(one: Accuracy) -> str:
+    what = f"{one.norm} {one.eps}" if one.norm else "clean"
+    cells = (what, f"{100 * one.value:.2f}", one.n or "?", one.protocol, one.source)
+    return f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} |"

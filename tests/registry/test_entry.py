@@ -1,0 +1,107 @@
+"""Entries: the bundled ones, and a corpus of bad ones with their messages."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from robustctl.architectures import build
+from robustctl.errors import RequestError
+from robustctl.registry import entry as entries
+from robustctl.registry.card import LICENCES
+from robustctl.registry.locate import BUNDLED
+
+FILES = sorted((BUNDLED / "entries").glob("*.yaml"))
+
+GOOD = """
+description: a model
+architecture: {name: kw-small}
+input_shape: [1, 28, 28]
+n_classes: 10
+dataset: mnist
+"""
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_bundled_entry_builds_and_has_the_parameters_that_it_states(path: Path) -> None:
+    entry = entries.read(path)
+    assert entries.check_name(path.stem) == path.stem
+    assert entry.licence is None or entry.licence in LICENCES
+    assert entry.sources or (BUNDLED / "weights" / f"{path.stem}.safetensors").is_file()
+    if entry.architecture.name.partition("/")[0] in ("timm", "torchvision"):
+        return  # an optional package builds these; tests/architectures/test_architectures__zoo.py tries it
+    with torch.device("meta"):
+        model = build(entry.spec)
+    assert entry.parameters == sum(parameter.numel() for parameter in model.net.parameters())
+
+
+def test_published_accuracies_are_fractions_with_a_source() -> None:
+    for path in FILES:
+        for accuracy in entries.read(path).accuracies:
+            assert 0.04 < accuracy.value <= 1, path
+            assert accuracy.source
+
+
+def test_an_entry_is_the_same_after_writing_and_reading(tmp_path: Path) -> None:
+    for path in FILES:
+        entry = entries.read(path)
+        entries.write(entry, tmp_path / path.name)
+        assert entries.read(tmp_path / path.name) == entry
+
+
+BAD_ENTRIES = [
+    ("[1, 2]", "holds no mapping"),
+    ("", "holds no mapping"),
+    ("a: [", "is not YAML"),
+    ("a: *missing", "is not YAML"),
+    ("!!python/object/apply:os.system ['touch trace']", "is not YAML"),
+    ("key: !!python/name:os.system", "is not YAML"),
+    ("description: x", "architecture: Field required"),
+    (GOOD + "colour: red", "colour: Extra inputs are not permitted"),
+    (GOOD + "auto_map: {AutoModel: evil.Model}", "auto_map: Extra inputs are not permitted"),
+    (GOOD.replace("n_classes: 10", "n_classes: 1"), "n_classes: .*greater than or equal to 2"),
+    (GOOD.replace("[1, 28, 28]", "[1, 28]"), "input_shape"),
+    (GOOD.replace("[1, 28, 28]", "[0, 28, 28]"), "input_shape.0"),
+    (GOOD + "norm: linf", "norm and eps go together"),
+    (GOOD + "norm: l3\neps: '1'", "norm"),
+    (GOOD + "norm: linf\neps: 8/0", "eps '8/0' is not a number"),
+    (GOOD + "norm: linf\neps: '-1'", "above 0"),
+    (GOOD + "normalization: {mean: [0.5], std: [0]}", "normalization.std.0"),
+    (GOOD + "normalization: {mean: [0.5, 0.5], std: [0.5, 0.5]}", "normalization needs 1 values"),
+    (GOOD + "sources: [{file: a.pt}]", "give exactly one of repo, url, page"),
+    (GOOD + "sources: [{repo: a/b, file: a.pt}]", "needs the revision"),
+    (GOOD + "sources: [{repo: ../b, revision: main, file: a.pt}]", "sources.0.repo"),
+    (GOOD + "sources: [{repo: a/b, revision: main, file: ../../x}]", "must be a path inside its repo"),
+    (GOOD + "sources: [{repo: a/b, revision: main, file: /etc/passwd}]", "must be a path inside its repo"),
+    (GOOD + "sources: [{url: 'file:///etc/passwd', file: a.pt}]", "sources.0.url"),
+    (GOOD + "sources: [{url: 'https://a/b', file: a.pt, sha256: abc}]", "sources.0.sha256"),
+    (GOOD + "sources: [{url: 'https://a/b', file: a.pt, size: -1}]", "sources.0.size"),
+    (GOOD + "accuracies: [{value: 91.1, protocol: clean, source: x}]", "accuracies.0.value"),
+    (GOOD + "accuracies: [{value: 0.5, protocol: AA, source: x, norm: linf}]", "norm and eps go together"),
+    (GOOD + "keys: {rename: {a: b}}", "keys.rename: Extra inputs"),
+    ("x" * 1_000_001, "larger than 1000000 bytes"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_ENTRIES, ids=range(len(BAD_ENTRIES)))
+def test_a_bad_entry_gets_its_message(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(RequestError, match=re.compile(f"bad.yaml.*{message}", re.DOTALL)):
+        entries.read(path)
+    assert [found.name for found in tmp_path.iterdir()] == ["bad.yaml"]
+
+
+@pytest.mark.parametrize("name", ["", "../x", "A", "a/b", ".hidden", "a b", "x" * 81, "-x"])
+def test_names_that_could_leave_their_folder_are_refused(name: str) -> None:
+    with pytest.raises(RequestError, match="use lower-case letters"):
+        entries.check_name(name)
+
+
+def test_all_faults_of_an_entry_are_listed_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(GOOD.replace("n_classes: 10", "n_classes: 1") + "colour: red\nparameters: -3\n")
+    with pytest.raises(RequestError) as caught:
+        entries.read(path)
+    assert all(key in str(caught.value) for key in ("n_classes", "colour", "parameters"))
