@@ -8,6 +8,8 @@ import pytest
 
 from robustctl import checkpoint
 from robustctl.architectures import Classifier
+from robustctl.errors import RobustctlError
+from robustctl.registry import convert as conversion
 from robustctl.registry import download
 from robustctl.runs import Record, Run
 from robustctl.spec import ModelSpec
@@ -72,3 +74,17 @@ def run(private_home: Path, conv_spec: ModelSpec, conv_model: Classifier) -> Run
     before.mkdir(parents=True)
     result("start", "1" * 64, 2).write(before / "b.json")
     return made
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do the work of the process here, which saves starting one a file; its memory limit would stay with the tests."""
+
+    def ask(job: conversion.Job) -> conversion.Answer:
+        try:
+            return conversion._run(job)
+        except RobustctlError as error:
+            return conversion.Answer(fault=str(error), exit_code=error.exit_code)
+
+    monkeypatch.setattr(conversion, "_ask", ask)
+    monkeypatch.setattr(conversion, "_limit_memory", lambda size: None)

@@ -29,20 +29,6 @@ def tensors(conv_model: Classifier) -> Tensors:
     return {name: tensor.clone() for name, tensor in conv_model.net.state_dict().items()}
 
 
-@pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do the work of the process here, which saves starting one a file; its memory limit would stay with the tests."""
-
-    def ask(job: conversion.Job) -> conversion.Answer:
-        try:
-            return conversion._run(job)
-        except RobustctlError as error:
-            return conversion.Answer(fault=str(error), exit_code=error.exit_code)
-
-    monkeypatch.setattr(conversion, "_ask", ask)
-    monkeypatch.setattr(conversion, "_limit_memory", lambda size: None)
-
-
 @pytest.mark.parametrize(
     ("wrap", "at"),
     [
