@@ -20,7 +20,7 @@ def make(clean=(1, 1, 1, 0), linf=(1, 1, 0, 0), l1=(1, 0, 1, 0), **changes) -> U
         "model": "m",
         "weights_sha256": "0" * 64,
         "data": DataInfo(source="digits", split="test", n=len(clean), index_sha256="1" * 64),
-        "attack": AttackInfo(name="standard", protocol="p", seed=0),
+        "attack": AttackInfo(name="standard", protocol="p", seed=0, precision="float32", union_only=False),
         "flags": [],
         "seconds": 1.0,
         "device": "cpu",
@@ -116,7 +116,12 @@ def test_what_is_no_result_is_refused_with_its_path(tmp_path, text):
 
 
 def test_unlike_results_say_why():
-    other = make(clean=(1, 1, 1), linf=(1, 0, 0), l1=(0, 0, 1), attack=AttackInfo(name="fast", protocol="q", seed=0))
+    other = make(
+        clean=(1, 1, 1),
+        linf=(1, 0, 0),
+        l1=(0, 0, 1),
+        attack=AttackInfo(name="fast", protocol="q", seed=0, precision="float32", union_only=False),
+    )
     reasons = " | ".join(results.unlike(make(), other))
     assert "n: 4 against 3" in reasons
     assert "attack: standard" in reasons

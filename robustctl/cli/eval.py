@@ -46,6 +46,9 @@ def command(
     batch_size: Annotated[int, typer.Option(min=1, help="Images a forward pass.")] = 250,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the attacks.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="Of the attacks: float32, bf16 or auto. Verdicts are always taken in float32.")
+    ] = "auto",
     json: Annotated[Path | None, typer.Option(help="Also write the result to this file.")] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Go on although the clean accuracy is not the recorded one.")
@@ -81,9 +84,12 @@ def command(
     if json is not None and not json.absolute().parent.is_dir():
         raise RequestError(f"--json {json}: there is no directory {json.absolute().parent}")
     from robustctl.evaluation.union import Request
+    from robustctl.oracle import pick_device, pick_precision
     from robustctl.report.table import before_after
 
-    request = Request(threats, attack, seed, batch_size, union_only, force)
+    request = Request(
+        threats, attack, seed, batch_size, pick_precision(precision, pick_device(device)), union_only, force
+    )
     result, path = evaluate(subject, request, source=source, split=split, n=n, device=device)
     if result is None:  # one of torchrun's other processes; the first reports
         return

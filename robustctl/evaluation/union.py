@@ -22,7 +22,7 @@ from robustctl.evaluation import checks, reference, shards, verify
 from robustctl.evaluation.engine import Finished, run_family
 from robustctl.evaluation.protocols import PROTOCOLS, Family
 from robustctl.evaluation.store import Key, Row, Store, decode, encode
-from robustctl.oracle import Oracle
+from robustctl.oracle import Oracle, Precision
 from robustctl.progress import Advance, progress
 from robustctl.results import AttackInfo, DataInfo, Points, UnionResult, summarize
 from robustctl.spec import ModelSpec
@@ -45,6 +45,7 @@ class Request:
         protocol: a name of ``protocols.PROTOCOLS``, or ``autoattack``.
         seed: any whole number >= 0.
         batch_size: images a forward pass.
+        precision: of the attacks, one of ``oracle.PRECISIONS`` but ``auto``; the referee always takes float32.
         union_only: do not attack a point in other norms once it is broken in one.
         force: go on although the clean accuracy is not the recorded one.
     """
@@ -53,6 +54,7 @@ class Request:
     protocol: str
     seed: int
     batch_size: int
+    precision: Precision = "float32"
     union_only: bool = False
     force: bool = False
 
@@ -83,6 +85,7 @@ def evaluation_key(model: Classifier, spec: ModelSpec, data: ImageData, request:
         "threats": {threat.norm: threat.eps for threat in request.threats},
         "protocol": request.protocol,
         "attack parameters": _parameters(request),
+        "precision": request.precision,
         "union only": request.union_only,
         "seed": request.seed,
         "data": [data.source, data.split],
@@ -163,7 +166,7 @@ def _clean(model: Classifier, data: ImageData, store: Store, batch_size: int) ->
 
 def _attack(model: Classifier, data: ImageData, store: Store, request: Request, right: list[int]) -> None:
     """Run every job on the points that no earlier job of its norm (of any norm, union only) has broken."""
-    with Oracle(model) as oracle:
+    with Oracle(model, request.precision) as oracle:
         jobs = _jobs(model, oracle, data, request)
         units = math.ceil(sum(job.cost for job in jobs) * len(right))
         with progress(f"attacking {len(right)} points", units) as advance:
@@ -314,7 +317,11 @@ def _result(
         weights_sha256=weights_sha256(model),
         data=DataInfo(source=data.source, split=data.split, n=len(data), index_sha256=data.index_sha256),
         attack=AttackInfo(
-            name=request.protocol, protocol=describe(request), seed=request.seed, union_only=request.union_only
+            name=request.protocol,
+            protocol=describe(request),
+            seed=request.seed,
+            precision=request.precision,
+            union_only=request.union_only,
         ),
         flags=flags,
         float_ties=store.ties(TIE),

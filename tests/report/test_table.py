@@ -13,7 +13,7 @@ def make(model, clean, linf, l1, eps="8/255", flags=(), union_only=False) -> Uni
         model=model,
         weights_sha256="0" * 64,
         data=DataInfo(source="digits", split="test", n=len(clean), index_sha256="1" * 64),
-        attack=AttackInfo(name="standard", protocol="p", seed=0, union_only=union_only),
+        attack=AttackInfo(name="standard", protocol="p", seed=0, precision="float32", union_only=union_only),
         flags=list(flags),
         seconds=12.3,
         device="cpu",
