@@ -257,3 +257,12 @@ def pytorch_mixin() -> type:
     from huggingface_hub import PyTorchModelHubMixin
 
     return PyTorchModelHubMixin
+
+
+def answers() -> bool:
+    """Whether the hub can be reached at all, asked once."""
+    try:
+        with get(f"{endpoint()}/api/models?limit=1", {}) as response:
+            return bool(response.status_code < 500)
+    except ConnectionError:
+        return False

@@ -1,0 +1,90 @@
+"""What is installed and what works."""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+Row = tuple[str, str]
+
+
+def command(
+    offline: Annotated[bool, typer.Option("--offline", help="Do not ask the hub.")] = False,
+) -> None:
+    """Say what is installed, which device there is, where things are, whether the hub answers and who the token is."""
+    for label, value in (*_versions(), *_device(), *_places(), *_hub(offline)):
+        typer.echo(f"{label:18} {value}")
+
+
+def _versions() -> Iterator[Row]:
+    import platform
+    from importlib.metadata import PackageNotFoundError, requires, version
+
+    from packaging.requirements import Requirement
+
+    yield "python", f"{platform.python_version()} on {platform.platform()}"
+    yield "robustctl", version("robustctl")
+    for text in requires("robustctl") or []:
+        needed = Requirement(text)
+        if needed.marker is not None:
+            continue
+        try:
+            found = version(needed.name)
+            fits = found.split("+")[0] in needed.specifier
+            yield needed.name, found if fits else f"{found}, but {needed.specifier} is needed"
+        except PackageNotFoundError:
+            yield needed.name, f"missing; pip install '{needed}'"
+    for optional in ("torchvision", "timm"):
+        try:
+            yield optional, version(optional)
+        except PackageNotFoundError:
+            yield optional, f"not installed; only the models {optional}/... need it"
+
+
+def _device() -> Iterator[Row]:
+    import os
+
+    import torch
+
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        yield f"cuda:{index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    if not torch.cuda.is_available():
+        yield "device", f"cpu, {os.cpu_count()} cores, {torch.get_num_threads()} threads (torch sees no CUDA device)"
+
+
+def _places() -> Iterator[Row]:
+    import os
+    import shutil
+    from pathlib import Path
+
+    from robustctl import runs
+    from robustctl.registry.locate import home
+
+    for label, path in (("models", home()), ("runs", runs.root().absolute())):
+        there = next(parent for parent in (path, *path.parents) if parent.exists())
+        free = shutil.disk_usage(there).free / 1e9
+        writable = "" if os.access(there, os.W_OK) else ", NOT writable"
+        yield label, f"{path}{'' if Path(path).exists() else ' (not made yet)'}, {free:.0f} GB free{writable}"
+
+
+def _hub(offline: bool) -> Iterator[Row]:
+    from robustctl.errors import RobustctlError
+    from robustctl.registry import hub
+
+    if offline or hub.is_offline():
+        yield "hub", f"{hub.shown_endpoint()}, not asked ({'--offline' if offline else 'HF_HUB_OFFLINE'})"
+        yield "token", "configured" if hub.own_token() else "none"
+        return
+    if not hub.own_token():
+        answers = hub.answers()
+        yield "hub", f"{hub.shown_endpoint()} {'answers' if answers else 'does not answer'}"
+        yield "token", "none; pushing and private repos need one: set HF_TOKEN, or hf auth login"
+        return
+    try:
+        who = hub.identity()
+        yield "hub", f"{hub.shown_endpoint()} answers"
+        others = f", organisations {', '.join(who.organisations)}" if who.organisations else ""
+        yield "token", f"of {who.name}, role {who.role}{others}"
+    except RobustctlError as error:
+        yield "hub", str(error)

@@ -1,0 +1,100 @@
+"""The hub's client: identity, data sets, and a token that must never be seen."""
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hub_server import TOKEN, Fault, Server
+
+from robustctl.cli import main
+from robustctl.errors import RequestError, RunError
+from robustctl.registry import hub as client
+from robustctl.runs import Run
+
+
+def robust(*arguments: str) -> int:
+    """Run the command line; returns its exit code."""
+    sys.argv = ["robustctl", *arguments]
+    try:
+        main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def test_doctor_names_the_owner_of_the_token_and_not_the_token(
+    hub: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert robust("doctor") == 0
+    output = capsys.readouterr().out
+    assert "of alice, role write, organisations team" in output
+    assert TOKEN not in output
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    assert robust("doctor") == 0
+    assert "refuses the token" in capsys.readouterr().out
+    monkeypatch.setenv("HF_TOKEN", "")
+    assert robust("doctor") == 0
+    assert "answers" in capsys.readouterr().out
+    hub.close()
+    assert robust("doctor") == 0
+    assert "does not answer" in capsys.readouterr().out
+
+
+def test_a_dead_hub_is_a_run_error(hub: Server) -> None:
+    hub.close()
+    with pytest.raises(RunError, match="cannot reach http://127.0.0.1.*gave up after 5 attempts"):
+        client.list_files("alice/m", "main")
+
+
+def test_an_answer_that_makes_no_sense_is_a_run_error(hub: Server) -> None:
+    hub.faults.append(Fault("GET /api/models", 200, body=b"[]", times=99))
+    with pytest.raises(RunError, match="makes no sense"):
+        client.list_files("alice/m", "main")
+    hub.faults[:] = [Fault("GET /api/models", 200, body=b"{not json", times=99)]
+    with pytest.raises(RunError, match="makes no sense"):
+        client.list_files("alice/m", "main")
+
+
+def test_a_gated_repo_says_where_to_accept_its_terms(hub: Server) -> None:
+    hub.add("bob/m", {"config.json": b"{}"})
+    hub.faults.append(Fault("GET /api/models", 403, headers={"X-Error-Code": "GatedRepo"}, times=99))
+    with pytest.raises(RequestError, match="bob/m is gated: accept its terms on http"):
+        client.list_files("bob/m", "main")
+
+
+def test_a_data_set_is_fetched_by_split_and_only_once(hub: Server) -> None:
+    files = {f"plain_text/{split}-00000-of-00001.parquet": split.encode() * 100 for split in ("train", "test")}
+    hub.add("uoft-cs/cifar10", files)
+    folder = client.download_dataset("uoft-cs/cifar10", "test")
+    assert [path.name for path in folder.rglob("*.parquet")] == ["test-00000-of-00001.parquet"]
+    before = len([line for line in hub.log if "resolve" in line])
+    assert client.download_dataset("uoft-cs/cifar10", "test") == folder
+    assert len([line for line in hub.log if "resolve" in line]) == before
+    everything = client.download_dataset("uoft-cs/cifar10")
+    assert len(list(everything.rglob("*.parquet"))) == 2
+    with pytest.raises(RequestError, match="no parquet files of the split 'valid'"):
+        client.download_dataset("uoft-cs/cifar10", "valid")
+
+
+def test_the_token_is_in_no_output_log_file_or_traceback(
+    hub: Server, run: Run, private_home: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    environment = {**os.environ, "ROBUSTCTL_DEBUG": "1", "HF_DEBUG": "1"}
+    outputs = []
+    for arguments in (
+        ["push", "--repo", "alice/m"],
+        ["push", "--repo", "bob/m"],
+        ["pull", "alice/none"],
+    ):
+        program = f"import sys; sys.argv = {['robustctl', *arguments]!r}; from robustctl.cli import main; main()"
+        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+        outputs.append(done.stdout + done.stderr)
+    assert "Traceback" in "".join(outputs)
+    written = [path.read_bytes() for path in private_home.rglob("*") if path.is_file()]
+    pushed = [hub.read("alice/m", name) for name in hub.tree(hub.repos["alice/m"], "main")]
+    assert TOKEN not in "".join(outputs) + caplog.text
+    assert not [content for content in written + pushed if TOKEN.encode() in content]
