@@ -1,0 +1,239 @@
+"""Our attacks against the reference package: same points, same budget, alternating runs in one process."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from robustctl.architectures import Classifier
+from robustctl.data import ImageData
+from robustctl.evaluation import reference, verify
+from robustctl.evaluation.engine import Finished, run_family
+from robustctl.evaluation.protocols import PROTOCOLS
+from robustctl.oracle import Loss, Oracle, Precision
+from robustctl.threats import Norm, Threat
+
+PEER = {"standard": ("apgd-ce", "apgd-t"), "full": ("apgd-ce", "apgd-t", "fab-t", "square")}
+"""The reference's attacks that make up the same protocol as ours."""
+
+
+Result = TypeVar("Result")
+
+
+@dataclass
+class Side:
+    """What one implementation took and found. ``robust`` holds a verdict a point, of the first round."""
+
+    seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
+    seconds_by_norm: dict[Norm, list[float]] = field(default_factory=dict)
+    robust: dict[Norm, list[bool]] = field(default_factory=dict)
+    gradients: int = 0
+    seconds_in_model: float = 0.0
+
+    def accuracies(self) -> dict[str, float]:
+        """Robust accuracy by norm and of the union, in [0,1]."""
+        union = [all(verdicts) for verdicts in zip(*self.robust.values(), strict=True)]
+        return {norm: statistics.fmean(verdicts) for norm, verdicts in self.robust.items()} | {
+            "union": statistics.fmean(union)
+        }
+
+
+class TimedOracle(Oracle):
+    """An oracle that measures the time spent in the model; on CUDA it waits for each result."""
+
+    seconds = 0.0
+
+    def exact(self, x: Tensor) -> Tensor:
+        return self._timed(lambda: super(TimedOracle, self).exact(x))
+
+    def loss_and_grad(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
+        return self._timed(lambda: super(TimedOracle, self).loss_and_grad(x, y, loss))
+
+    def _timed(self, call: Callable[[], Result]) -> Result:
+        start = time.perf_counter()
+        result = call()
+        _wait(self.device)
+        self.seconds += time.perf_counter() - start
+        return result
+
+
+def compare(
+    model: Classifier,
+    data: ImageData,
+    threats: Sequence[Threat],
+    *,
+    protocol: str,
+    precision: Precision,
+    seed: int,
+    batch_size: int,
+    rounds: int,
+    peer: bool,
+    report: Callable[[str], None],
+) -> dict[str, object]:
+    """Attack the same points by us and, with ``peer``, by the reference in its float32, in turns.
+
+    Args:
+        protocol: a key of ``PEER``.
+        rounds: runs of each; the medians are compared.
+        report: takes a line after each run.
+
+    Returns:
+        The JSON of ``robustctl bench attack``; ``ratio`` is the reference's median seconds divided by ours.
+    """
+    ours, theirs = Side(), Side()
+    for number in range(rounds):
+        _our_round(ours, model, data, threats, protocol, precision, seed, batch_size)
+        report(f"round {number + 1}: ours {ours.seconds[-1]:.1f} s {_show(ours)}")
+        if peer:
+            _peer_round(theirs, model, data, threats, protocol, seed, batch_size)
+            report(f"round {number + 1}: pyautoattack {theirs.seconds[-1]:.1f} s {_show(theirs)}")
+    result: dict[str, object] = {
+        "schema": "robustctl.bench-attack/1",
+        "protocol": protocol,
+        "precision": precision,
+        "n": len(data),
+        "data": {"source": data.source, "split": data.split, "index_sha256": data.index_sha256},
+        "threats": {threat.norm: threat.eps_text for threat in threats},
+        "seed": seed,
+        "batch_size": batch_size,
+        "rounds": rounds,
+        "ours": _summary(ours) | _work(ours),
+        "hardware": hardware(next(model.parameters()).device),
+        "versions": {name: version(name) for name in ("robustctl", "torch", "pyautoattack")},
+    }
+    if peer:
+        result["peer"] = _summary(theirs)
+        result["ratio"] = statistics.median(theirs.seconds) / statistics.median(ours.seconds)
+        # Time of this process alone: on a machine shared with others, with one thread, the fairer of the two.
+        result["ratio_of_cpu_seconds"] = statistics.median(theirs.cpu_seconds) / statistics.median(ours.cpu_seconds)
+        result["ratio_by_norm"] = {
+            norm: statistics.median(theirs.seconds_by_norm[norm]) / statistics.median(seconds)
+            for norm, seconds in ours.seconds_by_norm.items()
+        }
+        result["points_broken_by_one_only"] = {norm: _only(ours, theirs, norm) for norm in ours.robust}
+    return result
+
+
+def hardware(device: torch.device) -> dict[str, object]:
+    """What the numbers were measured on."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return {"device": name, "threads": torch.get_num_threads(), "cores": os.cpu_count()}
+
+
+def _our_round(
+    side: Side,
+    model: Classifier,
+    data: ImageData,
+    threats: Sequence[Threat],
+    protocol: str,
+    precision: Precision,
+    seed: int,
+    batch_size: int,
+) -> None:
+    start, cpu = time.perf_counter(), time.process_time()
+    with TimedOracle(model, precision) as oracle:
+        for threat in threats:
+            families = PROTOCOLS[protocol][threat.norm]
+            attacks = [
+                lambda left, family=family, threat=threat: run_family(
+                    oracle, data, left, threat, family, seed=seed, batch_size=batch_size
+                )
+                for family in families
+            ]
+            _run_norm(side, model, data, threat, attacks)
+    side.seconds.append(time.perf_counter() - start)
+    side.cpu_seconds.append(time.process_time() - cpu)
+    side.gradients, side.seconds_in_model = oracle.gradients, side.seconds_in_model + oracle.seconds
+
+
+def _peer_round(
+    side: Side,
+    model: Classifier,
+    data: ImageData,
+    threats: Sequence[Threat],
+    protocol: str,
+    seed: int,
+    batch_size: int,
+) -> None:
+    start, cpu = time.perf_counter(), time.process_time()
+    for threat in threats:
+        attacks = [
+            lambda left, name=name, threat=threat: reference.run(
+                model, data, left, set(), threat, name, seed=seed, batch_size=batch_size
+            )
+            for name in PEER[protocol]
+        ]
+        _run_norm(side, model, data, threat, attacks)
+    side.seconds.append(time.perf_counter() - start)
+    side.cpu_seconds.append(time.process_time() - cpu)
+
+
+def _run_norm(
+    side: Side,
+    model: Classifier,
+    data: ImageData,
+    threat: Threat,
+    attacks: Sequence[Callable[[list[int]], Iterable[Finished]]],
+) -> None:
+    """Each attack meets the points that those before it left; the referee says which."""
+    start = time.perf_counter()
+    scores = verify.logits(model, data.images(range(len(data))))
+    left = (scores.argmax(dim=1) == data.y).nonzero().squeeze(1).tolist()
+    for attack in attacks:
+        for finished in attack(list(left)):
+            x, y = data.images(finished.positions), data.y[finished.positions]
+            verdicts = verify.judge(model, x, y, finished.x_adv, threat)
+            broken = {p for p, is_broken in zip(finished.positions, verdicts.broken.tolist(), strict=True) if is_broken}
+            left = [position for position in left if position not in broken]
+    side.seconds_by_norm.setdefault(threat.norm, []).append(time.perf_counter() - start)
+    survivors = set(left)
+    side.robust.setdefault(threat.norm, [position in survivors for position in range(len(data))])
+
+
+def _summary(side: Side) -> dict[str, object]:
+    record = asdict(side)
+    return {
+        "seconds": side.seconds,
+        "median_seconds": statistics.median(side.seconds),
+        "cpu_seconds": side.cpu_seconds,
+        "seconds_by_norm": record["seconds_by_norm"],
+        "accuracy": side.accuracies(),
+    }
+
+
+def _work(side: Side) -> dict[str, object]:
+    return {
+        "gradient_evaluations": side.gradients,
+        "gradient_evaluations_per_second": side.gradients / statistics.median(side.seconds),
+        "share_of_time_in_the_model": side.seconds_in_model / sum(side.seconds),
+    }
+
+
+def _only(ours: Side, theirs: Side, norm: Norm) -> dict[str, int]:
+    pairs = list(zip(ours.robust[norm], theirs.robust[norm], strict=True))
+    return {"ours": pairs.count((False, True)), "peer": pairs.count((True, False))}
+
+
+def _show(side: Side) -> str:
+    return " ".join(f"{name} {100 * value:.1f}" for name, value in side.accuracies().items())
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _processor() -> str:
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

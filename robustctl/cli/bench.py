@@ -1,0 +1,112 @@
+"""Measure speed: of the attacks against the reference package, and of an attack step in training."""
+
+import json as json_text
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robustctl.cli.eval import choose_threats, find_subject
+from robustctl.errors import RequestError
+
+app = typer.Typer(no_args_is_help=True, help="Measure speed: attack, train, intermediate.")
+
+Json = Annotated[Path | None, typer.Option(help="Also write the numbers to this file.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Rounds = Annotated[int, typer.Option(min=1, help="Alternating runs; medians are reported.")]
+
+
+@app.command()
+def attack(
+    model: Annotated[str, typer.Option(help="Entry, pulled repo, model directory or run.")],
+    vs: Annotated[str | None, typer.Option(help="Also run this peer in turns: autoattack.")] = None,
+    protocol: Annotated[str, typer.Option(help="standard or full.")] = "standard",
+    data: Annotated[str | None, typer.Option(help="digits, a hub data set, a folder or an .npz file.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the data.")] = "test",
+    n: Annotated[int, typer.Option("--n", min=1, help="The first N images.")] = 500,
+    norms: Annotated[str | None, typer.Option(help="Norms to attack in, e.g. linf,l2,l1.")] = None,
+    eps: Annotated[str | None, typer.Option(help="Radii, e.g. linf=8/255,l1=12.")] = None,
+    precision: Annotated[str, typer.Option(help="Of our attacks: float32, bf16 or auto.")] = "auto",
+    own_labels: Annotated[
+        bool, typer.Option("--own-labels", help="Label images by the model itself, for weights that know nothing.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a batch, of both.")] = 250,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the attacks.")] = 0,
+    rounds: Rounds = 3,
+    device: Device = "auto",
+    json: Json = None,
+) -> None:
+    """Time our attacks, and with --vs the reference's with the same budget on the same points, in alternating runs."""
+    from dataclasses import replace
+
+    from robustctl import checkpoint
+    from robustctl.bench.attack import PEER, compare
+    from robustctl.discovery import unknown
+    from robustctl.evaluation import verify
+    from robustctl.oracle import pick_device, pick_precision
+    from robustctl.registry import datasets
+
+    if vs not in (None, "autoattack"):
+        raise unknown("peer", str(vs), ["autoattack"])
+    if protocol not in PEER:
+        raise unknown("protocol", protocol, PEER)
+    subject = find_subject(model)
+    threats = choose_threats(subject, norms, eps)
+    where = pick_device(device)
+    chosen = pick_precision(precision, where)
+    images = datasets.load(data or subject.default_data(), split, n)
+    images.require(subject.located.spec.input_shape, subject.located.spec.n_classes)
+    classifier = checkpoint.load_from(subject.located.spec, subject.located.weights).to(where)
+    if own_labels:
+        images = replace(images, y=verify.logits(classifier, images.images(range(len(images)))).argmax(dim=1))
+    elif not (verify.logits(classifier, images.images(range(len(images)))).argmax(dim=1) == images.y).any():
+        raise RequestError("the model is right on none of these images; --own-labels labels them by the model itself")
+    result = compare(
+        classifier,
+        images,
+        threats,
+        protocol=protocol,
+        precision=chosen,
+        seed=seed,
+        batch_size=batch_size,
+        rounds=rounds,
+        peer=vs is not None,
+        report=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    _show(result | {"model": subject.located.name}, json)
+
+
+@app.command()
+def train(
+    architecture: Annotated[str, typer.Option(help="Architecture with its default arguments.")] = "preact-resnet18",
+    threat: Annotated[str, typer.Option(help="What the attack maximises in.")] = "linf:8/255",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 128,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of APGD.")] = 10,
+    rounds: Rounds = 3,
+    device: Device = "auto",
+    json: Json = None,
+) -> None:
+    """Time the attack of a training step against the plain sum of its forward and backward passes."""
+    from robustctl.architectures import build
+    from robustctl.bench.train import overhead
+    from robustctl.oracle import pick_device
+    from robustctl.spec import ModelSpec
+    from robustctl.threats import Threat
+
+    spec = ModelSpec.model_validate(
+        {"architecture": {"name": architecture}, "input_shape": (3, 32, 32), "n_classes": 10, "dataset": "cifar10"}
+    )
+    model = build(spec).to(pick_device(device)).train()
+    parsed = Threat.parse(threat)
+    result = overhead(model, parsed, input_shape=spec.input_shape, batch_size=batch_size, steps=steps, rounds=rounds)
+    _show(result | {"architecture": architecture}, json)
+
+
+def _show(result: dict[str, object], json: Path | None) -> None:
+    from robustctl.files import write_text
+
+    text = json_text.dumps(result, indent=2)
+    typer.echo(text)
+    if json is not None:
+        write_text(json, text + "\n")
