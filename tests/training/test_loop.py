@@ -1,0 +1,182 @@
+"""The loop: resuming is bit-exact for every method, what it writes, and what stops it."""
+
+import json
+import os
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from robustctl import checkpoint
+from robustctl.errors import InterruptedRun, RunError
+from robustctl.training import resume
+
+METHODS: dict[str, dict[str, Any]] = {
+    "at": {"name": "at"},
+    "avg": {"name": "avg"},
+    "e-at": {"name": "e-at"},
+    "fgsm-previous": {"name": "fgsm", "start": "previous", "step": 1.0},
+    "fgsm-uniform": {"name": "fgsm", "start": "uniform", "step": 1.25},
+    "free": {"name": "free", "replays": 2},
+    "max": {"name": "max"},
+    "msd": {"name": "msd"},
+    "natural": {"name": "natural"},
+    "ramp": {"name": "ramp", "pair": ["linf", "l1"], "weight": 0.5},
+    "ramp-auto": {"name": "ramp", "pair": "auto", "weight": 0.5, "auto_steps": 2},
+    "sat": {"name": "sat"},
+}
+EXTRAS: dict[str, dict[str, Any]] = {
+    "projection": {"projection": {"beta": 0.5}, "pretrain": {"epochs": 1, "lr": 0.05}},
+    "average": {"average": {"decay": 0.9}, "augment": {"crop": 1, "flip": True, "cutout": 3}},
+    "mixup": {"augment": {"mixup": 1.4}, "regularize": {"l1": 1e-5, "l2": 1e-4}},
+    "trades": {"outer": {"name": "trades"}, "attack": {"name": "apgd", "steps": 2, "start": "random"}},
+    "adam": {"optim": {"name": "adam", "lr": 0.001, "weight_decay": 0.0}},
+}
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    **{name: (method, {}) for name, method in METHODS.items()},
+    **{name: ({"name": "e-at"}, changes) for name, changes in EXTRAS.items()},
+}
+
+Make = Callable[..., Any]
+
+
+def of(settings_for: Make, case: str) -> Any:
+    method, changes = CASES[case]
+    return settings_for(method, **changes)
+
+
+def weights(directory: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.read_tensors(directory / "model.safetensors")
+
+
+def metrics(directory: Path) -> list[dict[str, Any]]:
+    """The lines of a run without what a clock measured."""
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("images_per_second", "seconds")} for line in lines]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_resumed_run_ends_bit_for_bit_where_an_uninterrupted_one_does(
+    case: str, settings_for: Make, make_loop: Make, tmp_path: Path
+) -> None:
+    settings = of(settings_for, case)
+    whole = make_loop(settings, tmp_path / "whole")
+    whole.run()
+    stop = random.Random(case).randrange(1, whole.steps)
+    first = make_loop(settings, tmp_path / "parts", save_seconds=0.0)
+    first.run(max_steps=stop)
+    second = make_loop(settings, tmp_path / "parts", resuming=True)
+    assert second.step == stop
+    second.run()
+    for name, tensor in weights(tmp_path / "whole").items():
+        assert torch.equal(tensor, weights(tmp_path / "parts")[name]), f"{name} differs after a stop at step {stop}"
+    best = [checkpoint.read_tensors(tmp_path / part / "best.safetensors") for part in ("whole", "parts")]
+    assert all(torch.equal(best[0][name], best[1][name]) for name in best[0])
+    assert second.best == whole.best
+
+
+def test_metrics_of_a_resumed_run_have_no_line_twice(settings_for: Make, make_loop: Make, tmp_path: Path) -> None:
+    settings = of(settings_for, "e-at")
+    make_loop(settings, tmp_path / "whole", save_seconds=0.0).run()
+    make_loop(settings, tmp_path / "parts", save_seconds=0.0).run(max_steps=5)
+    state = resume.load(tmp_path / "parts")
+    with (tmp_path / "parts" / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "written after the last save"}\n')
+    assert state is not None
+    make_loop(settings, tmp_path / "parts", resuming=True, save_seconds=0.0).run()
+    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+
+
+def test_metrics_name_errors_shares_and_rates(settings_for: Make, make_loop: Make, tmp_path: Path) -> None:
+    make_loop(of(settings_for, "e-at"), tmp_path / "run").run()
+    lines = metrics(tmp_path / "run")
+    steps = [line for line in lines if line["kind"] == "steps"]
+    assert {"loss", "lr", "grad_norm", "perturbation", "epoch", "step"} <= set(steps[0])
+    shares = [sum(value for name, value in line.items() if name.startswith("share/")) for line in steps]
+    assert shares == pytest.approx([1.0] * len(steps))
+    selections = [line for line in lines if line["kind"] == "selection"]
+    assert [line["epoch"] for line in selections] == [1, 2]
+    assert all(line["union"] <= min(line["linf"], line["l2"], line["l1"], line["clean"]) for line in selections)
+
+
+def test_sigterm_saves_and_says_how_to_go_on(settings_for: Make, make_loop: Make, tmp_path: Path) -> None:
+    make_loop(of(settings_for, "at"), tmp_path / "whole").run()
+    loop = make_loop(of(settings_for, "at"), tmp_path / "run")
+    one_step = loop._one_step
+
+    def step_and_signal(this: Any) -> None:
+        one_step(this)
+        if loop.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    loop._one_step = step_and_signal  # type: ignore[method-assign]
+    with pytest.raises(InterruptedRun, match="--resume"):
+        loop.run()
+    resumed = make_loop(of(settings_for, "at"), tmp_path / "run", resuming=True)
+    assert resumed.step == 3
+    resumed.run()
+    assert all(torch.equal(value, weights(tmp_path / "run")[key]) for key, value in weights(tmp_path / "whole").items())
+
+
+def test_exploding_loss_stops_and_keeps_the_last_good_weights(
+    settings_for: Make, make_loop: Make, tmp_path: Path
+) -> None:
+    settings = settings_for({"name": "at"}, optim={"lr": 1e6, "weight_decay": 0.0}, schedule={"name": "constant"})
+    loop = make_loop(settings, tmp_path / "run")
+    start = {name: tensor.clone() for name, tensor in loop.model.net.state_dict().items()}
+    with pytest.raises(RunError, match=r"optim\.lr"):
+        loop.run()
+    assert all(torch.equal(value, start[name]) for name, value in weights(tmp_path / "run").items())
+
+
+def test_attack_without_effect_stops_the_run(settings_for: Make, make_loop: Make, tmp_path: Path) -> None:
+    loop = make_loop(of(settings_for, "at"), tmp_path / "run")
+    with torch.no_grad():
+        loop.model.net[-1].weight.zero_()  # constant logits: no gradient reaches the image
+    with pytest.raises(RunError, match="perturbs nothing"):
+        loop.run()
+
+
+def test_catastrophic_overfitting_stops_before_the_bad_weights_are_saved(
+    settings_for: Make, make_loop: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for({"name": "fgsm", "start": "zero", "step": 1.0}, overfitting_check={"steps": 2, "drop": 0.2})
+    accuracies = iter([0.5, 0.0])
+    monkeypatch.setattr("robustctl.training.loop.pgd_accuracy", lambda *args: next(accuracies))
+    loop = make_loop(settings, tmp_path / "run")
+    with pytest.raises(RunError, match=r"catastrophic overfitting in epoch 2.*0\.500 to 0\.000"):
+        loop.run()
+    assert loop.step == 10
+    state = resume.load(tmp_path / "run")
+    assert state is not None and state["at"] == [1, 0, 5]
+    assert all(torch.equal(state["model"][name], value) for name, value in weights(tmp_path / "run").items())
+
+
+def test_average_is_what_is_kept(settings_for: Make, make_loop: Make, tmp_path: Path) -> None:
+    loop = make_loop(of(settings_for, "average"), tmp_path / "run")
+    loop.run()
+    kept, raw = weights(tmp_path / "run"), loop.model.net.state_dict()
+    assert any(not torch.equal(kept[name], raw[name]) for name in raw)
+
+
+def test_measured_pair_is_recorded_and_the_start_unchanged(settings_for: Make, make_loop: Make, tmp_path: Path) -> None:
+    loop = make_loop(of(settings_for, "ramp-auto"), tmp_path / "run")
+    start = {name: tensor.clone() for name, tensor in loop.model.state_dict().items()}
+    loop._prepare()
+    assert all(torch.equal(value, start[name]) for name, value in loop.model.state_dict().items())
+    (line,) = metrics(tmp_path / "run")
+    own = line["own_robust_accuracy"]
+    assert set(own) == {"linf", "l2", "l1"} and set(line["pair"]) == set(sorted(own, key=own.get)[:2])
+
+
+def test_learning_rate_follows_the_schedule_over_the_epochs(
+    settings_for: Make, make_loop: Make, tmp_path: Path
+) -> None:
+    settings = settings_for({"name": "natural"}, schedule={"name": "piecewise", "at": [1], "by": 0.5})
+    make_loop(settings, tmp_path / "run").run()
+    rates = {line["epoch"]: line["lr"] for line in metrics(tmp_path / "run") if line["kind"] == "steps"}
+    assert rates == pytest.approx({1: 0.1, 2: 0.05})
