@@ -2,9 +2,9 @@
 
 import ast
 import re
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ ROOMS = (
     "files",
     "progress",
     "results",
+    "results_intermediate",
     "spec",
     "geometry",
     "losses",
@@ -110,7 +111,8 @@ def test_a_library_has_its_owner(library: str, owners: set[str] | None) -> None:
 def test_everything_public_has_a_docstring(path: Path) -> None:
     tree = ast.parse(path.read_text())
     definitions = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
-    public = [node for node in definitions if not node.name.startswith("_")]
+    # A training method's Config and Method are what its module's docstring is about.
+    public = [node for node in definitions if not node.name.startswith("_") and node.name not in {"Config", "Method"}]
     assert ast.get_docstring(tree) or not tree.body
     assert not [node.name for node in public if not ast.get_docstring(node)]
 
@@ -127,9 +129,10 @@ def test_tests_mirror_the_package() -> None:
     for path in (ROOT / "tests").rglob("test_*.py"):
         mirrored = path.relative_to(ROOT / "tests").with_suffix("")
         name = mirrored.name.removeprefix("test_")
-        of_a_file = any((mirrored.parent / name.rsplit("__", 1)[0]) == module for module in known)
-        of_a_room = mirrored.parent in rooms and name == mirrored.parent.name
-        whole = mirrored.parent == Path() and name in {"contracts", "code_style"}
+        subject = name.split("__")[0]
+        of_a_file = mirrored.parent / subject in known
+        of_a_room = mirrored.parent in rooms and subject == mirrored.parent.name
+        whole = mirrored.parent == Path() and subject in {"contracts", "code_style"}
         if not (of_a_file or of_a_room or whole):
             strays.append(_name(path))
     assert not strays, "name a test file after the file it tests (test_apgd.py, or test_apgd__projection.py)"
@@ -163,7 +166,7 @@ def _modules_after(arguments: list[str]) -> tuple[set[str], str]:
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
     output, _, modules = run.stdout.rpartition("MODULES")
-    return set(modules.split()), output
+    return set(modules.split()), output + run.stderr
 
 
 @pytest.mark.parametrize(
@@ -190,10 +193,9 @@ def test_help_listings_and_recipes_never_import_torch(arguments: list[str]) -> N
 
 
 def test_help_answers_at_once() -> None:
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
+    # Processor time: the wall clock tells more about what else runs here.
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    for _ in range(4):
         subprocess.run([sys.executable, "-c", "from robustctl.cli import main; main()", "--help"], check=True)
-        seconds.append(time.perf_counter() - start)
-    # 0.3 s on a quiet machine; the rest of the suite runs beside this.
-    assert min(seconds) < 0.45
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 4 < 0.3
