@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 if "HF_HUB_DISABLE_XET" not in os.environ:
     os.environ["HF_HUB_DISABLE_XET"] = "1"
@@ -24,7 +24,6 @@ from huggingface_hub import (
     constants,
     get_session,
     get_token,
-    hf_hub_url,
 )
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -77,7 +76,9 @@ def is_offline() -> bool:
 
 def require_online(what: str) -> None:
     """Raise RunError where the network is forbidden, before any socket is opened."""
-    constants.HF_HUB_OFFLINE = is_offline()  # the client has read it when it was imported, perhaps long ago
+    # The client has read both when it was imported, perhaps long ago.
+    constants.HF_HUB_OFFLINE = is_offline()
+    constants.ENDPOINT = endpoint()
     if is_offline():
         raise RunError(f"{what}: HF_HUB_OFFLINE is set, and what is here does not suffice; unset it and run again")
 
@@ -117,8 +118,9 @@ def wanted(repo: str, commit: str, file: RemoteFile, path: Path, kind: Kind = "m
 
 
 def file_url(repo: str, revision: str, path: str, kind: Kind = "model") -> str:
-    """The address of one file."""
-    return hf_hub_url(repo, path, repo_type=kind, revision=revision, endpoint=endpoint())
+    """The address of one file. Made here: the client's own function ignores an endpoint that was set after import."""
+    prefix = "datasets/" if kind == "dataset" else ""
+    return f"{endpoint()}/{prefix}{repo}/resolve/{quote(revision, safe='')}/{quote(path)}"
 
 
 def headers() -> dict[str, str]:
