@@ -35,6 +35,10 @@ class Sampler(Protocol):
         """Samples at t = 0."""
         ...
 
+    def at(self, z: Tensor) -> State:
+        """The state at given positions."""
+        ...
+
     def widths(self, slope: Tensor) -> Tensor:
         """Length of a unit step for each pixel, given the size of t * gradient."""
         ...
@@ -63,11 +67,13 @@ class Trace:
     burnt: int
 
 
-def sweep_twice(sampler: Sampler, grid: Grid, moves: int, noise: Noise) -> Trace:
+def sweep_twice(sampler: Sampler, grid: Grid, moves: int, noise: Noise, summit: Tensor | None = None) -> Trace:
     """Climb and descend the grid.
 
     A chain lags behind the annealing: its losses are too small on the way up and too large on the way down. The mean of
-    both ways cancels the lag to first order, and their difference shows its size.
+    both ways cancels the lag to first order, and their difference shows its size. With a ``summit`` (r, c, h, w), the
+    highest loss that an attack has found, the way down starts there, so that it errs upwards even where the way up has
+    missed the heights altogether.
 
     At each point the first moves are a burn-in and discarded, more of them where t jumps further; on the way up they
     tune the step, image by image. Recorded moves have a fixed step.
@@ -81,6 +87,8 @@ def sweep_twice(sampler: Sampler, grid: Grid, moves: int, noise: Noise) -> Trace
             run.tune(t)
         ways.append(run.way)
         up.append(run.record(t, moves))
+    if summit is not None:
+        run.state = sampler.at(summit)
     down = []
     for k in reversed(range(len(grid.t))):
         run.way = ways[k]
@@ -95,22 +103,27 @@ def sweep_once(sampler: Sampler, grid: Grid, noise: Noise) -> Trace:
     The step is tuned image by image on runs from new starts over ``PILOT_POINTS`` of the grid (the thesis: over all of
     them, one step for a mini-batch), at most ``MOST_ADJUSTMENTS`` times (thesis section 3.3.2).
     """
-    run = _Run(sampler, noise)
+    # Pilots draw from generators of their own and an image that is content keeps its step: what an image gets does not
+    # depend on how long others in its batch are tuned.
+    run = _Run(sampler, noise.fork())
     pilot = grid.t[:: max(1, len(grid.t) // PILOT_POINTS)]
+    content = torch.zeros_like(run.step, dtype=torch.bool)
     for _ in range(MOST_ADJUSTMENTS if sampler.tunable else 0):
-        step = run.adjusted(run.pilot(pilot))
-        if torch.equal(step, run.step):
-            break
+        step = torch.where(content, run.step, run.adjusted(run.pilot(pilot)))
+        content |= step == run.step
         run.step = step
+        if content.all():
+            break
+    run.noise = noise
     run.restart()
     return run.trace([run.record(t, 1) for t in grid.t], [])
 
 
 def _burn_in(low: float, high: float) -> int:
-    """Moves discarded between two points: the step can follow the density's width, as each changes it by a fifth."""
+    """Moves discarded between two points: enough for steps that change by a fifth to follow the density's width."""
     if low <= 0 or high <= low:
         return 1
-    return min(MOST_ADJUSTMENTS, math.ceil(0.3 * math.log(high / low) / math.log(ADJUSTMENT)))
+    return min(MOST_ADJUSTMENTS, math.ceil(math.log(high / low) / math.log(ADJUSTMENT**2)))
 
 
 class _Run:

@@ -60,7 +60,7 @@ def monte_carlo(values: Tensor, q: float) -> Estimate:
 
 
 def path_sampling(
-    sampler: Sampler, qs: Sequence[float], *, samples: int, chains: int, noise: Noise
+    sampler: Sampler, qs: Sequence[float], *, samples: int, chains: int, noise: Noise, summit: Tensor | None = None
 ) -> tuple[list[Estimate], Trace]:
     """log Z_q = (1/q) integral of E_t[log loss] over a graded grid, one annealing run for all q.
 
@@ -68,6 +68,7 @@ def path_sampling(
         samples: recorded moves an image, over all chains and points; rounded down to what the grid divides.
         chains: independent chains an image, >= 2: the interval comes from their differences.
         noise: for ``chains`` rows an image.
+        summit: positions (r, c, h, w) of the highest known loss, from an attack; the way down starts there.
 
     Raises:
         RequestError: fewer than 2 chains, or too few samples for the grid.
@@ -75,7 +76,7 @@ def path_sampling(
     _check_chains(chains)
     nodes, moves = plan(qs, samples, chains)
     grid = quadrature.graded(qs, nodes)
-    trace = sweep_twice(sampler, grid, moves, noise)
+    trace = sweep_twice(sampler, grid, moves, noise, summit)
     return [_estimate(q, grid.weights[q], trace) for q in qs], trace
 
 
@@ -123,7 +124,8 @@ def _estimate(q: float, weights: Sequence[float], trace: Trace) -> Estimate:
     # The mean of both ways is free of the lag to first order only: half their difference counts as a second error.
     half = (_student(per_chain).square() + lag.square()).sqrt()
     gap = per_chain[:, 0] - per_chain[:, 1]
-    return Estimate(q, per_chain.mean(1), half, _ess(w, trace, per_chain), gap, lag)
+    seen = per_chain.var(1) / per_chain.shape[1] + lag.square()
+    return Estimate(q, per_chain.mean(1), half, _ess(w, trace, seen), gap, lag)
 
 
 def _student(per_chain: Tensor) -> Tensor:
@@ -133,11 +135,10 @@ def _student(per_chain: Tensor) -> Tensor:
     return point * per_chain.std(1) / math.sqrt(chains)
 
 
-def _ess(w: Tensor, trace: Trace, per_chain: Tensor) -> Tensor:
-    """Samples, times the variance that independent ones would have, over the variance between chains."""
+def _ess(w: Tensor, trace: Trace, seen: Tensor) -> Tensor:
+    """Samples, times the variance that independent ones would have, over the squared error that was seen (n,)."""
     values = trace.up if not len(trace.down) else torch.cat([trace.up, trace.down], dim=1)
     samples = values.shape[1] * values.shape[3]
     spread = values.transpose(1, 2).flatten(2).var(2)  # (k, n), over moves and chains
     independent = torch.einsum("k,kn->n", w.square(), spread) / samples
-    seen = per_chain.var(1) / per_chain.shape[1]
     return len(w) * samples * independent / seen.clamp(min=torch.finfo(w.dtype).tiny)

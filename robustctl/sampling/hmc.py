@@ -41,7 +41,10 @@ class HMC:
 
     def start(self, noise: Noise) -> State:
         """Samples at t = 0; one gradient evaluation."""
-        z = self.distribution.draw(noise)
+        return self.at(self.distribution.draw(noise))
+
+    def at(self, z: Tensor) -> State:
+        """The state at given positions; one gradient evaluation."""
         return State(z, *self.target(z))
 
     def widths(self, slope: Tensor) -> Tensor:

@@ -36,5 +36,10 @@ class Noise:
             [torch.rand(self.per_image, *shape, generator=g, dtype=self.like.dtype) for g in self.generators]
         )
 
+    def fork(self) -> "Noise":
+        """Noise of new generators, each seeded by one draw of its image's."""
+        seeds = [int(torch.randint(2**62, (), generator=g)) for g in self.generators]
+        return Noise([torch.Generator().manual_seed(seed) for seed in seeds], self.per_image, self.like)
+
     def _gather(self, parts: list[Tensor]) -> Tensor:
         return torch.cat(parts).to(self.like.device)

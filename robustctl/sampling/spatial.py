@@ -75,22 +75,25 @@ class RandomWalk:
         self.distribution = distribution
 
     def start(self, noise: Noise) -> State:
-        return self._at(self.distribution.draw(noise))
+        """Samples at t = 0."""
+        return self.at(self.distribution.draw(noise))
 
     def widths(self, slope: Tensor) -> Tensor:
+        """One: proposals have widths of their own."""
         return torch.ones_like(slope)
 
     def move(self, state: State, t: float, way: Tensor, noise: Noise) -> tuple[State, Tensor]:
         """``STEPS`` Metropolis steps; the proposals have fixed widths, so ``way`` has no say."""
         chances = []
         for _ in range(STEPS):
-            proposal = self._at(self.distribution.propose(state.z, noise))
+            proposal = self.at(self.distribution.propose(state.z, noise))
             chance = (t * (proposal.value - state.value)).exp().clamp(max=1).nan_to_num(nan=0.0)
             state = choose(noise.uniform() < chance, proposal, state)
             chances.append(chance)
         return state, torch.stack(chances).mean(0)
 
-    def _at(self, parameters: Tensor) -> State:
+    def at(self, parameters: Tensor) -> State:
+        """The state at given parameters; one forward pass."""
         value = self.log_loss(self.distribution.render(parameters))
         return State(parameters, value, torch.zeros_like(parameters[:, :1]))
 

@@ -11,6 +11,7 @@ from robustctl.errors import RequestError
 from robustctl.sampling.distributions import Box, Gaussian
 from robustctl.sampling.estimators import Estimate, monte_carlo, path_sampling, plan, thesis_path_sampling
 from robustctl.sampling.hmc import HMC
+from robustctl.sampling.noise import Noise
 
 SEEDS, CHAINS, SAMPLES, EPS = 100, 4, 320, 0.3
 QS = (1.0, 10.0, 100.0)
@@ -132,3 +133,36 @@ def test_too_few_samples_or_chains_are_refused_with_the_least_number(forms: Any)
         path_sampling(sampler, QS, samples=20, chains=1, noise=noise)
     with pytest.raises(RequestError, match="samples 7 are too few for 4 chains"):
         thesis_path_sampling(sampler, 10.0, samples=7, chains=CHAINS, noise=noise)
+
+
+def test_a_height_that_only_an_attack_finds_is_in_the_interval() -> None:
+    # The log loss is the higher of two bumps: a wide low one, a narrow high one that no chain meets from below.
+    d, high, q, seeds = 40, 5.0, 100.0, 10
+
+    def two_bumps(z: Tensor) -> tuple[Tensor, Tensor]:
+        wide, narrow = (z - 0.35) / 0.1, (z - 0.65) / 0.01
+        low, top = -wide.square().flatten(1).sum(1) / 2, high - narrow.square().flatten(1).sum(1) / 2
+        in_wide = (low > top).reshape(-1, 1, 1, 1)
+        return torch.maximum(low, top), torch.where(in_wide, -wide / 0.1, -narrow / 0.01)
+
+    log_volume = d / 2 * math.log(2 * math.pi * 0.01**2 / q) - d * math.log(2 * EPS)
+    truth = torch.tensor(high + log_volume / q, dtype=torch.float64)
+    x = torch.full((seeds * CHAINS, 1, 1, d), 0.5, dtype=torch.float64)
+    noise = Noise([torch.Generator().manual_seed(i) for i in range(seeds)], CHAINS, x)
+    sampler = HMC(two_bumps, Box(x, EPS), 8)
+    summit = torch.full_like(x, 0.65)
+    (blind,), _ = path_sampling(sampler, [q], samples=240, chains=CHAINS, noise=noise)
+    (seeing,), _ = path_sampling(sampler, [q], samples=240, chains=CHAINS, noise=noise, summit=summit)
+    assert covered(blind, truth) == 0
+    assert covered(seeing, truth) >= 0.9 * seeds
+
+
+def test_starting_down_from_the_corner_leaves_the_closed_form_covered(forms: Any) -> None:
+    sampler, truth = box_sampler(forms, 8, True)
+    box, a = sampler.distribution, forms.coefficients(8, 3 / EPS)
+    corner = torch.where(a > 0, box.high, box.low)
+    estimates, _ = path_sampling(
+        sampler, QS, samples=SAMPLES, chains=CHAINS, noise=forms.noise(SEEDS, CHAINS), summit=corner
+    )
+    for estimate in estimates:
+        assert covered(estimate, truth[estimate.q]) >= 90

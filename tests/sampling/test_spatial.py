@@ -61,7 +61,7 @@ def test_the_walk_keeps_a_tilted_density(forms: Any) -> None:
     rows, t = 2000, 0.5
     spatial = Spatial(torch.ones(rows, 1, 1, 1, dtype=torch.float64))
     walk = RandomWalk(lambda x: x.flatten(), spatial)
-    walk._at = lambda z: State(z, z[:, 3].flatten(), torch.zeros_like(z[:, :1]))  # type: ignore[method-assign]
+    walk.at = lambda z: State(z, z[:, 3].flatten(), torch.zeros_like(z[:, :1]))  # type: ignore[method-assign]
     noise = forms.noise(rows // 10, 10)
     state = walk.start(noise)
     for _ in range(3):
