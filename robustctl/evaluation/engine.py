@@ -14,6 +14,8 @@ from torch import Tensor
 
 from robustctl import geometry, losses
 from robustctl.attacks.apgd import Apgd, Rows
+from robustctl.attacks.fab import fab
+from robustctl.attacks.square import square
 from robustctl.data import ImageData
 from robustctl.errors import RunError
 from robustctl.evaluation.protocols import Family
@@ -81,6 +83,9 @@ def run_family(
     Raises:
         RunError: the model's loss is not finite somewhere.
     """
+    if family.attack != "apgd":
+        yield from _run_in_batches(oracle, data, positions, threat, family, seed, batch_size)
+        return
     run = _Run(oracle, data, positions, threat, family, seed, batch_size)
     while True:
         run.fill()
@@ -89,6 +94,28 @@ def run_family(
         if not run.jobs:
             return
         run.step()
+
+
+def _run_in_batches(
+    oracle: Oracle,
+    data: ImageData,
+    positions: Sequence[int],
+    threat: Threat,
+    family: Family,
+    seed: int,
+    batch_size: int,
+) -> Iterator[Finished]:
+    """FAB and Square: each batch runs to its end."""
+    for start in range(0, len(positions), batch_size):
+        batch = list(positions[start : start + batch_size])
+        x, y = data.images(batch).to(oracle.device), data.y[torch.as_tensor(batch)].to(oracle.device)
+        if family.attack == "fab":
+            x_adv = fab(oracle, x, y, threat, steps=family.steps, targets=family.targets)
+        else:
+            indices = data.indices[torch.as_tensor(batch)].tolist()
+            generators = geometry.image_generators(seed, indices, f"{threat.norm}/{family.name}", 0)
+            x_adv = square(oracle, x, y, threat, queries=family.steps, generator=generators)
+        yield Finished(batch, x_adv.cpu())
 
 
 class _Run:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from robustctl.threats import Norm
+from robustctl.threats import NORMS, Norm
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,9 @@ class Family:
         loss: a function of ``losses``: ``ce``, ``dlr`` or ``dlr_targeted``.
         restarts: random starts, for each target where there are targets.
         targets: how many of the most likely wrong classes are aimed at; 0 is untargeted. Never more than n_classes - 1.
-        steps: gradient steps of one start.
+        steps: gradient steps (of Square: queries) of one start.
         larger_radii: start in balls of three and two times the radius (l_1).
+        attack: the file in ``attacks`` that does it.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Family:
     targets: int
     steps: int
     larger_radii: bool
+    attack: Literal["apgd", "fab", "square"] = "apgd"
 
 
 def _apgd(norm: Norm, steps: int, restarts: int, targets: int) -> tuple[Family, ...]:
@@ -35,7 +37,21 @@ def _apgd(norm: Norm, steps: int, restarts: int, targets: int) -> tuple[Family, 
     )
 
 
+STANDARD: dict[Norm, tuple[Family, ...]] = {
+    "linf": _apgd("linf", 100, 1, 9),
+    "l2": _apgd("l2", 100, 1, 9),
+    "l1": _apgd("l1", 100, 5, 5),
+}
+REST = (
+    Family("fab-t", "ce", 1, 9, 100, False, "fab"),
+    Family("square", "ce", 1, 0, 5000, False, "square"),
+)
+
 PROTOCOLS: dict[str, dict[Norm, tuple[Family, ...]]] = {
     # That of the E-AT (arXiv:2105.12508) and RAMP (arXiv:2402.06827) papers.
-    "standard": {"linf": _apgd("linf", 100, 1, 9), "l2": _apgd("l2", 100, 1, 9), "l1": _apgd("l1", 100, 5, 5)},
+    "standard": STANDARD,
+    # The complete AutoAttack, standard version (arXiv:2003.01690, arXiv:2103.01208).
+    "full": {norm: STANDARD[norm] + REST for norm in NORMS},
+    # A cheap estimate; accuracies are some points too high.
+    "fast": {norm: _apgd(norm, 20, 1, 3) for norm in NORMS},
 }

@@ -1,0 +1,38 @@
+"""Targeted FAB (Croce and Hein, arXiv:1907.02044): the least perturbation to each target class, by ``pyautoattack``.
+
+It runs on the float32 model: it steps onto linearised decision boundaries, which low precision would blur.
+"""
+
+import torch
+from pyautoattack.fab_pt import FABAttack_PT
+from torch import Tensor
+
+from robustctl import geometry
+from robustctl.oracle import Oracle
+from robustctl.threats import Threat
+
+PEER_NORM = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+
+
+def fab(oracle: Oracle, x: Tensor, y: Tensor, threat: Threat, *, steps: int, targets: int) -> Tensor:
+    """Run FAB towards the ``targets`` most likely wrong classes, from the images themselves (nothing is random).
+
+    Args:
+        x: images (n, c, h, w) in [0,1]. y: labels (n,).
+        targets: at most n_classes - 1 are used.
+
+    Returns:
+        x_adv (n, c, h, w) inside ball and box in float64; the image itself where FAB found nothing within eps.
+    """
+    n_classes = oracle.exact(x[:1]).shape[1]
+    peer = FABAttack_PT(
+        oracle.model, n_restarts=1, n_iter=steps, eps=threat.eps, norm=PEER_NORM[threat.norm], device=x.device
+    )
+    peer.targeted, peer.n_target_classes = True, min(targets, n_classes - 1)
+    devices = [x.device] if x.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):  # the package seeds the global generators
+        x_adv: Tensor = peer.perturb(x, y)
+    oracle.gradients += len(x) * steps * peer.n_target_classes
+    found = geometry.norm(x_adv - x, threat.norm) <= threat.eps * (1 + 1e-4)
+    x_adv = torch.where(found.view(-1, 1, 1, 1), x_adv.detach(), x)
+    return geometry.shrink_inside(x_adv, x, threat.norm, threat.eps)

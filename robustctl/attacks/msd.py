@@ -1,0 +1,48 @@
+"""Multi Steepest Descent (Maini, Wong and Kolter, arXiv:1909.04068, Alg. 1): one path through a union of balls."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from robustctl import losses
+from robustctl.attacks.pgd import take_step
+from robustctl.oracle import Loss, Oracle
+from robustctl.threats import Threat
+
+
+def msd(
+    oracle: Oracle,
+    x: Tensor,
+    y: Tensor,
+    threats: Sequence[Threat],
+    *,
+    step_sizes: Sequence[float],
+    steps: int,
+    loss: Loss = losses.ce,
+) -> Tensor:
+    """Try every norm's projected step from the same point, keep the one of the highest loss for each image, repeat.
+
+    All the norms' points go through the model in one forward pass.
+
+    Args:
+        x: images (n, c, h, w) in [0,1]; the trajectory starts there.
+        y: what ``loss`` compares the logits with: labels (n,), or soft labels (n, k).
+        threats: the balls. step_sizes: of each, in its own norm, > 0.
+
+    Returns:
+        The last point (n, c, h, w); each image's lies in one of the balls, up to float rounding.
+    """
+    x_adv, labels = x, torch.cat([y] * len(threats))
+    rows = torch.arange(len(x), device=x.device)
+    for _ in range(steps):
+        grad = oracle.loss_and_grad(x_adv, y, loss)[2]
+        tried = torch.stack(
+            [
+                take_step(x_adv, x, grad, threat.norm, threat.eps, size)
+                for threat, size in zip(threats, step_sizes, strict=True)
+            ]
+        )  # (norms, n, c, h, w)
+        values = loss(oracle.logits(tried.flatten(0, 1)), labels).view(len(threats), len(x))
+        x_adv = tried[values.argmax(dim=0), rows]
+    return x_adv
