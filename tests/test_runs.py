@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import pytest
+
+from robustctl import runs
+from robustctl.errors import RequestError
+
+
+def record(**changes: object) -> runs.Record:
+    values = {
+        "schema": "robustctl.run/1",
+        "command": "finetune",
+        "model": "m",
+        "recipe_name": "digits/e-at",
+        "recipe": {},
+        "seed": 0,
+        "data": {},
+        "device": "cpu",
+        "hardware": "h",
+        "versions": {},
+        "started": "2026-01-01T00:00:00",
+    }
+    return runs.Record.model_validate({**values, **changes})
+
+
+def test_names_of_runs_hold_time_model_and_recipe_and_never_collide() -> None:
+    paths = [runs.create("some/model name", "e-at").path for _ in range(3)]
+    assert len(set(paths)) == 3
+    assert all("model-name-e-at" in path.name for path in paths)
+
+
+def test_record_reads_back_and_updates_in_part() -> None:
+    run = runs.create("m", "r")
+    run.write(record())
+    run.update(status="finished", best={"epoch": 1.0, "union": 0.5})
+    assert run.read() == record(status="finished", best={"epoch": 1.0, "union": 0.5})
+
+
+def test_newest_run_is_the_one_started_last() -> None:
+    for month in ("03", "05", "04"):
+        runs.create("m", "r").write(record(started=f"2026-{month}-01T00:00:00"))
+    assert runs.newest().read().started.startswith("2026-05")
+    assert len(runs.list_runs()) == 3
+
+
+def test_no_run_is_a_request_error() -> None:
+    with pytest.raises(RequestError, match="there is no run"):
+        runs.newest()
+    assert runs.find("nothing") is None
+
+
+def test_run_is_found_by_name_and_by_path() -> None:
+    run = runs.create("m", "r")
+    run.write(record())
+    assert runs.find(run.name) == run and runs.find(str(run.path)) == run
+
+
+def test_existing_directory_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(RequestError, match="is there already"):
+        runs.create("m", "r", tmp_path)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": "other"}'])
+def test_damaged_record_is_a_request_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / runs.RECORD).write_text(text)
+    with pytest.raises(RequestError, match=r"run\.json"):
+        runs.Run(tmp_path).read()
