@@ -259,10 +259,12 @@ def unlike(first: UnionResult, second: UnionResult) -> list[str]:
     for norm in NORMS:
         if norm in first.norms and norm in second.norms and first.norms[norm].eps != second.norms[norm].eps:
             reasons.append(f"eps of {norm}: {first.norms[norm].eps_text} against {second.norms[norm].eps_text}")
-    if first.attack.protocol != second.attack.protocol or first.attack.union_only != second.attack.union_only:
+    if first.attack.protocol != second.attack.protocol:
         reasons.append(f"attack: {_named(first.attack)} against {_named(second.attack)}")
+    elif first.attack.union_only != second.attack.union_only:
+        reasons.append("attack: one was asked for its union only")
     return reasons
 
 
 def _named(attack: AttackInfo) -> str:
-    return f"{attack.name}{' (union only)' if attack.union_only else ''} [{attack.protocol}]"
+    return f"{attack.name} [{attack.protocol}]"

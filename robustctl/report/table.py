@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from robustctl.results import Accuracy, Interval, UnionResult, mcnemar, unlike
-from robustctl.threats import NORMS, Norm
+from robustctl.threats import NORMS
 
 Labelled = Sequence[tuple[str, UnionResult]]
 Rows = list[list[str]]
@@ -27,23 +27,31 @@ def markdown(results: Labelled) -> str:
 
 
 def cells(results: Labelled) -> Rows:
+    """Header and rows of ``columns``; two results that compare get two more columns, change and p."""
+    rows = columns(results)
+    if len(results) != 2 or unlike(results[0][1], results[1][1]):
+        return rows
+    header, *body = rows
+    pairs = [_change(name, results[0][1], results[1][1]) for name in _names(results)]
+    return [[*header, "change", "p"], *([*row, *pair] for row, pair in zip(body, pairs, strict=True))]
+
+
+def columns(results: Labelled) -> Rows:
     """Header and rows: clean, each norm, average, union, in percent with 95 % intervals."""
-    paired = len(results) == 2 and not unlike(results[0][1], results[1][1])
-    header = ["accuracy in %", *(label for label, _ in results), *(["change", "p"] if paired else [])]
-    names = ["clean", *_norms(results), "average", "union"]
-    return [header, *(_row(name, results, paired) for name in names)]
+    return [["accuracy in %", *(label for label, _ in results)], *(_row(name, results) for name in _names(results))]
 
 
 def footnotes(results: Labelled) -> list[str]:
     """What a reader must know: points, attack, flags, and why columns do not compare."""
     notes = ["95 % intervals (Wilson): sampling error of the points only."]
     for label, result in results:
-        union_only = ", union only" if result.attack.union_only else ""
         notes.append(
             f"{label}: {result.model}, {result.data.n} points of {result.data.source} ({result.data.split}), "
-            f"{result.attack.name}{union_only}, seed {result.attack.seed}, {result.seconds:.0f} s on {result.device}."
+            f"{attack_name(result)}, seed {result.attack.seed}, {result.seconds:.0f} s on {result.device}."
         )
         notes += [f"{label}: {flag}" for flag in result.flags]
+        if result.float_ties:
+            notes.append(f"{label}: {result.float_ties} verdicts are within float rounding of the decision boundary.")
     for label, result in results[1:]:
         notes += [
             f"{label} does not compare with {results[0][0]}: {reason}" for reason in unlike(results[0][1], result)
@@ -56,15 +64,20 @@ def percent(acc: float, ci95: Interval, bound: str = "") -> str:
     return f"{bound}{100 * acc:.1f} [{100 * ci95[0]:.1f}, {100 * ci95[1]:.1f}]"
 
 
-def _norms(results: Labelled) -> list[Norm]:
-    return [norm for norm in NORMS if any(norm in result.norms for _, result in results)]
+def attack_name(result: UnionResult) -> str:
+    """The protocol, and whether only the union was asked."""
+    return f"{result.attack.name}{', union only' if result.attack.union_only else ''}"
 
 
-def _row(name: str, results: Labelled, paired: bool) -> list[str]:
+def _names(results: Labelled) -> list[str]:
+    norms = [norm for norm in NORMS if any(norm in result.norms for _, result in results)]
+    return ["clean", *norms, "average", "union"]
+
+
+def _row(name: str, results: Labelled) -> list[str]:
     radii = {_radius(name, result) for _, result in results} - {""}
     title = f"{name} {radii.pop()}" if len(radii) == 1 else name
-    shown = [_cell(name, result, bool(radii)) for _, result in results]
-    return [title, *shown, *(_change(name, results[0][1], results[1][1]) if paired else [])]
+    return [title, *(_cell(name, result, bool(radii)) for _, result in results)]
 
 
 def _radius(name: str, result: UnionResult) -> str:

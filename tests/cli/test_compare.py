@@ -1,0 +1,67 @@
+import pytest
+from typer.testing import CliRunner
+
+from robustctl import results
+from robustctl.cli import app
+from robustctl.errors import RequestError
+from robustctl.results import AttackInfo, DataInfo, Points, UnionResult
+from robustctl.threats import Threat
+
+
+def save(path, model, linf, n=8, eps="8/255") -> str:
+    points = Points(index=list(range(n)), label=[0] * n, clean=[1] * n, robust={"linf": linf[:n]})
+    UnionResult(
+        model=model,
+        weights_sha256="0" * 64,
+        data=DataInfo(source="digits", split="test", n=n, index_sha256="1" * 64),
+        attack=AttackInfo(name="standard", protocol="p", seed=0),
+        flags=[],
+        seconds=1,
+        device="cpu",
+        versions={},
+        points=points,
+        **results.summarize(points, [Threat.of("linf", eps)], {}, upper_bound=False),
+    ).write(path)
+    return str(path)
+
+
+def run(*arguments):
+    outcome = CliRunner().invoke(app, list(arguments))
+    if isinstance(outcome.exception, RequestError):
+        raise outcome.exception
+    return outcome.stdout
+
+
+@pytest.fixture
+def first(tmp_path):
+    return save(tmp_path / "a.json", "one", [1, 1, 0, 0, 0, 0, 0, 0])
+
+
+def test_two_results_on_the_same_points_are_tested_pairwise(first, tmp_path):
+    table = run("compare", first, save(tmp_path / "b.json", "two", [0, 1, 1, 1, 1, 1, 1, 1]))
+    union = next(line for line in table.splitlines() if line.startswith("union"))
+    assert union.split()[-2:] == ["+62.5", "0.125"]
+
+
+@pytest.mark.parametrize(("more", "reason"), [({"n": 7}, "n: 8 against 7"), ({"eps": "4/255"}, "8/255 against 4/255")])
+def test_unlike_results_are_marked_and_not_compared(first, tmp_path, more, reason):
+    table = run("compare", first, save(tmp_path / "b.json", "two", [1] * 8, **more))
+    assert reason in table
+    assert "change" not in table
+
+
+def test_one_result_is_not_enough(first):
+    with pytest.raises(RequestError, match="at least two"):
+        run("compare", first)
+
+
+def test_a_missing_file_and_a_foreign_one_are_named(first, tmp_path):
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(RequestError, match="no result file .*nowhere"):
+        run("compare", first, str(tmp_path / "nowhere.json"))
+    with pytest.raises(RequestError, match=r"x\.json: its schema is None"):
+        run("compare", first, str(tmp_path / "x.json"))
+
+
+def test_markdown(first, tmp_path):
+    assert run("compare", "--markdown", first, first).startswith("| accuracy in % |")
