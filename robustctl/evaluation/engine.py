@@ -5,6 +5,8 @@ its jobs, and the next job takes the free row, so that the batch keeps its size 
 its randomness belong to the row, what happens to a point does not depend on the rows around it.
 """
 
+import math
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from robustctl.attacks.square import square
 from robustctl.data import ImageData
 from robustctl.errors import RunError
 from robustctl.evaluation.protocols import Family
-from robustctl.oracle import Oracle
+from robustctl.oracle import Loss, Oracle
 from robustctl.threats import Threat
 
 SHRINK = 0.8
@@ -137,6 +139,7 @@ class _Run:
     ) -> None:
         self.oracle, self.data, self.threat, self.family = oracle, data, threat, family
         self.seed, self.batch_size = seed, batch_size
+        self.piece = batch_size  # images a pass through the model; less after running out of memory
         self.attack = Apgd(threat, family.steps, family.larger_radii)
         self.waiting = deque(positions)
         self.fresh: deque[_Point] = deque()  # looked at, not begun
@@ -187,7 +190,7 @@ class _Run:
         """Read the next points; those that are wrong without any attack are done."""
         positions = [self.waiting.popleft() for _ in range(min(self.batch_size, len(self.waiting)))]
         x, y = self.data.images(positions), self.data.y[torch.as_tensor(positions)]
-        logits = self.oracle.exact(x.to(self.oracle.device)).cpu()
+        logits = self._exact(x.to(self.oracle.device)).cpu()
         targets = _targets(logits, y, self.family)
         wrong = losses.margin(logits, y) > 0
         for i, position in enumerate(positions):
@@ -223,7 +226,7 @@ class _Run:
     def step(self) -> None:
         """One gradient evaluation for every row; rows that end are freed."""
         rows, evaluated = self.rows, self.rows.x_adv
-        logits, values, grad = self.oracle.loss_and_grad(evaluated, self.y, self._loss)
+        logits, values, grad = self._evaluate(evaluated)
         live = torch.tensor([job is not None for job in self.jobs], device=self.oracle.device)
         if not bool(values[live].isfinite().all()):
             raise RunError(
@@ -238,10 +241,45 @@ class _Run:
         self._free(ended & counts)
         self._next_stage(ended & ~counts)
 
-    def _loss(self, logits: Tensor, y: Tensor) -> Tensor:
+    def _evaluate(self, x_adv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, loss and gradient, in as many passes as memory asks for; the state of the rows is not touched."""
+        try:
+            parts = [
+                self.oracle.loss_and_grad(x_adv[piece], self.y[piece], self._loss(self.target[piece]))
+                for piece in self._pieces(len(x_adv))
+            ]
+        except RuntimeError as error:
+            self._halve(error)
+            return self._evaluate(x_adv)
+        if len(parts) == 1:
+            return parts[0]
+        logits, values, grad = zip(*parts, strict=True)
+        return torch.cat(logits), torch.cat(values), torch.cat(grad)
+
+    def _pieces(self, n: int) -> list[slice]:
+        return [slice(start, start + self.piece) for start in range(0, n, self.piece)]
+
+    def _exact(self, x: Tensor) -> Tensor:
+        try:
+            return torch.cat([self.oracle.exact(x[piece]) for piece in self._pieces(len(x))])
+        except RuntimeError as error:
+            self._halve(error)
+            return self._exact(x)
+
+    def _halve(self, error: RuntimeError) -> None:
+        """After running out of memory, put half as many images through the model at once; other errors go on."""
+        if not _out_of_memory(error):
+            raise error
+        if self.piece == 1:
+            raise RunError("out of memory with a single image; what was done is kept") from error
+        self.piece = math.ceil(min(self.piece, self.batch_size) / 2)
+        if self.oracle.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _loss(self, target: Tensor) -> Loss:
         if self.family.loss == "dlr_targeted":
-            return losses.dlr_targeted(logits, y, self.target)
-        return losses.dlr(logits, y) if self.family.loss == "dlr" else losses.ce(logits, y)
+            return lambda logits, y: losses.dlr_targeted(logits, y, target)
+        return losses.dlr if self.family.loss == "dlr" else losses.ce
 
     def _judge(self, candidates: Tensor, x_adv: Tensor) -> None:
         """Look at candidates (n,) in full precision and strictly inside the ball; keep each point's best attempt."""
@@ -249,7 +287,7 @@ class _Run:
         if not len(index):
             return
         x_adv = geometry.shrink_inside(x_adv[index], self.rows.x[index], self.threat.norm, self.threat.eps)
-        margins = losses.margin(self.oracle.exact(x_adv), self.y[index]).tolist()
+        margins = losses.margin(self._exact(x_adv), self.y[index]).tolist()
         for row, point_x_adv, margin in zip(index.tolist(), x_adv, margins, strict=True):
             job = self.jobs[row]
             if job is None:  # another row of this batch has broken the point a moment ago
@@ -280,6 +318,28 @@ class _Run:
         index = ended.nonzero().squeeze(1)
         if len(index):
             self.rows.put(index, self.attack.next_stage(self.rows.select(index)))
+
+
+def default_batch_size(device: torch.device) -> int:
+    """Rows that use the device well; a batch that does not fit its memory is split by the engine."""
+    return 1024 if device.type == "cuda" else 250
+
+
+def seconds_per_batch(oracle: Oracle, data: ImageData, batch_size: int) -> float:
+    """Time of one gradient evaluation of a full batch, the second of two, to tell how long a run may take."""
+    positions = [i % len(data) for i in range(batch_size)]
+    x, y = data.images(positions).to(oracle.device), data.y[torch.as_tensor(positions)].to(oracle.device)
+    start = 0.0
+    for _ in range(2):
+        start = time.perf_counter()
+        values = oracle.loss_and_grad(x, y, losses.ce)[1]
+        values.cpu()  # waits for the device
+    return time.perf_counter() - start
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    # On a CPU it is a plain RuntimeError of the allocator.
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error) or "enough memory" in str(error)
 
 
 def _targets(logits: Tensor, y: Tensor, family: Family) -> list[list[int]]:

@@ -126,3 +126,54 @@ def test_a_loss_that_is_not_finite_stops_the_run(linear_model: nn.Module) -> Non
     points = random_images(3, 4, linear_model)
     with Oracle(Overflow()) as oracle, pytest.raises(RunError, match="not finite"):
         list(engine.run_family(oracle, points, range(3), Threat.of("l2", "0.1"), CE, seed=0, batch_size=4))
+
+
+def test_running_out_of_memory_splits_the_batch_and_changes_no_verdict(linear_model: nn.Module) -> None:
+    class Small(nn.Module):
+        def __init__(self, room: int) -> None:
+            super().__init__()
+            self.inner, self.room = linear_model, room
+
+        def forward(self, x: Tensor) -> Tensor:
+            if len(x) > self.room:
+                raise torch.OutOfMemoryError("out of memory")
+            logits: Tensor = self.inner(x)
+            return logits
+
+    points = random_images(12, 4, linear_model)
+    threat = Threat.of("linf", "0.05")
+
+    def verdicts(room: int) -> dict[int, bool]:
+        found: dict[int, bool] = {}
+        with Oracle(Small(room)) as oracle:
+            for finished in engine.run_family(oracle, points, range(12), threat, TARGETED, seed=0, batch_size=12):
+                wrong = losses.margin(linear_model(finished.x_adv), points.y[finished.positions]) > 0
+                found |= dict(zip(finished.positions, wrong.tolist(), strict=True))
+        return found
+
+    assert verdicts(12) == verdicts(5) == verdicts(1)
+    with pytest.raises(RunError, match="single image"):
+        verdicts(0)
+
+
+@pytest.mark.parametrize("attack", ["square", "fab"])
+@pytest.mark.parametrize("norm", NORMS)
+def test_square_and_fab_answer_every_point_inside_the_ball(conv_model: nn.Module, norm: Norm, attack: str) -> None:
+    points = random_images(5, 8, conv_model)
+    family = Family(attack, "ce", 1, 3, 10, False, attack)  # type: ignore[arg-type]
+    eps = {"linf": 0.3, "l2": 1.5, "l1": 6.0}[norm]
+    assert sorted(broken(conv_model, points, Threat(norm, eps, str(eps)), family, 3, range(5))) == list(range(5))
+
+
+def test_protocol_full_is_standard_followed_by_fab_and_square() -> None:
+    for norm in NORMS:
+        names = [family.name for family in PROTOCOLS["full"][norm]]
+        assert names == ["apgd-ce", "apgd-t", "fab-t", "square"]
+        assert PROTOCOLS["full"][norm][:2] == PROTOCOLS["standard"][norm]
+
+
+def test_seconds_per_batch_are_measured_on_a_full_batch(linear_model: nn.Module) -> None:
+    points = random_images(3, 4, linear_model)
+    with Oracle(linear_model) as oracle:
+        assert engine.seconds_per_batch(oracle, points, 7) > 0
+        assert oracle.gradients == 14

@@ -1,0 +1,79 @@
+"""The accelerated copy computes what the model computes, and the model itself is left alone."""
+
+import pytest
+import torch
+from torch import nn
+
+from robustctl import losses
+from robustctl.architectures import Classifier, kw_small, preact_resnet18, wide_resnet
+from robustctl.errors import RequestError
+from robustctl.oracle import Oracle, _split, accelerate, pick_precision
+from robustctl.spec import Normalization
+
+NORMALIZATION = Normalization(mean=[0.4, 0.5, 0.6], std=[0.2, 0.25, 0.3])
+
+
+def models() -> list[tuple[str, nn.Module]]:
+    nets = {
+        "kw-small": kw_small.build(10, (3, 16, 16), width=4, hidden=16),
+        "wide-resnet": wide_resnet.build(10, (3, 16, 16), depth=10, width=1),
+        "preact-resnet18": preact_resnet18.build(10, (3, 16, 16), bn_before_fc=True),
+    }
+    for net in nets.values():
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):  # statistics unlike the initial ones, so that folding matters
+                nn.init.uniform_(module.running_mean, -0.5, 0.5)  # type: ignore[arg-type]
+                nn.init.uniform_(module.running_var, 0.5, 2)  # type: ignore[arg-type]
+                nn.init.uniform_(module.weight, -1, 2)
+    return [(name, Classifier(net, NORMALIZATION)) for name, net in nets.items()]
+
+
+@pytest.mark.parametrize(("name", "model"), models(), ids=[name for name, _ in models()])
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("bf16", 0.15)])
+def test_accelerated_logits_and_gradients_are_the_model_s_up_to_rounding(
+    name: str, model: nn.Module, precision: str, tolerance: float
+) -> None:
+    x = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    y = torch.tensor([0, 1, 2, 3])
+    with Oracle(model) as plain, Oracle(model, precision) as fast:  # type: ignore[arg-type]
+        expected, _, grad = plain.loss_and_grad(x, y, losses.ce)
+        logits, _, fast_grad = fast.loss_and_grad(x, y, losses.ce)
+        assert torch.equal(fast.exact(x), plain.logits(x))
+    assert logits.dtype == fast_grad.dtype == torch.float32
+    assert (logits - expected).norm() <= tolerance * expected.norm()
+    cosine = torch.cosine_similarity(fast_grad.flatten(1), grad.flatten(1))
+    assert (cosine >= 1 - tolerance).all()
+
+
+def test_acceleration_leaves_the_model_s_weights_modes_and_hooks_alone() -> None:
+    model = dict(models())["wide-resnet"].train()
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    fast = accelerate(model, "bf16")
+    fast(torch.rand(1, 3, 16, 16))
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(module.training for module in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not any(parameter.requires_grad for parameter in fast.parameters())
+
+
+def test_batch_norm_after_a_convolution_is_folded_away() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.BatchNorm2d(4)).eval()
+    kept = [module for module in accelerate(model, "float32").modules() if isinstance(module, nn.BatchNorm2d)]
+    assert len(kept) == 1, "only the one that follows the convolution can be folded"
+
+
+def test_bf16_splits_pixels_so_that_small_perturbations_are_seen() -> None:
+    x = torch.full((1, 1, 2, 2), 0.8985)
+    moved = x + 1 / 2048  # far below the spacing of bf16 numbers near 0.9
+    assert torch.equal(x.bfloat16(), moved.bfloat16())
+    seen = [_split(image).float().sum(dim=1, keepdim=True) for image in (x, moved)]
+    torch.testing.assert_close(seen[1] - seen[0], moved - x, rtol=0.05, atol=0)
+
+
+def test_precision_names() -> None:
+    cpu = torch.device("cpu")
+    assert pick_precision("float32", cpu) == "float32"
+    assert pick_precision("bf16", cpu) == "bf16"
+    assert pick_precision("auto", cpu) in ("float32", "bf16")
+    with pytest.raises(RequestError, match="auto"):
+        pick_precision("fp8", cpu)
