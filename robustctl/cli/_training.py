@@ -46,6 +46,9 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Run directory; runs/<time>-<model>-<recipe> without.")]
 StepsOption = Annotated[int | None, typer.Option(min=1, help="Stop after so many optimiser steps of the whole run.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with --out, or with the newest unfinished run.")]
+PushOption = Annotated[
+    str | None, typer.Option("--push", help="USER/NAME: push the finished run; checked before training starts.")
+]
 DryOption = Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be done.")]
 
 
@@ -64,6 +67,7 @@ class Request:
     max_steps: int | None
     resume: bool
     dry_run: bool
+    push: str | None = None
     new_head: bool = False
 
 
@@ -86,11 +90,15 @@ class Job:
 
 def carry_out(request: Request) -> None:
     """Train, and leave a finished run directory; its path goes to stdout."""
+    from robustctl.cli import push
     from robustctl.oracle import pick_device
+    from robustctl.registry.push import preflight
     from robustctl.training.distributed import local_device, world
 
     if request.max_steps is not None and request.dry_run:
         request = replace(request, max_steps=None)
+    if request.push is not None and not request.dry_run:
+        preflight(request.push)
     run = _run_to_resume(request) if request.resume else None
     job = _resumed(request, run) if run else _fresh(request)
     device = local_device(pick_device(request.device))
@@ -99,8 +107,11 @@ def carry_out(request: Request) -> None:
             os.environ["ROBUSTCTL_QUIET"] = "1"
         model, spec = _model(job)
         _say(w, _header(job, spec))
-        if not request.dry_run:
-            _train(job, run, model, spec, device, w)
+        if request.dry_run:
+            return
+        finished = _train(job, run, model, spec, device, w)
+        if request.push is not None and w.leads:
+            push.command(str(finished.path), repo=request.push)
 
 
 def _fresh(request: Request) -> Job:
@@ -248,30 +259,31 @@ def _header(job: Job, spec: "ModelSpec") -> list[str]:
 
 def _train(
     job: Job, run: "Run | None", model: "Classifier", spec: "ModelSpec", device: "torch.device", w: "World"
-) -> None:
+) -> "Run":
     from robustctl.training.start import build_loop, require_space
 
     resuming = run is not None
     require_space(model, job.request.out or Path())
-    if run is None:
-        run = _create(job, model, device, w)
     loop = build_loop(
         model,
         spec,
         job.data,
         job.settings,
-        run.path,
+        run.path if run else Path(),
         seed=job.seed,
         device=device,
         world=w,
         start_norm=job.located.spec.norm if job.located else None,
         resuming=resuming,
     )
+    if run is None:  # only now that nothing can be wrong with the request any more
+        run = _create(job, model, device, w)
+        loop.directory = run.path
     if resuming and loop.step >= min(job.request.max_steps or loop.steps, loop.steps):
         _say(w, [f"{run.path} has done its {loop.step} steps already"])
         if w.leads:
             typer.echo(run.path)
-        return
+        return run
     _update(w, run, status="running", steps=loop.steps, message="")
     try:
         outcome = loop.run(job.request.max_steps)
@@ -286,6 +298,7 @@ def _train(
     if w.leads:
         _say(w, [f"done in {outcome.seconds:.0f} s; next: robustctl eval {run.path} --union"])
         typer.echo(run.path)
+    return run
 
 
 def _create(job: Job, model: "Classifier", device: "torch.device", w: "World") -> "Run":

@@ -18,6 +18,7 @@ def command(
     max_steps: shared.StepsOption = None,
     resume: shared.ResumeOption = False,
     dry_run: shared.DryOption = False,
+    push: shared.PushOption = None,
     new_head: Annotated[
         bool, typer.Option("--new-head", help="Draw a new last layer for the data's number of classes.")
     ] = False,
@@ -35,6 +36,7 @@ def command(
         max_steps=max_steps,
         resume=resume,
         dry_run=dry_run,
+        push=push,
         new_head=new_head,
     )
     shared.carry_out(request)

@@ -26,6 +26,7 @@ def command(
     max_steps: shared.StepsOption = None,
     resume: shared.ResumeOption = False,
     dry_run: shared.DryOption = False,
+    push: shared.PushOption = None,
 ) -> None:
     """Train from random weights. The architecture's arguments are the recipe's. Prints the run directory."""
     request = shared.Request(
@@ -40,5 +41,6 @@ def command(
         max_steps=max_steps,
         resume=resume,
         dry_run=dry_run,
+        push=push,
     )
     shared.carry_out(request)
