@@ -16,6 +16,12 @@ class Advance(Protocol):
     def __call__(self, n: int, note: str = "") -> None: ...
 
 
+def say(line: str) -> None:
+    """Print one line on stderr, unless ``--quiet``."""
+    if "ROBUSTCTL_QUIET" not in os.environ:
+        print(line, file=sys.stderr, flush=True)
+
+
 @contextmanager
 def progress(description: str, total: int) -> Iterator[Advance]:
     """Show progress through ``total`` units while the block runs.

@@ -19,11 +19,11 @@ from robustctl.checkpoint import weights_sha256
 from robustctl.data import ImageData
 from robustctl.discovery import unknown
 from robustctl.evaluation import checks, reference, shards, verify
-from robustctl.evaluation.engine import Finished, run_family
+from robustctl.evaluation.engine import Finished, run_family, seconds_per_batch
 from robustctl.evaluation.protocols import PROTOCOLS, Family
 from robustctl.evaluation.store import Key, Row, Store, decode, encode
 from robustctl.oracle import Oracle, Precision
-from robustctl.progress import Advance, progress
+from robustctl.progress import Advance, progress, say
 from robustctl.results import AttackInfo, DataInfo, Points, UnionResult, summarize
 from robustctl.spec import ModelSpec
 from robustctl.threats import Norm, Threat
@@ -169,9 +169,20 @@ def _attack(model: Classifier, data: ImageData, store: Store, request: Request, 
     with Oracle(model, request.precision) as oracle:
         jobs = _jobs(model, oracle, data, request)
         units = math.ceil(sum(job.cost for job in jobs) * len(right))
+        _say_time(oracle, data, store, request, jobs, len(right))
         with progress(f"attacking {len(right)} points", units) as advance:
             for job in jobs:
                 _run(job, model, data, store, request, right, advance)
+
+
+def _say_time(oracle: Oracle, data: ImageData, store: Store, request: Request, jobs: list[Job], n_right: int) -> None:
+    """Time one batch and say how long the attacks will take at most: points that break early take less."""
+    passes = sum(job.cost * (n_right - len(store.judged(job.threat.norm, job.family))) for job in jobs)
+    if passes > 0:
+        batch_size = min(request.batch_size, n_right)
+        seconds = seconds_per_batch(oracle, data, batch_size)
+        longest = passes / batch_size * seconds
+        say(f"a batch of {batch_size} takes {seconds:.2g} s; at most {longest / 60:.0f} min left")
 
 
 def _run(
