@@ -70,7 +70,12 @@ def command(
     chains: Annotated[int, typer.Option(help="Independent chains an image.")] = 4,
     probacc: Annotated[str, typer.Option(help="Tolerances rho of ProbAcc.")] = "0.1,0.05,0.01",
 ) -> None:
-    """Evaluate a model. The same command again continues where it was stopped."""
+    """Evaluate a model. The same command again continues where it was stopped.
+
+    Under torchrun its processes share the points; the result is the same.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        os.environ["ROBUSTCTL_QUIET"] = "1"
     subject = find_subject(model)
     if intermediate_q is not None:
         options = _intermediate.Options(
@@ -196,14 +201,14 @@ def evaluate(
         RequestError, RunError: as ``evaluation.union.evaluate_union``, and where model or images cannot be loaded.
     """
     from robustctl import checkpoint
-    from robustctl.evaluation import union
+    from robustctl.evaluation import shards, union
     from robustctl.evaluation.store import digest
     from robustctl.files import writing
     from robustctl.oracle import pick_device
     from robustctl.registry import datasets
 
     union.require_protocol(request.protocol)
-    chosen_device = pick_device(device)
+    chosen_device = pick_device(shards.local_device(device))
     spec = subject.located.spec
     images = datasets.load(source, split, n)
     model = checkpoint.load_from(spec, subject.located.weights)

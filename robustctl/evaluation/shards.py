@@ -41,6 +41,12 @@ def current() -> Shard:
     return Shard(torch.distributed.get_rank(), world)
 
 
+def local_device(name: str) -> str:
+    """``auto`` is this process's own CUDA device where torchrun gave it a number and there are CUDA devices."""
+    local = os.environ.get("LOCAL_RANK")
+    return f"cuda:{local}" if name == "auto" and local is not None and torch.cuda.is_available() else name
+
+
 def fill(shard: Shard, path: Path, key: Key, work: Callable[[Store], None]) -> None:
     """Let every process do ``work`` on its own store, then merge all into the store at ``path``.
 

@@ -21,6 +21,7 @@ p, dd { margin: 0; } .soft { color: var(--soft); } .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .4rem .7rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } th { font-weight: 600; }
+td.words { white-space: normal; text-align: left; }
 tr.union td { font-weight: 600; } td small { color: var(--soft); font-weight: 400; }
 .flag { background: #fff3d6; color: #5c4300; border-left: 4px solid #d99a00; padding: .4rem .8rem; margin: .4rem 0; }
 .result { background: var(--panel); border: 1px solid var(--line); border-radius: 8px;
@@ -128,7 +129,8 @@ def _comparisons(results: Labelled) -> str:
 
 def _comparison(base: UnionResult, label: str, result: UnionResult) -> str:
     if reasons := unlike(base, result):
-        return f'<tr><td>{escape(label)}</td><td colspan="5">does not compare: {escape("; ".join(reasons))}</td></tr>'
+        words = f"does not compare: {escape('; '.join(reasons))}"
+        return f'<tr><td>{escape(label)}</td><td colspan="5" class="words">{words}</td></tr>'
     lines = []
     for name in ("clean", *base.norms, "union"):
         before, after = base.points.column(name), result.points.column(name)

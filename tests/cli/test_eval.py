@@ -119,13 +119,27 @@ def committed(folder: Path) -> int:
 
 
 def test_killed_and_started_again_it_ends_with_the_same_table(model, images, tmp_path, call, monkeypatch):
-    command = [model, "--data", images, "--n", 8, "--eps", "linf=0.15", "--norms", "linf", "--batch-size", 2]
+    command = [
+        model,
+        "--data",
+        images,
+        "--n",
+        8,
+        "--eps",
+        "linf=0.15",
+        "--norms",
+        "linf",
+        "--batch-size",
+        2,
+        "--attack",
+        "fast",
+    ]
     monkeypatch.setenv("ROBUSTCTL_RUNS", str(tmp_path / "whole"))
     _, whole, _ = call(*command)
     killed = tmp_path / "killed"
     killed.mkdir()
     kept = [0]
-    while kill_after(5, arguments(*command), killed):
+    while len(kept) < 4 and kill_after(6, arguments(*command), killed):
         kept.append(committed(killed))
     assert kept == sorted(kept)
     assert any(0 < count < committed(tmp_path / "whole") for count in kept)
@@ -236,7 +250,7 @@ def test_a_full_disk_is_one_message_and_the_same_command_goes_on(model, images, 
     """No file may grow beyond an empty store: the operating system refuses in the middle of the evaluation."""
     with Store(tmp_path / "empty.sqlite", {}):
         size = (tmp_path / "empty.sqlite").stat().st_size
-    command = [model, "--data", images, "--eps", "linf=0.5,l2=4,l1=20"]
+    command = [model, "--data", images, "--eps", "linf=0.5,l2=4,l1=20", "--attack", "fast"]
     limited = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n{MAIN}"
     full = subprocess.run(
         [sys.executable, "-B", "-c", limited, "--quiet", "eval", *map(str, command)],

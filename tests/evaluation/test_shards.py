@@ -1,0 +1,59 @@
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+
+import numpy as np
+import pytest
+import torch
+
+from robustctl import checkpoint, results, runs
+from robustctl.evaluation.shards import Shard
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 7])
+def test_the_shares_cover_the_points_once(world):
+    points = list(range(3, 20))
+    shares = [Shard(rank, world).share(points) for rank in range(world)]
+    assert sorted(point for share in shares for point in share) == points
+
+
+@pytest.fixture
+def evaluate(conv_model, conv_spec, tmp_path):
+    """Run ``robustctl eval`` on 12 points under a launcher; stdout and result."""
+    model, images, script, result = (tmp_path / name for name in ("model", "images.npz", "main.py", "result.json"))
+    model.mkdir()
+    checkpoint.save_model(conv_model, conv_spec, model)
+    x = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        np.savez(images, x=x.numpy(), y=conv_model(x).argmax(1).numpy())
+    script.write_text("from robustctl.cli import main\nmain()\n")
+    command = [script, "--quiet", "eval", model, "--data", images, "--eps", "linf=0.15,l2=0.5", "--attack", "fast"]
+
+    def evaluate(launcher):
+        done = subprocess.run([*launcher, *command, "--json", result], capture_output=True, text=True, timeout=150)
+        assert done.returncode == 0, done.stderr
+        return done.stdout, results.read(result)
+
+    return evaluate
+
+
+def test_two_processes_end_with_the_table_of_one_and_take_over_what_was_left_behind(evaluate):
+    _, one = evaluate([sys.executable])
+    (store,) = runs.root().glob("eval/model/*.sqlite")
+    # As if a process had been killed before the merge, with a part of its verdicts.
+    left_behind = store.with_suffix(".shard1.sqlite")
+    store.rename(left_behind)
+    with closing(sqlite3.connect(left_behind)) as connection, connection:
+        connection.execute("DELETE FROM verdicts WHERE position >= 5")
+        connection.execute("UPDATE verdicts SET margin = 123 WHERE position = 0")
+    output, two = evaluate(TORCHRUN)
+    assert output.count("\nunion ") == 1  # one process reports
+    differing = sum(first != second for first, second in zip(one.points.union(), two.points.union(), strict=True))
+    assert differing <= one.float_ties
+    assert not left_behind.exists()
+    with closing(sqlite3.connect(store)) as connection:
+        taken_over = connection.execute("SELECT DISTINCT margin FROM verdicts WHERE position = 0").fetchall()
+    assert taken_over == [(123.0,)]
