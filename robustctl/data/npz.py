@@ -17,6 +17,8 @@ def read(path: Path, n: int | None) -> tuple[Tensor, Tensor, int]:
     Raises:
         RequestError: not an npz file, or x and y missing, of a wrong type, shape or range, or more than there are.
     """
+    if not zipfile.is_zipfile(path):
+        raise RequestError(f"cannot read {path} as .npz: it is not the zip file that numpy.savez writes")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             missing = [name for name in ("x", "y") if name not in arrays]
