@@ -8,7 +8,7 @@ import typer
 if TYPE_CHECKING:
     from robustctl.results import UnionResult
 
-MODEL, RECIPE = "digits-linf", "e-at"
+MODEL, RECIPE, IMAGES = "digits-linf", "e-at", "digits"
 NEXT = f"""
 The fine-tuned model is the newest run. What to type next:
   robustctl push --repo USER/NAME --dry-run     what would go to the hub
@@ -45,7 +45,7 @@ def _evaluate(model: str | None) -> "UnionResult":
 
     subject = evaluation.find_subject(model)
     request = Request(evaluation.choose_threats(subject, None, None), "standard", seed=0, batch_size=250)
-    result, _ = evaluation.evaluate(subject, request, source="digits", split="test", n=None, device="cpu")
+    result, _ = evaluation.evaluate(subject, request, source=IMAGES, split="test", n=None, device="cpu")
     assert result is not None  # only torchrun's other processes get none
     return result
 
