@@ -1,6 +1,7 @@
 """Training batches: which images, in which order, changed how. Every random choice is a function of the seed, the pass
 over the data and the batch's number in it, so a position in the training is two numbers."""
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,8 @@ from robustctl.training.settings import Augment
 
 SELECTION_SEED = 0
 """The images held out are the same for every seed, so that runs can be compared by their selection accuracy."""
+AHEAD = 3
+"""Batches that are kept ready where workers prepare them, the present one included."""
 
 
 def hold_out(data: ImageData, n: int) -> tuple[ImageData, ImageData]:
@@ -58,10 +61,21 @@ class Batches:
     Args:
         data: the training images.
         extra: pseudo-labelled images that fill ``share`` of each batch, or None; a pass ends with ``data``.
+        device: where batches go. Images that are there already are picked and changed there; others are prepared by
+            two workers, ahead of time, and sent.
     """
 
     def __init__(
-        self, data: Images, augment: Augment, seed: int, n_classes: int, extra: Images | None = None, share: float = 0.0
+        self,
+        data: Images,
+        augment: Augment,
+        seed: int,
+        n_classes: int,
+        extra: Images | None = None,
+        share: float = 0.0,
+        *,
+        device: torch.device | None = None,
+        workers: int = 0,
     ) -> None:
         self.data = data
         self.augment = augment
@@ -69,6 +83,9 @@ class Batches:
         self.n_classes = n_classes
         self.extra = extra
         self.share = share
+        self.device = device or data.x.device
+        self.workers = ThreadPoolExecutor(workers) if workers else None
+        self._ahead: dict[tuple[int, int, int, int | None], Future[tuple[Tensor, Tensor]]] = {}
         self._orders: dict[tuple[int, int], tuple[Tensor, Tensor | None]] = {}
 
     def count(self, batch_size: int) -> int:
@@ -90,6 +107,15 @@ class Batches:
             number: the batch's number in it.
             size: height and width to resize to, or None.
         """
+        if self.workers is None:
+            return self._make(epoch, number, batch_size, size)
+        wanted = [(epoch, i, batch_size, size) for i in range(number, min(number + AHEAD, self.count(batch_size)))]
+        self._order(epoch, batch_size)  # here, not in two workers at once
+        self._ahead = {key: self._ahead.get(key) or self.workers.submit(self._make, *key) for key in wanted}
+        x, y = self._ahead[wanted[0]].result()
+        return x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
+
+    def _make(self, epoch: int, number: int, batch_size: int, size: int | None) -> tuple[Tensor, Tensor]:
         x, y = self._pick(epoch, number, batch_size)
         generator = image_generator(self.seed, epoch, "augment", number)
         if self.augment.crop:
@@ -101,7 +127,11 @@ class Batches:
             x = F.interpolate(x, (size, size), mode="bilinear", antialias=True).clamp(0, 1)
         if self.augment.cutout:
             x = cutout(x, self.augment.cutout, generator)
-        return mixup(x, y, self.n_classes, self.augment.mixup, generator) if self.augment.mixup else (x, y)
+        if self.augment.mixup:
+            x, y = mixup(x, y, self.n_classes, self.augment.mixup, generator)
+        if self.workers is not None and self.device.type == "cuda":
+            x, y = x.pin_memory(), y.pin_memory()
+        return x, y
 
     def _own(self, batch_size: int) -> int:
         return batch_size - round(self.share * batch_size) if self.extra else batch_size

@@ -1,7 +1,6 @@
 """Builds the loop from checked settings, a model and data."""
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,6 +19,8 @@ from robustctl.training.methods import TrainingMethod
 from robustctl.training.selection import Selector
 from robustctl.training.settings import Settings
 
+RESIDENT_SHARE = 0.4
+"""Images are kept on a GPU where they take less than this share of its free memory."""
 COPIES_ON_DISK = 8
 """Weights, best weights, and the state twice while it is replaced, with two optimisers' momenta."""
 
@@ -55,19 +56,13 @@ def build_loop(
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if world.size > 1:
         share_batch_norm(model)
-    extra = None
-    if settings.extra:
-        x, y = pseudo_labels.read(Path(settings.extra.path), spec.input_shape, spec.n_classes)
-        extra = Images(x.to(device), y.to(device))
-    share = settings.extra.share if settings.extra else 0.0
-    batches = Batches(_on(train, device), settings.augment, seed, spec.n_classes, extra, share)
     loop = Loop(
         model,
         spec,
         settings,
         make_method(settings),
-        batches,
-        Selector(_on(selected, device), settings.evaluate_threats, settings.selection.steps, world),
+        _batches(train, spec, settings, seed, device),
+        Selector(_images(selected, device), settings.evaluate_threats, settings.selection.steps, world),
         directory=directory,
         lr=lr,
         seed=seed,
@@ -128,6 +123,25 @@ def new_head(model: Classifier, old: ModelSpec, n_classes: int, weights: dict[st
     return old.model_copy(update={"n_classes": n_classes, "norm": None, "eps": None})
 
 
-def _on(data: ImageData, device: torch.device) -> Images:
-    data = replace(data, x=data.x.to(device), y=data.y.to(device))
-    return Images(data.x, data.y)
+def _batches(train: ImageData, spec: ModelSpec, settings: Settings, seed: int, device: torch.device) -> Batches:
+    """Batches from the device's own memory where the images fit, else from workers."""
+    extra = None
+    if settings.extra:
+        extra = pseudo_labels.read(Path(settings.extra.path), spec.input_shape, spec.n_classes)
+    size = train.x.nbytes + (extra[0].nbytes if extra else 0)
+    fits = device.type != "cuda" or size < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
+    home = device if fits else torch.device("cpu")
+    return Batches(
+        _images(train, home),
+        settings.augment,
+        seed,
+        spec.n_classes,
+        Images(extra[0].to(home), extra[1].to(home)) if extra else None,
+        settings.extra.share if settings.extra else 0.0,
+        device=device,
+        workers=0 if fits else 2,
+    )
+
+
+def _images(data: ImageData, device: torch.device) -> Images:
+    return Images(data.x.to(device), data.y.to(device))

@@ -27,6 +27,14 @@ def test_batch_is_a_function_of_seed_pass_and_number() -> None:
         assert torch.equal(a, b)
 
 
+def test_workers_prepare_the_same_batches() -> None:
+    augment = Augment(crop=2, flip=True, cutout=3)
+    resident, streamed = (Batches(images(40), augment, 0, 10, workers=workers) for workers in (0, 2))
+    for epoch, number in [(0, 0), (0, 1), (0, 4), (1, 0), (0, 2)]:
+        for a, b in zip(resident.get(epoch, number, 8), streamed.get(epoch, number, 8), strict=True):
+            assert torch.equal(a, b)
+
+
 def test_extra_images_fill_their_share_of_every_batch() -> None:
     extra = Images(torch.full((7, 1, 8, 8), 255, dtype=torch.uint8), torch.zeros(7, dtype=torch.int64))
     batches = Batches(images(40), Augment(), 0, 10, extra, 0.5)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from robustctl.threats import Norm, Threat
 from robustctl.training.methods import AttackName, MethodConfig, TrainingMethod, needs_several
-from robustctl.training.methods.max import worst
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,24 +37,8 @@ class Method(TrainingMethod):
         sizes = [attack.step[threat.norm] * threat.eps for threat in self.threats]
 
         def climb(oracle: Oracle, target: Tensor) -> Tensor:
-            return multi_steepest_descent(oracle, step.x, target, self.threats, sizes, steps)
+            from robustctl.attacks.msd import msd
+
+            return msd(oracle, step.x, target, self.threats, step_sizes=sizes, steps=steps)
 
         return step.mean(step.losses(step.run(climb), "msd"))
-
-
-def multi_steepest_descent(
-    oracle: Oracle, x: Tensor, y: Tensor, threats: tuple[Threat, ...], sizes: list[float], steps: int
-) -> Tensor:
-    """The last point (n, c, h, w) of the trajectory; ``sizes`` are the step lengths in the threats' own norms."""
-    from robustctl import losses
-    from robustctl.attacks.pgd import take_step
-
-    x_adv = x
-    for _ in range(steps):
-        _, _, grad = oracle.loss_and_grad(x_adv, y, losses.ce)
-        tried = [
-            take_step(x_adv, x, grad, threat.norm, threat.eps, size)
-            for threat, size in zip(threats, sizes, strict=True)
-        ]
-        x_adv = worst(tried, [losses.ce(oracle.logits(point), y) for point in tried])
-    return x_adv

@@ -1,0 +1,37 @@
+"""Intermediate-q training by Monte Carlo: (mean of loss^q over random draws)^(1/q) (Rice, thesis 2023, 3.1.5)."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from robustctl.threats import Threat
+from robustctl.training.methods import TrainingMethod
+from robustctl.training.perturbed import PerturbedConfig, random_losses
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from robustctl.training.step import Step
+
+
+class Config(PerturbedConfig):
+    """``q``: 1 is the mean (data augmentation), larger is stricter."""
+
+    name: Literal["z-mc"]
+    q: Annotated[float, Field(ge=1, lt=math.inf)]
+
+
+class Method(TrainingMethod):
+    attacks = False
+
+    def __init__(self, config: Config, threats: tuple[Threat, ...]) -> None:
+        self.config = config
+        self.perturbation = config.perturbation(threats)
+
+    def loss(self, step: Step) -> Tensor:
+        values = random_losses(step, self.perturbation, self.config.samples)
+        log_z = ((self.config.q * values).logsumexp(1) - math.log(self.config.samples)) / self.config.q
+        return step.mean(log_z.exp())
