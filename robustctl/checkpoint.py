@@ -29,17 +29,31 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file.
+    """Read a safetensors file, or the shards that ``<path>.index.json`` beside it names.
 
     Raises:
         RequestError: missing, truncated (with the bytes found and the bytes expected) or not safetensors at all.
     """
+    index = path.with_name(f"{path.name}.index.json")
+    if not path.is_file() and index.is_file():
+        return _read_shards(index)
     if not path.is_file():
         raise RequestError(f"no weights at {path}")
     try:
         return load_file(path)
     except (SafetensorError, ValueError, OSError) as error:
         raise RequestError(f"cannot read {path}: {_damage(path) or error}") from None
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    """The tensors of every shard, in the hub's format: ``weight_map`` says which file of the directory holds which."""
+    try:
+        files = sorted({str(file) for file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise RequestError(f"cannot read {index}: {error!r}") from None
+    if strays := [file for file in files if Path(file).name != file or not file.endswith(".safetensors")]:
+        raise RequestError(f"{index} names files outside its directory: {', '.join(strays)}")
+    return {name: tensor for file in files for name, tensor in read_tensors(index.with_name(file)).items()}
 
 
 def load_weights(model: Classifier, tensors: Mapping[str, Tensor], source: str) -> None:

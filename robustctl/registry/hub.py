@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import quote, urlsplit
 
 if "HF_HUB_DISABLE_XET" not in os.environ:
@@ -38,6 +38,9 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from robustctl.errors import RequestError, RunError
 from robustctl.registry.download import RETRIED, TIMEOUT_SECONDS, Again, RemoteFile, Wanted, require_inside, retried
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 if os.environ["HF_HUB_DISABLE_XET"] == "1":
     constants.HF_HUB_DISABLE_XET = True  # where somebody imported huggingface_hub before us
@@ -268,3 +271,10 @@ def answers() -> bool:
             return bool(response.status_code < 500)
     except ConnectionError:
         return False
+
+
+def write_shards(tensors: "dict[str, Tensor]", folder: Path, max_bytes: int) -> None:
+    """Write weights in several files with an index, by the rule of the hub's own library (imports torch)."""
+    from huggingface_hub import save_torch_state_dict
+
+    save_torch_state_dict(tensors, folder, max_shard_size=max_bytes)

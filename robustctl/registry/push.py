@@ -20,6 +20,7 @@ from robustctl.results import UnionResult
 
 NOTES = ("union-only", "outside")  # flags that say how a number was made, not that it is too high
 PATH = re.compile(r"(?<![\w.:/<-])(?:~|[A-Za-z]:)?[/\\](?:[\w.@+ -]+[/\\])+(?=[\w.@+-])")
+SHARD_BYTES = 5_000_000_000  # the default of huggingface_hub's own writer
 EVALS = re.compile(r"robustctl/eval-[\w.-]+\.json")
 
 
@@ -121,12 +122,30 @@ def publish(package: Package, target: Target, *, dry_run: bool = False) -> str |
         RunError: the hub failed; nothing here has changed.
     """
     check_target(target)
+    with tempfile.TemporaryDirectory() as scratch:
+        return _publish(package if dry_run else _sharded(package, Path(scratch)), target, dry_run)
+
+
+def _publish(package: Package, target: Target, dry_run: bool) -> str | None:
     if dry_run or target.repo.startswith(FILE):
         existing = Path(target.repo.removeprefix(FILE)) / "README.md"
         old = existing.read_bytes().decode("utf-8", "surrogateescape") if existing.is_file() else ""
         files = _with_card(package, old)
         return target.repo if not dry_run and _push_to_folder(target.repo, files) else None
     return _push_to_hub(package, target)
+
+
+def _sharded(package: Package, scratch: Path) -> Package:
+    """Split weights that are larger than what the hub's own library keeps in one file."""
+    weights = package.files["model.safetensors"]
+    if not isinstance(weights, Path) or weights.stat().st_size <= SHARD_BYTES:
+        return package
+    from robustctl import checkpoint
+    from robustctl.registry import hub
+
+    hub.write_shards(checkpoint.read_tensors(weights), scratch, SHARD_BYTES)
+    others = {name: content for name, content in package.files.items() if name != "model.safetensors"}
+    return Package(package.story, others | {path.name: path for path in scratch.iterdir()})
 
 
 def _push_to_hub(package: Package, target: Target) -> str | None:

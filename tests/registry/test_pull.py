@@ -176,3 +176,37 @@ def test_two_processes_that_pull_at_once_do_not_harm_each_other(repo: str) -> No
         worker.join(60)
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
     checkpoint.load_model(locate(repo).weights.parent)
+
+
+def test_a_full_disk_is_named_and_the_same_command_completes_later(hub: Server, repo: str) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    commit = hub.repos[repo].branches["main"]
+    staging = home_dir() / "hub" / "alice" / "m" / f".{commit}.part"
+    staging.mkdir(parents=True)
+    (staging / "model.safetensors.part").symlink_to("/dev/full")
+    with pytest.raises(RunError, match="no space left while writing .*model.safetensors"):
+        pull(repo)
+    assert not (staging / "model.safetensors").exists()
+    (staging / "model.safetensors.part").unlink()
+    assert pull(repo).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        (b"{", "cannot read"),
+        (b"[]", "cannot read"),
+        (b'{"weight_map": {"a": "../../etc/passwd"}}', "names files outside its directory"),
+        (b'{"weight_map": {"a": "model-00009-of-00009.safetensors"}}', "no weights at"),
+    ],
+)
+def test_a_bad_index_of_shards_is_refused(hub: Server, repo: str, index: bytes, message: str) -> None:
+    files = hub.tree(hub.repos[repo], "main")
+    hub.repos[repo].commits.clear()
+    hub.repos[repo].branches.clear()
+    del files["model.safetensors"]
+    hub.add(repo, {**files, "model.safetensors.index.json": index})
+    located = locate(str(pull(repo)))
+    with pytest.raises(RequestError, match=message):
+        checkpoint.load_from(located.spec, located.weights)

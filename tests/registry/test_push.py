@@ -14,9 +14,11 @@ from samples import result
 import robustctl
 from robustctl import checkpoint
 from robustctl.cli import main
+from robustctl.errors import RequestError
 from robustctl.registry.hub_class import RobustClassifier
 from robustctl.registry.locate import locate
 from robustctl.registry.pull import pull
+from robustctl.registry.push import preflight
 from robustctl.runs import Run
 
 
@@ -279,3 +281,34 @@ def test_changed_bytes_in_a_directory_registry_are_refused(
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     assert robust("pull", place) == 1
     assert "SHA-256" in capsys.readouterr().err
+
+
+def test_large_weights_are_sharded_by_the_rule_of_the_hub_library(
+    hub: Server, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("robustctl.registry.push.SHARD_BYTES", 700)
+    assert robust("push", "--repo", "alice/m") == 0
+    names = [name for name in hub.tree(hub.repos["alice/m"], "main") if name.startswith("model")]
+    assert "model.safetensors" not in names
+    assert "model.safetensors.index.json" in names
+    assert len(names) > 2
+    original, _ = checkpoint.load_model(run.path)
+    x = torch.rand(2, 1, 8, 8)
+    assert torch.equal(robustctl.load_model("alice/m")(x), original(x))
+
+
+def test_a_preflight_before_long_work_says_whose_token_it_is(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert preflight("alice/new") == "alice"
+    assert preflight("file:///anywhere") == ""
+    assert not hub.repos
+    monkeypatch.setenv("HF_TOKEN", "hf_reader")
+    with pytest.raises(RequestError, match="may only read"):
+        preflight("rita/new")
+    with pytest.raises(RequestError, match="not of the form USER/NAME"):
+        preflight("just-a-name")
+
+
+def test_a_new_user_name_in_a_push_is_not_looked_for_in_words(run: Run, tmp_path: Path) -> None:
+    (run.path / "recipe.yaml").write_text("# the root of the matter: 8/255, a/b/c\nmethod: e-at\n")
+    assert robust("push", "--repo", f"file://{tmp_path}/m") == 0
+    assert "8/255, a/b/c" in (tmp_path / "m" / "recipe.yaml").read_text()
