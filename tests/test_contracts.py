@@ -40,6 +40,7 @@ ROOMS = (
     "runs",
     "bench",
     "cli",
+    "__main__",
 )
 HEAVY = {"torch", "pydantic", "numpy", "rich", "sklearn", "pyarrow", "huggingface_hub", "safetensors", "pyautoattack"}
 
