@@ -1,9 +1,10 @@
 """The three steps of robustctl on the bundled model, in about a minute and without a network."""
 
-import sys
 from typing import TYPE_CHECKING
 
 import typer
+
+from robustctl.progress import say
 
 if TYPE_CHECKING:
     from robustctl.results import UnionResult
@@ -28,11 +29,11 @@ def command() -> None:
 
     # The images have 64 pixels: a second thread costs more in waiting than it computes.
     torch.set_num_threads(1)
-    _say(f"1/3  robustctl eval {MODEL} --union")
+    say(f"1/3  robustctl eval {MODEL} --union")
     before = _evaluate(MODEL)
-    _say(f"2/3  robustctl finetune {MODEL} --recipe {RECIPE}")
+    say(f"2/3  robustctl finetune {MODEL} --recipe {RECIPE}")
     finetune.command(MODEL, recipe=RECIPE, device="cpu")
-    _say("3/3  robustctl eval --union")
+    say("3/3  robustctl eval --union")
     after = _evaluate(None)
     typer.echo("\n" + before_after([("before", before), ("after", after)]))
     typer.echo(NEXT)
@@ -48,7 +49,3 @@ def _evaluate(model: str | None) -> "UnionResult":
     result, _ = evaluation.evaluate(subject, request, source=IMAGES, split="test", n=None, device="cpu")
     assert result is not None  # only torchrun's other processes get none
     return result
-
-
-def _say(step: str) -> None:
-    print(step, file=sys.stderr)
