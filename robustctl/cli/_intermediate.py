@@ -79,13 +79,13 @@ def make_request(subject: "Subject", options: Options) -> "Request":
     perturbation = Perturbation.parse(options.distribution or _usual_distribution(subject))
     return Request(
         perturbation=perturbation,
-        qs=tuple(sorted(set(_numbers("--intermediate-q", options.qs)))),
+        qs=tuple(sorted(set(parse_numbers("--intermediate-q", options.qs)))),
         estimator=cast(Estimator, _choice("--estimator", options.estimator, get_args(Estimator))),
         grid=cast(GridName, _choice("--grid", options.grid, get_args(GridName))),
         samples=options.samples,
         leapfrog=options.leapfrog,
         chains=options.chains,
-        rhos=tuple(_numbers("--probacc", options.probacc)),
+        rhos=tuple(parse_numbers("--probacc", options.probacc)),
         ball=_ball(subject, perturbation),
         seed=options.seed,
         batch_size=options.batch_size,
@@ -106,7 +106,8 @@ def _ball(subject: "Subject", perturbation: "Perturbation") -> "Threat | None":
     return next((threat for threat in subject.default_threats() if threat.norm == "l2"), None)
 
 
-def _numbers(option: str, text: str) -> list[float]:
+def parse_numbers(option: str, text: str) -> list[float]:
+    """Read ``1,10,100``; RequestError that names the option otherwise."""
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:

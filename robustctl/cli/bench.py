@@ -103,6 +103,49 @@ def train(
     _show(result | {"architecture": architecture}, json)
 
 
+@app.command()
+def intermediate(
+    model: Annotated[str, typer.Option(help="Entry, pulled repo, model directory or run.")],
+    distribution: Annotated[str, typer.Option(help="linf:RADIUS, which the thesis's algorithm is written for.")],
+    data: Annotated[str | None, typer.Option(help="digits, a hub data set, a folder or an .npz file.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the data.")] = "test",
+    n: Annotated[int, typer.Option("--n", min=1, help="The first N images.")] = 32,
+    q: Annotated[str, typer.Option(help="Orders, e.g. 1,10,100,1000.")] = "1,10,100,1000",
+    samples: Annotated[int, typer.Option(min=2, help="Samples an image, of both.")] = 100,
+    leapfrog: Annotated[int, typer.Option(min=1, help="Leapfrog steps a sample, of both.")] = 10,
+    rounds: Rounds = 3,
+    device: Device = "auto",
+    json: Json = None,
+) -> None:
+    """Time path sampling against a direct transcription of the thesis's algorithm, in turns."""
+    from robustctl import checkpoint
+    from robustctl.bench.intermediate import compare
+    from robustctl.cli._intermediate import parse_numbers
+    from robustctl.oracle import pick_device
+    from robustctl.registry import datasets
+    from robustctl.sampling.perturbation import Perturbation
+
+    perturbation = Perturbation.parse(distribution)
+    if perturbation.kind != "linf":
+        raise RequestError(f"--distribution {distribution}: the comparison is for linf:RADIUS")
+    subject = find_subject(model)
+    perturbation.require(subject.located.spec.input_shape)
+    images = datasets.load(data or subject.default_data(), split, n)
+    images.require(subject.located.spec.input_shape, subject.located.spec.n_classes)
+    classifier = checkpoint.load_from(subject.located.spec, subject.located.weights).to(pick_device(device))
+    result = compare(
+        classifier,
+        images,
+        perturbation,
+        qs=parse_numbers("--q", q),
+        samples=samples,
+        leapfrog=leapfrog,
+        rounds=rounds,
+        report=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    _show(result | {"model": subject.located.name}, json)
+
+
 def _show(result: dict[str, object], json: Path | None) -> None:
     from robustctl.files import write_text
 

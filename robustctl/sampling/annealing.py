@@ -119,6 +119,26 @@ def sweep_once(sampler: Sampler, grid: Grid, noise: Noise) -> Trace:
     return run.trace([run.record(t, 1) for t in grid.t], [])
 
 
+def anneal(sampler: Sampler, ts: Sequence[float], step: float, noise: Noise) -> tuple[Tensor, Tensor]:
+    """One move at each of ``ts``, with nothing tuned: what training can afford.
+
+    Args:
+        step: share of the widest step, in (0,1].
+
+    Returns:
+        The positions after each move, (len(ts), r, c, h, w), and the mean acceptance probability, a scalar.
+    """
+    run = _Run(sampler, noise)
+    run.step = run.step * step
+    points, chances = [], []
+    for t in ts:
+        run.way = run.measure(t)
+        run.discard(t, 1)
+        points.append(run.state.z)
+        chances.append(run.chance.mean())
+    return torch.stack(points), torch.stack(chances).mean()
+
+
 def _burn_in(low: float, high: float) -> int:
     """Moves discarded between two points: enough for steps that change by a fifth to follow the density's width."""
     if low <= 0 or high <= low:

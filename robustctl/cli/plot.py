@@ -1,0 +1,39 @@
+"""Draw results."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robustctl.errors import RequestError
+
+app = typer.Typer(no_args_is_help=True, help="Draw results: q-curve.")
+
+
+@app.callback()
+def _group() -> None:
+    # With a callback Typer keeps the subcommand's name although there is only one.
+    pass
+
+
+@app.command("q-curve")
+def q_curve(
+    results: Annotated[list[Path], typer.Argument(help="Result files of eval --intermediate-q, one a model.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Picture to write, .png or .svg.")],
+    label: Annotated[
+        list[str] | None, typer.Option("--label", help="Name of a curve, in the order of the files; repeat it.")
+    ] = None,
+) -> None:
+    """Intermediate-q loss against q, for one or several models."""
+    if label and len(label) != len(results):
+        raise RequestError(f"--label is given {len(label)} times for {len(results)} results")
+    if not output.absolute().parent.is_dir():
+        raise RequestError(f"-o {output}: there is no directory {output.absolute().parent}")
+    from robustctl.report.q_curve import plot_curves
+    from robustctl.results_intermediate import read
+
+    read_results = [read(path) for path in results]
+    labels = label or [result.model for result in read_results]
+    plot_curves(list(zip(labels, read_results, strict=True)), output)
+    print(f"plot: {output}", file=sys.stderr)
