@@ -1,7 +1,6 @@
 """How robust a model is: in each norm and in their union."""
 
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,7 @@ import typer
 
 from robustctl.cli import _intermediate
 from robustctl.errors import RequestError
+from robustctl.progress import say
 from robustctl.threats import NORMS, Norm, Threat, parse_norm
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def command(
     if json is not None:
         result.write(json)
     typer.echo(before_after([(subject.located.name, result)]))
-    print(f"result: {path}", file=sys.stderr)
+    say(f"result: {path}")
 
 
 @dataclass(frozen=True)
@@ -237,9 +237,9 @@ def _say_if_afresh(store_path: Path, key: "Key") -> None:
     from robustctl.evaluation.store import differing, plain, read_key
 
     others = sorted(store_path.parent.glob("*.sqlite"), key=lambda path: path.stat().st_mtime)
-    if others and not store_path.exists() and "ROBUSTCTL_QUIET" not in os.environ:
+    if others and not store_path.exists():
         fields = differing(read_key(others[-1]), plain(key))
-        print(f"new evaluation; it differs from the last one here in: {', '.join(fields)}", file=sys.stderr)
+        say(f"new evaluation; it differs from the last one here in: {', '.join(fields)}")
 
 
 def _recorded(subject: Subject) -> "Recorded | None":

@@ -33,6 +33,7 @@ Item = TypeVar("Item")
 TIE = 1e-5  # a margin this small may change sign with the order of float32 sums
 AUDIT_BATCH = 97  # on purpose a size that no attack uses
 COMMIT_SECONDS = 1.0
+DLR_CLASSES = 4  # below, DLR's denominator does not exist
 MASKING_SHARE = 0.002  # a black-box attack that breaks more than this beyond the gradient attacks is a sign of masking
 
 
@@ -147,7 +148,7 @@ def evaluate_union(
             store.add_seconds(time.monotonic() - start)
         flags += checks.clean_flags(correct, data, recorded, request.force)
         flags += checks.gradient_flags(model, data, _right(correct))
-        flags += audit + _attack_flags(store, request, len(data))
+        flags += audit + _attack_flags(store, request, len(data), spec.n_classes)
         return _result(model, data, store, request, correct, rounded, flags, name, device)
 
 
@@ -169,34 +170,44 @@ def _attack(model: Classifier, data: ImageData, store: Store, request: Request, 
     with Oracle(model, request.precision) as oracle:
         jobs = _jobs(model, oracle, data, request)
         units = math.ceil(sum(job.cost for job in jobs) * len(right))
-        _say_time(oracle, data, store, request, jobs, len(right))
+        _say_time(oracle, data, request, sum(job.cost * len(_left(job, store, request, right)) for job in jobs))
         with progress(f"attacking {len(right)} points", units) as advance:
             for job in jobs:
                 _run(job, model, data, store, request, right, advance)
 
 
-def _say_time(oracle: Oracle, data: ImageData, store: Store, request: Request, jobs: list[Job], n_right: int) -> None:
+def _say_time(oracle: Oracle, data: ImageData, request: Request, passes: float) -> None:
     """Time one batch and say how long the attacks will take at most: points that break early take less."""
-    passes = sum(job.cost * (n_right - len(store.judged(job.threat.norm, job.family))) for job in jobs)
     if passes > 0:
-        batch_size = min(request.batch_size, n_right)
+        batch_size = min(request.batch_size, len(data))
         seconds = seconds_per_batch(oracle, data, batch_size)
         longest = passes / batch_size * seconds
         say(f"a batch of {batch_size} takes {seconds:.2g} s; at most {longest / 60:.0f} min left")
 
 
+def _meets(job: Job, store: Store, request: Request, right: list[int]) -> list[int]:
+    """The points that a job meets: those that no earlier job of its norm (of any norm, union only) has broken.
+
+    Points that this very job broke stay in the list, so that it does not depend on where an earlier session stopped.
+    """
+    norms = [threat.norm for threat in request.threats] if request.union_only else [job.threat.norm]
+    broken = set().union(*(store.broken(norm) for norm in norms)) - store.broken(job.threat.norm, job.family)
+    return [position for position in right if position not in broken]
+
+
+def _left(job: Job, store: Store, request: Request, right: list[int]) -> list[int]:
+    done = store.judged(job.threat.norm, job.family)
+    return [position for position in _meets(job, store, request, right) if position not in done]
+
+
 def _run(
     job: Job, model: Classifier, data: ImageData, store: Store, request: Request, right: list[int], advance: Advance
 ) -> None:
-    threat, done = job.threat, store.judged(job.threat.norm, job.family)
-    norms = [other.norm for other in request.threats] if request.union_only else [threat.norm]
-    # Points that this very family broke stay in its list: the list must not depend on where an earlier run stopped.
-    broken = set().union(*(store.broken(norm) for norm in norms)) - (store.broken(threat.norm, job.family) & done)
-    meets = [position for position in right if position not in broken]
-    left = len([position for position in meets if position not in done])
+    threat, left = job.threat, len(_left(job, store, request, right))
     note = f"{threat} {job.family}: {left} points"
     advance(round(job.cost * (len(right) - left)), note)
-    for batch in _gathered(job.propose(meets, done), request.batch_size):
+    proposals = job.propose(_meets(job, store, request, right), store.judged(threat.norm, job.family))
+    for batch in _gathered(proposals, request.batch_size):
         x, y = data.images(batch.positions), data.y[batch.positions]
         verdicts = verify.judge(model, x, y, batch.x_adv, threat)
         store.add(threat.norm, job.family, _rows(batch, x, verdicts))
@@ -286,8 +297,10 @@ def _audit(
     return flags, rounded
 
 
-def _attack_flags(store: Store, request: Request, n: int) -> list[str]:
+def _attack_flags(store: Store, request: Request, n: int, n_classes: int) -> list[str]:
     flags = []
+    if n_classes < DLR_CLASSES and request.protocol != reference.NAME:
+        flags.append(f"margin: {n_classes} classes are too few for DLR; the targeted attacks maximise a margin instead")
     if request.protocol == "fast":
         flags.append("estimate: the fast protocol is weak; its accuracies are too high")
     if request.union_only:

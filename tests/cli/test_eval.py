@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -15,6 +16,9 @@ import torch
 from robustctl import checkpoint, results
 from robustctl.cli import main
 from robustctl.evaluation.store import Store
+from robustctl.registry import entry
+from robustctl.registry import locate as registry
+from robustctl.spec import Normalization
 
 EPS = ["--eps", "linf=0.03,l2=0.2,l1=0.6"]
 
@@ -263,3 +267,27 @@ def test_a_full_disk_is_one_message_and_the_same_command_goes_on(model, images, 
     assert "Traceback" not in full.stderr
     done = run(*command)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def normalised_twice():
+    """The bundled digits model behind a normalisation that it was not trained with; its recorded accuracy stays."""
+    bundled = registry.read_entry("digits-linf")
+    wrong = bundled.model_copy(update={"normalization": Normalization(mean=[0.8], std=[0.3])})
+    for folder in ("entries", "weights"):
+        (registry.home() / folder).mkdir(parents=True)
+    entry.write(wrong, registry.home() / "entries" / "wrong.yaml")
+    shutil.copy(registry.entry_weights("digits-linf"), registry.home() / "weights" / "wrong.safetensors")
+    return "wrong"
+
+
+def test_a_wrong_normalisation_is_found_before_any_attack(refused, normalised_twice):
+    message = refused(normalised_twice, "--n", 200)
+    assert "normalisation is missing or applied twice" in message
+    assert "recorded are" in message
+
+
+def test_force_evaluates_nevertheless_and_flags_it(call, normalised_twice):
+    code, out, err = call(normalised_twice, "--n", 12, "--norms", "linf", "--attack", "fast", "--force")
+    assert code == 0, err
+    assert "estimate" in out
