@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
@@ -23,33 +23,8 @@ if TYPE_CHECKING:
     from robustctl.runs import Record, Run
     from robustctl.spec import ModelSpec
     from robustctl.training.distributed import World
+    from robustctl.training.loop import Listener
     from robustctl.training.settings import Settings
-
-
-def _recipes(incomplete: str) -> list[str]:
-    """For the shell's tab completion."""
-    from robustctl import recipe
-
-    return [name for name in recipe.names() if name.startswith(incomplete)]
-
-
-RecipeOption = Annotated[
-    str | None,
-    typer.Option("--recipe", "-r", help="Name (e-at, cifar10/e-at) or YAML file.", autocompletion=_recipes),
-]
-DataOption = Annotated[str | None, typer.Option("--data", help="digits, a hub data set, a folder or an .npz file.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="Change a key of the recipe: optim.lr=0.01. May be repeated.")
-]
-SeedOption = Annotated[int | None, typer.Option(min=0, help="Seed of every random choice; 0 without.")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-OutOption = Annotated[Path | None, typer.Option("--out", help="Run directory; runs/<time>-<model>-<recipe> without.")]
-StepsOption = Annotated[int | None, typer.Option(min=1, help="Stop after so many optimiser steps of the whole run.")]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with --out, or with the newest unfinished run.")]
-PushOption = Annotated[
-    str | None, typer.Option("--push", help="USER/NAME: push the finished run; checked before training starts.")
-]
-DryOption = Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be done.")]
 
 
 @dataclass(frozen=True)
@@ -68,6 +43,7 @@ class Request:
     resume: bool
     dry_run: bool
     push: str | None = None
+    tensorboard: bool = False
     new_head: bool = False
 
 
@@ -97,6 +73,8 @@ def carry_out(request: Request) -> None:
 
     if request.max_steps is not None and request.dry_run:
         request = replace(request, max_steps=None)
+    if request.tensorboard:
+        _require_tensorboard()
     if request.push is not None and not request.dry_run:
         preflight(request.push)
     run = _run_to_resume(request) if request.resume else None
@@ -279,6 +257,8 @@ def _train(
     if run is None:  # only now that nothing can be wrong with the request any more
         run = _create(job, model, device, w)
         loop.directory = run.path
+    if job.request.tensorboard and w.leads:
+        loop.listeners.append(_tensorboard(run.path / "tensorboard"))
     if resuming and loop.step >= min(job.request.max_steps or loop.steps, loop.steps):
         _say(w, [f"{run.path} has done its {loop.step} steps already"])
         if w.leads:
@@ -301,19 +281,40 @@ def _train(
     return run
 
 
+def _require_tensorboard() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("tensorboard") is None:
+        raise RequestError("--tensorboard needs the package of that name: pip install tensorboard")
+
+
+def _tensorboard(directory: Path) -> "Listener":
+    """Writes the numbers of each line of metrics under the line's kind."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(directory)
+
+    def write(line: dict[str, Any]) -> None:
+        for name, value in line.items():
+            if isinstance(value, float) and "step" in line:
+                writer.add_scalar(f"{line['kind']}/{name}", value, line["step"])
+        writer.flush()
+
+    return write
+
+
 def _create(job: Job, model: "Classifier", device: "torch.device", w: "World") -> "Run":
     """Make the run directory, in the leading process; the others learn its path."""
     from robustctl import runs
     from robustctl.files import write_text
 
     assert job.recipe is not None, "a fresh job has a recipe"
-    path = [None]
-    if w.leads:
-        run = runs.create(job.model, job.recipe.short_name, job.request.out)
-        run.write(_record(job, model, device))
-        write_text(run.path / runs.RECIPE, job.recipe.path.read_text(encoding="utf-8"))
-        path = [run.path]  # type: ignore[list-item]
-    return runs.Run(w.broadcast(path[0]))
+    if not w.leads:
+        return runs.Run(w.broadcast(None))
+    run = runs.create(job.model, job.recipe.short_name, job.request.out)
+    run.write(_record(job, model, device))
+    write_text(run.path / runs.RECIPE, job.recipe.path.read_text(encoding="utf-8"))
+    return runs.Run(w.broadcast(run.path))
 
 
 def _record(job: Job, model: "Classifier", device: "torch.device") -> "Record":

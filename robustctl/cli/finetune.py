@@ -5,20 +5,22 @@ from typing import Annotated
 import typer
 
 from robustctl.cli import _training as shared
+from robustctl.cli import _training_options as options
 
 
 def command(
     model: Annotated[str | None, typer.Argument(help="Entry, pulled repo, model directory or run.")] = None,
-    recipe: shared.RecipeOption = None,
-    data: shared.DataOption = None,
-    overrides: shared.SetOption = None,
-    seed: shared.SeedOption = None,
-    device: shared.DeviceOption = "auto",
-    out: shared.OutOption = None,
-    max_steps: shared.StepsOption = None,
-    resume: shared.ResumeOption = False,
-    dry_run: shared.DryOption = False,
-    push: shared.PushOption = None,
+    recipe: options.RecipeOption = None,
+    data: options.DataOption = None,
+    overrides: options.SetOption = None,
+    seed: options.SeedOption = None,
+    device: options.DeviceOption = "auto",
+    out: options.OutOption = None,
+    max_steps: options.StepsOption = None,
+    resume: options.ResumeOption = False,
+    dry_run: options.DryOption = False,
+    push: options.PushOption = None,
+    tensorboard: options.TensorboardOption = False,
     new_head: Annotated[
         bool, typer.Option("--new-head", help="Draw a new last layer for the data's number of classes.")
     ] = False,
@@ -37,6 +39,7 @@ def command(
         resume=resume,
         dry_run=dry_run,
         push=push,
+        tensorboard=tensorboard,
         new_head=new_head,
     )
     shared.carry_out(request)

@@ -6,6 +6,7 @@ import typer
 
 from robustctl import discovery
 from robustctl.cli import _training as shared
+from robustctl.cli import _training_options as options
 
 
 def _architectures(incomplete: str) -> list[str]:
@@ -17,16 +18,17 @@ def command(
     arch: Annotated[
         str | None, typer.Argument(help="kw-small, wide-resnet, ...", autocompletion=_architectures)
     ] = None,
-    recipe: shared.RecipeOption = None,
-    data: shared.DataOption = None,
-    overrides: shared.SetOption = None,
-    seed: shared.SeedOption = None,
-    device: shared.DeviceOption = "auto",
-    out: shared.OutOption = None,
-    max_steps: shared.StepsOption = None,
-    resume: shared.ResumeOption = False,
-    dry_run: shared.DryOption = False,
-    push: shared.PushOption = None,
+    recipe: options.RecipeOption = None,
+    data: options.DataOption = None,
+    overrides: options.SetOption = None,
+    seed: options.SeedOption = None,
+    device: options.DeviceOption = "auto",
+    out: options.OutOption = None,
+    max_steps: options.StepsOption = None,
+    resume: options.ResumeOption = False,
+    dry_run: options.DryOption = False,
+    push: options.PushOption = None,
+    tensorboard: options.TensorboardOption = False,
 ) -> None:
     """Train from random weights. The architecture's arguments are the recipe's. Prints the run directory."""
     request = shared.Request(
@@ -42,5 +44,6 @@ def command(
         resume=resume,
         dry_run=dry_run,
         push=push,
+        tensorboard=tensorboard,
     )
     shared.carry_out(request)

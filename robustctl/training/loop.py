@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,10 @@ LOG_EVERY = 50
 SAVE_SECONDS = 600.0
 
 
+Listener = Callable[[dict[str, Any]], None]
+"""Is called with every line of ``metrics.jsonl``, in the leading process."""
+
+
 @dataclass(frozen=True)
 class Pass:
     """One pass over the data. ``natural`` passes train on clean images with an optimiser of their own."""
@@ -70,6 +75,8 @@ class Loop:
         start_norm: the norm that the model was trained for before, if one is known.
         directory: of the run; exists.
         save_seconds: least time between two saves of the state within an epoch.
+
+    ``listeners`` may be added before ``run``.
     """
 
     def __init__(
@@ -89,6 +96,7 @@ class Loop:
         start_norm: Norm | None = None,
         save_seconds: float = SAVE_SECONDS,
     ) -> None:
+        self.listeners: list[Listener] = []
         self.start_norm = start_norm
         self.model, self.spec, self.settings, self.method = model, spec, settings, method
         self.batches, self.selector, self.directory = batches, selector, directory
@@ -304,6 +312,8 @@ class Loop:
             path = self.directory / METRICS
             with writing(path), path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
+            for listener in self.listeners:
+                listener(line)
 
     def save(self, *, weights: bool = True) -> None:
         """Write the state and, between epochs, the last weights, which must be finite.

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,19 @@ def test_bad_request_exits_2_with_one_message_and_leaves_nothing(
     assert done.returncode == 2, done.stderr
     assert expected in done.stderr and "Traceback" not in done.stderr
     assert not list(Path(os.environ["ROBUSTCTL_RUNS"]).glob("*"))
+
+
+def test_tensorboard_that_is_not_installed_is_refused_before_training(model: Path) -> None:
+    if find_spec("tensorboard") is not None:
+        pytest.skip("tensorboard is installed")
+    done = robustctl("finetune", model, "--recipe", "e-at", "--tensorboard")
+    assert done.returncode == 2 and "pip install tensorboard" in done.stderr
+
+
+def test_unwritable_push_target_is_refused_before_training(model: Path) -> None:
+    done = robustctl("finetune", model, "--recipe", "e-at", "--push", "nobody/nothing")
+    assert done.returncode in (1, 2) and "Traceback" not in done.stderr and done.stderr.strip(), done.stderr
+    assert not Path(os.environ["ROBUSTCTL_RUNS"]).exists()
 
 
 def test_dry_run_says_what_would_be_done_and_writes_nothing(model: Path, tmp_path: Path) -> None:

@@ -1,0 +1,35 @@
+"""Options that ``train`` and ``finetune`` share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def _recipes(incomplete: str) -> list[str]:
+    """For the shell's tab completion."""
+    from robustctl import recipe
+
+    return [name for name in recipe.names() if name.startswith(incomplete)]
+
+
+RecipeOption = Annotated[
+    str | None,
+    typer.Option("--recipe", "-r", help="Name (e-at, cifar10/e-at) or YAML file.", autocompletion=_recipes),
+]
+DataOption = Annotated[str | None, typer.Option("--data", help="digits, a hub data set, a folder or an .npz file.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Change a key of the recipe: optim.lr=0.01. May be repeated.")
+]
+SeedOption = Annotated[int | None, typer.Option(min=0, help="Seed of every random choice; 0 without.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+OutOption = Annotated[Path | None, typer.Option("--out", help="Run directory; runs/<time>-<model>-<recipe> without.")]
+StepsOption = Annotated[int | None, typer.Option(min=1, help="Stop after so many optimiser steps of the whole run.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with --out, or with the newest unfinished run.")]
+TensorboardOption = Annotated[
+    bool, typer.Option("--tensorboard", help="Also write the metrics for TensorBoard, which must be installed.")
+]
+PushOption = Annotated[
+    str | None, typer.Option("--push", help="USER/NAME: push the finished run; checked before training starts.")
+]
+DryOption = Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be done.")]
