@@ -116,7 +116,7 @@ class Oracle:
             logits = _float32(self.attacked(x))
             values = loss(logits, y)
             (grad,) = torch.autograd.grad(values.sum(), x)
-        return logits.detach(), values.detach(), grad.contiguous()
+        return logits.detach(), values.detach(), grad
 
 
 def accelerate(model: nn.Module, precision: Precision) -> nn.Module:

@@ -42,7 +42,7 @@ def test_accelerated_logits_and_gradients_are_the_model_s_up_to_rounding(
     assert logits.dtype == fast_grad.dtype == torch.float32
     assert (logits - expected).norm() <= tolerance * expected.norm()
     cosine = torch.cosine_similarity(fast_grad.flatten(1), grad.flatten(1))
-    assert (cosine >= 1 - tolerance).all()
+    assert (cosine >= 1 - 2 * tolerance).all()
 
 
 def test_acceleration_leaves_the_model_s_weights_modes_and_hooks_alone() -> None:

@@ -242,7 +242,8 @@ def apgd(
     n_stages = len(attack.schedule.steps)
     for stage, stage_steps in enumerate(attack.schedule.steps):
         for _ in range(stage_steps):
-            attack.advance(rows, *oracle.loss_and_grad(rows.x_adv, y, loss)[1:])
+            _, values, grad = oracle.loss_and_grad(rows.x_adv, y, loss)
+            attack.advance(rows, values, grad.contiguous())
         # The last point of a stage needs its loss alone: no step follows.
         final = loss(oracle.logits(rows.x_adv), y)
         rows.x_best = _pick(final > rows.best, rows.x_adv, rows.x_best)
