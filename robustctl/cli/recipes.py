@@ -54,8 +54,9 @@ def validate(
 
     checked = recipe.load(name, overrides or ())
     typer.echo(f"{checked.name} is valid: {checked.settings.method.name} on {checked.settings.dataset}")
-    shape = STANDARDS[checked.settings.dataset].input_shape if checked.settings.dataset in STANDARDS else (3, 224, 224)
-    line = recipe.hull_line(checked.settings, prod(shape))
+    shapes = {name: standard.input_shape for name, standard in STANDARDS.items()} | {"imagenet": (3, 224, 224)}
+    shape = shapes.get(checked.settings.dataset)
+    line = recipe.hull_line(checked.settings, prod(shape)) if shape else None
     if line:
         typer.echo(line)
 
