@@ -117,15 +117,20 @@ def _estimates(measures: Sequence[Measure], request: "Request") -> Iterator[QEst
 def _estimate(
     kind: Literal["mc", "path"], q: float, rows: list[list[float]], measures: Sequence[Measure], request: "Request"
 ) -> QEstimate:
-    """Average Z_q over images; the error over chains adds up in quadrature, the one over images contains it."""
+    """Average Z_q over images. Errors of chains are independent and add in quadrature; lags share a sign and do not.
+
+    The spread over images contains the errors of chains, but not the lag.
+    """
     log_z, half, ess, gap, lag = (list(column) for column in zip(*rows, strict=True))
     z = [math.exp(value) for value in log_z]
     mean, over_images = mean_and_half(z)
-    over_chains = math.sqrt(math.fsum((value * h) ** 2 for value, h in zip(z, half, strict=True))) / len(z)
+    mean_lag = _mean_product(z, lag)
+    errors = math.fsum(value**2 * (h**2 - one**2) for value, h, one in zip(z, half, lag, strict=True))
+    over_chains = math.hypot(math.sqrt(max(0.0, errors)) / len(z), mean_lag)
     path = kind == "path"
     return QEstimate(
         value=mean,
-        ci95=_around(mean, max(over_images, over_chains)),
+        ci95=_around(mean, max(math.hypot(over_images, mean_lag), over_chains)),
         ci95_sampling=_around(mean, over_chains),
         q=q,
         estimator=kind,
@@ -136,7 +141,7 @@ def _estimate(
         acceptance=statistics.fmean(one.acceptance or 0.0 for one in measures) if path else None,
         ess=statistics.median(ess),
         chain_gap=_mean_product(z, gap) if path else None,
-        lag=_mean_product(z, lag) if path and request.grid == "graded" else None,
+        lag=mean_lag if path and request.grid == "graded" else None,
         log_z=log_z,
     )
 
