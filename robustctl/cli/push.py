@@ -59,19 +59,19 @@ def make_package(run: "Run", repo: str, licence: str | None, allow_flags: bool) 
     Raises:
         RequestError: unfinished run, damaged weights, unknown licence, flagged results.
     """
-    from robustctl import checkpoint
     from robustctl.errors import RequestError
     from robustctl.registry import push
     from robustctl.registry.card import Story
-    from robustctl.registry.local import sha256
+    from robustctl.registry.tensors import weights_sha256
     from robustctl.report.table import markdown
+    from robustctl.spec import WEIGHTS, read_spec
 
     record = run.read()
     if record.status != "finished":
         raise RequestError(f"run {run.name} is {record.status}; finish it first: robustctl {record.command} --resume")
     chosen = push.check_licence(licence or record.licence, record.base)
-    model, spec = checkpoint.load_model(run.path)
-    results = _results(run.path / "eval", checkpoint.weights_sha256(model))
+    spec, digest = read_spec(run.path), weights_sha256(run.path / WEIGHTS)
+    results = _results(run.path / "eval", digest)
     push.check_flags(results, allow_flags)
     before = _before(record, results)
     labelled = [*(("before", one) for one in before), *(("after" if before else "robustctl", one) for one in results)]
@@ -81,7 +81,7 @@ def make_package(run: "Run", repo: str, licence: str | None, allow_flags: bool) 
         "data": f"{push.scrub(str(record.data['source']))} ({record.data.get('n', '?')} images)",
         "steps": str(record.step),
         "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
-        "SHA-256 of model.safetensors": sha256(run.path / "model.safetensors"),
+        "SHA-256 of the tensors": digest,
     }
     base = push.scrub(record.base) if record.base else None
     table = push.scrub(markdown(labelled)) if labelled else ""

@@ -99,9 +99,9 @@ def require_inside(repo: str, path: str) -> None:
         raise RequestError(f"{repo} has a file name that leaves its folder: {path!r}; nothing was fetched")
 
 
-def retried(what: str, call: Callable[[], T]) -> T:
+def retried(what: str, call: Callable[[], T], attempts: int = ATTEMPTS) -> T:
     """Call until it does not raise ``ConnectionError``, with growing waits; then a RunError that names ``what``."""
-    for attempt in range(ATTEMPTS - 1):
+    for attempt in range(attempts - 1):
         try:
             return call()
         except ConnectionError as error:
@@ -109,7 +109,7 @@ def retried(what: str, call: Callable[[], T]) -> T:
     try:
         return call()
     except ConnectionError as error:
-        raise RunError(f"{what}: {error}; gave up after {ATTEMPTS} attempts, the same command continues") from None
+        raise RunError(f"{what}: {error}; gave up after {attempts} attempts, the same command continues") from None
 
 
 def _wait(attempt: int, error: ConnectionError) -> float:

@@ -47,6 +47,7 @@ if os.environ["HF_HUB_DISABLE_XET"] == "1":
 
 NetworkError: type[Exception] = HfHubHTTPError.__mro__[1]  # httpx.HTTPError of client 1.x, httpx2.HTTPError of 2.x
 MAX_FILES = 10_000
+CALL_ATTEMPTS = 3  # the client itself tries most calls several times
 
 Kind = Literal["model", "dataset"]
 T = TypeVar("T")
@@ -232,7 +233,7 @@ def call(what: str, ask: Callable[[], T]) -> T:
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise RunError(f"{what}: {shown_endpoint()} gave an answer that makes no sense ({error!r})") from None
 
-    return retried(what, attempt)
+    return retried(what, attempt, CALL_ATTEMPTS)
 
 
 def _translated(what: str, error: HfHubHTTPError) -> Exception:

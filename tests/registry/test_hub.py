@@ -45,7 +45,7 @@ def test_doctor_names_the_owner_of_the_token_and_not_the_token(
 
 def test_a_dead_hub_is_a_run_error(hub: Server) -> None:
     hub.close()
-    with pytest.raises(RunError, match="cannot reach http://127.0.0.1.*gave up after 5 attempts"):
+    with pytest.raises(RunError, match="cannot reach http://127.0.0.1.*gave up after 3 attempts"):
         client.list_files("alice/m", "main")
 
 

@@ -53,7 +53,7 @@ def test_a_branch_is_named_with_an_at_sign(hub: Server, repo: str) -> None:
 
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_busy_hub_is_asked_again(hub: Server, repo: str, status: int) -> None:
-    hub.faults += [Fault(WEIGHTS, status, times=2), Fault(r"/api/models/", status, times=1)]
+    hub.faults += [Fault(WEIGHTS, status, times=2), Fault(r"/api/models/", status)]
     assert (pull(repo) / "model.safetensors").is_file()
 
 

@@ -1,0 +1,47 @@
+"""What a safetensors file holds, read from its header alone: no torch, no copy of the weights in memory."""
+
+import hashlib
+import json
+import struct
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from robustctl.errors import RequestError
+
+CHUNK = 1 << 20
+TORCH_NAMES = {
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
+    "BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64",
+}  # fmt: skip
+
+
+def weights_sha256(path: Path) -> str:
+    """The hash that ``checkpoint.weights_sha256`` gives for the model with these weights.
+
+    Raises:
+        RequestError: missing, truncated or not safetensors.
+    """
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header: dict[str, Any] = json.loads(file.read(min(length, 100_000_000)))
+            return _hash(header, file, 8 + length)
+    except FileNotFoundError:
+        raise RequestError(f"no weights at {path}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise RequestError(f"cannot read {path}: it is truncated or not a safetensors file ({error})") from None
+
+
+def _hash(header: dict[str, Any], file: BinaryIO, start: int) -> str:
+    digest = hashlib.sha256()
+    for name, entry in sorted(header.items()):
+        if name != "__metadata__":
+            begin, end = entry["data_offsets"]
+            digest.update(f"{name} torch.{TORCH_NAMES[entry['dtype']]} {entry['shape']}\n".encode())
+            file.seek(start + begin)
+            for position in range(begin, end, CHUNK):
+                chunk = file.read(min(CHUNK, end - position))
+                if len(chunk) < min(CHUNK, end - position):
+                    raise ValueError(f"{name} lies outside the file")
+                digest.update(chunk)
+    return digest.hexdigest()
