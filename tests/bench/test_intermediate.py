@@ -4,7 +4,6 @@ from typing import cast
 import pytest
 import torch
 
-from robustctl import losses
 from robustctl.bench.intermediate import compare, transcription
 from robustctl.data import ImageData
 from robustctl.sampling.perturbation import Perturbation
