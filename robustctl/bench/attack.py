@@ -75,6 +75,7 @@ def compare(
     precision: Precision,
     seed: int,
     batch_size: int,
+    peer_batch_size: int,
     rounds: int,
     peer: bool,
     report: Callable[[str], None],
@@ -94,7 +95,7 @@ def compare(
         _our_round(ours, model, data, threats, protocol, precision, seed, batch_size)
         report(f"round {number + 1}: ours {ours.seconds[-1]:.1f} s {_show(ours)}")
         if peer:
-            _peer_round(theirs, model, data, threats, protocol, seed, batch_size)
+            _peer_round(theirs, model, data, threats, protocol, seed, peer_batch_size)
             report(f"round {number + 1}: pyautoattack {theirs.seconds[-1]:.1f} s {_show(theirs)}")
     result: dict[str, object] = {
         "schema": "robustctl.bench-attack/1",
@@ -104,7 +105,7 @@ def compare(
         "data": {"source": data.source, "split": data.split, "index_sha256": data.index_sha256},
         "threats": {threat.norm: threat.eps_text for threat in threats},
         "seed": seed,
-        "batch_size": batch_size,
+        "batch_size": {"ours": batch_size, "peer": peer_batch_size},
         "rounds": rounds,
         "ours": _summary(ours) | _work(ours),
         "hardware": hardware(next(model.parameters()).device),

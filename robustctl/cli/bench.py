@@ -31,7 +31,10 @@ def attack(
     own_labels: Annotated[
         bool, typer.Option("--own-labels", help="Label images by the model itself, for weights that know nothing.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images a batch, of both.")] = 250,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images a batch; without, what suits the device.")
+    ] = None,
+    peer_batch_size: Annotated[int, typer.Option(min=1, help="Images a batch of the peer; 250 is its default.")] = 250,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the attacks.")] = 0,
     rounds: Rounds = 3,
     device: Device = "auto",
@@ -44,6 +47,7 @@ def attack(
     from robustctl.bench.attack import PEER, compare
     from robustctl.discovery import unknown
     from robustctl.evaluation import verify
+    from robustctl.evaluation.engine import default_batch_size
     from robustctl.oracle import pick_device, pick_precision
     from robustctl.registry import datasets
 
@@ -69,7 +73,8 @@ def attack(
         protocol=protocol,
         precision=chosen,
         seed=seed,
-        batch_size=batch_size,
+        batch_size=batch_size or default_batch_size(where),
+        peer_batch_size=peer_batch_size,
         rounds=rounds,
         peer=vs is not None,
         report=lambda line: print(line, file=sys.stderr, flush=True),

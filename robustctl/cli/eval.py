@@ -43,7 +43,9 @@ def command(
     data: Annotated[Text, typer.Option(help="digits, a hub data set, a folder or an .npz file.")] = None,
     split: Annotated[str, typer.Option(help="Split of the data.")] = "test",
     n: Annotated[int | None, typer.Option("--n", help="Only the first N images.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images a forward pass.")] = 250,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images a forward pass; without, what suits the device.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the attacks.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[
@@ -76,10 +78,15 @@ def command(
     """
     if os.environ.get("RANK", "0") != "0":
         os.environ["ROBUSTCTL_QUIET"] = "1"
+    from robustctl.evaluation.engine import default_batch_size
+    from robustctl.oracle import pick_device, pick_precision
+
     subject = find_subject(model)
+    where = pick_device(device)
+    images_a_batch = batch_size or default_batch_size(where)
     if intermediate_q is not None:
         options = _intermediate.Options(
-            intermediate_q, distribution, estimator, grid, samples, leapfrog, chains, probacc, seed, batch_size
+            intermediate_q, distribution, estimator, grid, samples, leapfrog, chains, probacc, seed, images_a_batch
         )
         source = data or subject.default_data()
         _intermediate.run(subject, options, source=source, split=split, n=n, device=device, json=json)
@@ -89,12 +96,9 @@ def command(
     if json is not None and not json.absolute().parent.is_dir():
         raise RequestError(f"--json {json}: there is no directory {json.absolute().parent}")
     from robustctl.evaluation.union import Request
-    from robustctl.oracle import pick_device, pick_precision
     from robustctl.report.table import before_after
 
-    request = Request(
-        threats, attack, seed, batch_size, pick_precision(precision, pick_device(device)), union_only, force
-    )
+    request = Request(threats, attack, seed, images_a_batch, pick_precision(precision, where), union_only, force)
     result, path = evaluate(subject, request, source=source, split=split, n=n, device=device)
     if result is None:  # one of torchrun's other processes; the first reports
         return

@@ -20,7 +20,7 @@ def test_both_sides_meet_the_same_points_and_the_ratio_is_of_medians(conv_model:
     lines: list[str] = []
     result = compare(
         conv_model, data, [Threat.of("linf", "0.3")], protocol="standard", precision="float32", seed=0,
-        batch_size=6, rounds=2, peer=True, report=lines.append,
+        batch_size=6, peer_batch_size=6, rounds=2, peer=True, report=lines.append,
     )  # fmt: skip
     ours, peer = result["ours"], result["peer"]
     assert isinstance(ours, dict)

@@ -58,7 +58,7 @@ def test_we_are_as_strong_as_the_reference_on_three_models_and_norms(
         images = data.load(folder, "test", N[protocol])
         result: Any = compare(
             model, images, threats, protocol=protocol, precision=pick_precision(precision, torch.device("cpu")),
-            seed=0, batch_size=250, rounds=1, peer=True, report=print,
+            seed=0, batch_size=100, peer_batch_size=250, rounds=1, peer=True, report=print,
         )  # fmt: skip
         print(name, result["points_broken_by_one_only"])
         for norm, accuracy in result["ours"]["accuracy"].items():
