@@ -2,7 +2,6 @@
 
 import os
 import platform
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -354,9 +353,11 @@ def _update(w: "World", run: "Run", **changes: Any) -> None:
 
 
 def _say(w: "World", lines: Sequence[str]) -> None:
-    if w.leads and "ROBUSTCTL_QUIET" not in os.environ:
+    from robustctl.progress import say
+
+    if w.leads:
         for line in lines:
-            print(line, file=sys.stderr, flush=True)
+            say(line)
 
 
 def _hardware(device: "torch.device") -> str:

@@ -6,8 +6,6 @@ A position in the training is two numbers, pass and step; every random choice is
 """
 
 import json
-import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,7 +20,7 @@ from robustctl import checkpoint
 from robustctl.architectures import Classifier
 from robustctl.errors import InterruptedRun, RunError
 from robustctl.files import writing
-from robustctl.progress import Advance, progress
+from robustctl.progress import Advance, progress, say
 from robustctl.spec import ModelSpec
 from robustctl.threats import Norm, Threat
 from robustctl.training import optim, resume
@@ -153,8 +151,8 @@ class Loop:
         self.model.load_state_dict(start)
         if found:
             self._write({"kind": "prepare", **found})
-            if self.world.leads and "ROBUSTCTL_QUIET" not in os.environ:
-                print(f"measured before training: {json.dumps(found)}", file=sys.stderr, flush=True)
+            if self.world.leads:
+                say(f"measured before training: {json.dumps(found)}")
 
     def _probe(self, start: dict[str, Tensor], threat: Threat, steps: int) -> float:
         """Robust accuracy in ``threat`` on the selection split after a short training on it alone."""
