@@ -50,7 +50,8 @@ def build_loop(
     """
     world = world or World()
     lr = learning_rate(settings, spec)
-    world.part(settings.train.batch_size)
+    for size in (settings.train.batch_size, *(phase.batch_size for phase in settings.resize or ())):
+        world.part(size)  # refuses what cannot be shared evenly before anything starts
     train, selected = hold_out(data, settings.selection.images)
     model.to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
