@@ -182,7 +182,8 @@ def _say_time(oracle: Oracle, data: ImageData, request: Request, passes: float) 
         batch_size = min(request.batch_size, len(data))
         seconds = seconds_per_batch(oracle, data, batch_size)
         longest = passes / batch_size * seconds
-        say(f"a batch of {batch_size} takes {seconds:.2g} s; at most {longest / 60:.0f} min left")
+        left = f"{longest:.0f} s" if longest < 100 else f"{longest / 60:.0f} min"
+        say(f"a batch of {batch_size} takes {seconds:.2g} s; at most {left} left")
 
 
 def _meets(job: Job, store: Store, request: Request, right: list[int]) -> list[int]:

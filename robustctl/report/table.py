@@ -45,8 +45,9 @@ def footnotes(results: Labelled) -> list[str]:
     """What a reader must know: points, attack, flags, and why columns do not compare."""
     notes = ["95 % intervals (Wilson): sampling error of the points only."]
     for label, result in results:
+        model = "" if label == result.model else f"{result.model}, "
         notes.append(
-            f"{label}: {result.model}, {result.data.n} points of {result.data.source} ({result.data.split}), "
+            f"{label}: {model}{result.data.n} points of {result.data.source} ({result.data.split}), "
             f"{attack_name(result)}, seed {result.attack.seed}, {result.seconds:.0f} s on {result.device}."
         )
         notes += [f"{label}: {flag}" for flag in result.flags]
