@@ -11,20 +11,20 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="The model registry: list, show, import, remove, verify, mirror.")
 
 
-def _names(incomplete: str) -> list[str]:
-    """For the shell's tab completion."""
+def names(incomplete: str) -> list[str]:
+    """The models that can be named and begin so; for the shell's tab completion."""
     from robustctl.registry.locate import entry_files, pulled
 
     return [name for name in [*entry_files(), *pulled()] if name.startswith(incomplete)]
 
 
 def _architectures(incomplete: str) -> list[str]:
-    from robustctl.discovery import names
+    from robustctl import discovery
 
-    return [name for name in names("robustctl.architectures") if name.startswith(incomplete)]
+    return [name for name in discovery.names("robustctl.architectures") if name.startswith(incomplete)]
 
 
-Name = Annotated[str, typer.Argument(help="Name of a model.", autocompletion=_names)]
+Name = Annotated[str, typer.Argument(help="Name of a model.", autocompletion=names)]
 
 
 @app.command("list")
@@ -118,7 +118,7 @@ def add(path: Annotated[Path, typer.Argument(help="An entry file; its name becom
 
 @app.command()
 def verify(
-    name: Annotated[str | None, typer.Argument(help="One entry; all without.", autocompletion=_names)] = None,
+    name: Annotated[str | None, typer.Argument(help="One entry; all without.", autocompletion=names)] = None,
     local: Annotated[bool, typer.Option("--local", help="Only the weights that are here; no network.")] = False,
 ) -> None:
     """Check the weights that are here against their hashes, and the sources of entries without fetching weights."""

@@ -4,9 +4,13 @@ from typing import Annotated
 
 import typer
 
+from robustctl.cli.models import names
+
 
 def command(
-    repo: Annotated[str, typer.Argument(help="USER/NAME[@REVISION], file:///path, or the name of an entry.")],
+    repo: Annotated[
+        str, typer.Argument(help="USER/NAME[@REVISION], file:///path, or the name of an entry.", autocompletion=names)
+    ],
     keep_original: Annotated[
         bool, typer.Option("--keep-original", help="Keep the published file of an entry beside the converted one.")
     ] = False,

@@ -1,5 +1,6 @@
 """Publish a run."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,8 +26,10 @@ def command(
 ) -> None:
     """Push a run to the hub: weights, config, card with results, recipe, evaluations. Twice is the same as once."""
     from robustctl import runs
-    from robustctl.errors import RequestError, RobustctlError, RunError
-    from robustctl.registry.push import Target, check_target, publish
+    from robustctl.errors import RequestError, RunError
+    from robustctl.registry.push import Target, check_target, preflight, publish
+    from robustctl.registry.tensors import weights_sha256
+    from robustctl.spec import WEIGHTS
 
     if not repo:
         raise RequestError("--repo is missing, e.g. --repo USER/NAME or --repo file:///path")
@@ -35,15 +38,17 @@ def command(
     found = runs.newest() if run is None else runs.find(run)
     if found is None:
         raise RequestError(f"no run {run!r}; robustctl runs lists them")
-    package = make_package(found, repo, licence, allow_flags)
+    with ThreadPoolExecutor(1) as beside:  # the hub is asked while the weights are hashed
+        digest = beside.submit(weights_sha256, found.path / WEIGHTS)
+        if not dry_run:
+            preflight(repo)
+        package = make_package(found, repo, licence, allow_flags, digest.result())
     try:
         address = publish(package, target, dry_run=dry_run)
     except RunError as error:
         raise RunError(
             f"{error}\n{found.path} is unchanged. Try again: robustctl push {found.path} --repo {repo}"
         ) from None
-    except RobustctlError:
-        raise
     if dry_run:
         for name, content in sorted([*package.files.items(), ("README.md", b"")]):
             size = content.stat().st_size if isinstance(content, Path) else len(content)
@@ -53,8 +58,8 @@ def command(
         typer.echo(f"pushed {found.name}: {address}" if address else f"{repo} has all of {found.name} already")
 
 
-def make_package(run: "Run", repo: str, licence: str | None, allow_flags: bool) -> "Package":
-    """Everything of a run that is published; refuses what must not be.
+def make_package(run: "Run", repo: str, licence: str | None, allow_flags: bool, digest: str) -> "Package":
+    """Everything of a run, whose tensors have the hash ``digest``, that is published; refuses what must not be.
 
     Raises:
         RequestError: unfinished run, damaged weights, unknown licence, flagged results.
@@ -62,15 +67,14 @@ def make_package(run: "Run", repo: str, licence: str | None, allow_flags: bool) 
     from robustctl.errors import RequestError
     from robustctl.registry import push
     from robustctl.registry.card import Story
-    from robustctl.registry.tensors import weights_sha256
     from robustctl.report.table import markdown
-    from robustctl.spec import WEIGHTS, read_spec
+    from robustctl.spec import read_spec
 
     record = run.read()
     if record.status != "finished":
         raise RequestError(f"run {run.name} is {record.status}; finish it first: robustctl {record.command} --resume")
     chosen = push.check_licence(licence or record.licence, record.base)
-    spec, digest = read_spec(run.path), weights_sha256(run.path / WEIGHTS)
+    spec = read_spec(run.path)
     results = _results(run.path / "eval", digest)
     push.check_flags(results, allow_flags)
     before = _before(record, results)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from robustctl import __version__
 from robustctl.errors import RequestError
 from robustctl.registry import card, folder
 from robustctl.registry.card import LICENCES, Story
@@ -109,7 +110,7 @@ def scrub(text: str) -> str:
 
 
 def publish(package: Package, target: Target, *, dry_run: bool = False) -> str | None:
-    """Push; the same package twice makes no second commit.
+    """Push, after ``preflight``; the same package twice makes no second commit.
 
     Args:
         dry_run: only check the package, without the network.
@@ -151,7 +152,6 @@ def _sharded(package: Package, scratch: Path) -> Package:
 def _push_to_hub(package: Package, target: Target) -> str | None:
     from robustctl.registry import hub
 
-    who = hub.require_write(target.repo)
     hub.create_repo(target.repo, target.private, target.branch)
     commit, there = hub.list_files(target.repo, target.branch)
     remote = {file.path: file for file in there}
@@ -160,7 +160,7 @@ def _push_to_hub(package: Package, target: Target) -> str | None:
     stale = [name for name in remote if EVALS.fullmatch(name) and name not in files]
     if not changed and not stale:
         return None
-    message = f"robustctl push by {who.name}"
+    message = f"robustctl {__version__} push"
     return hub.commit_files(target.repo, changed, stale, message, target.branch, target.create_pr)
 
 

@@ -1,5 +1,7 @@
 """models import, add, list, show, remove, verify through the command line, and the user's own entries."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -185,3 +187,19 @@ def test_the_list_is_filtered(capsys: pytest.CaptureFixture[str]) -> None:
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert names == ["wang-wrn28-svhn"]
     assert robust("models", "list", "--norm", "l3") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("robustctl models show gowal-wrn2", "gowal-wrn28"),
+        ("robustctl pull salman-wrn50-2-linf-8", "salman-wrn50-2-linf-8"),
+    ],
+)
+def test_names_are_completed_by_the_shell(words: str, expected: str) -> None:
+    variables = {"_ROBUSTCTL_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    program = "import sys; sys.argv = ['robustctl']; from robustctl.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **variables}, capture_output=True, text=True
+    )
+    assert done.stdout.split() == [expected]

@@ -13,6 +13,7 @@ from samples import result
 
 import robustctl
 from robustctl import checkpoint
+from robustctl.architectures import build
 from robustctl.cli import main
 from robustctl.errors import RequestError
 from robustctl.registry.hub_class import RobustClassifier
@@ -20,6 +21,7 @@ from robustctl.registry.locate import locate
 from robustctl.registry.pull import pull
 from robustctl.registry.push import preflight
 from robustctl.runs import Run
+from robustctl.spec import ModelSpec
 
 
 def robust(*arguments: str) -> int:
@@ -312,3 +314,24 @@ def test_a_new_user_name_in_a_push_is_not_looked_for_in_words(run: Run, tmp_path
     (run.path / "recipe.yaml").write_text("# the root of the matter: 8/255, a/b/c\nmethod: e-at\n")
     assert robust("push", "--repo", f"file://{tmp_path}/m") == 0
     assert "8/255, a/b/c" in (tmp_path / "m" / "recipe.yaml").read_text()
+
+
+@pytest.mark.slow
+def test_a_wide_resnet_28_10_comes_back_bit_by_bit(hub: Server, run: Run) -> None:
+    spec = ModelSpec.model_validate(
+        {
+            "architecture": {"name": "dm-wide-resnet", "args": {"depth": 28, "width": 10}},
+            "normalization": {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2471, 0.2435, 0.2616]},
+            "input_shape": [3, 32, 32],
+            "n_classes": 10,
+            "dataset": "cifar10",
+        }
+    )
+    model = build(spec).eval()
+    checkpoint.save_model(model, spec, run.path)
+    assert robust("push", "--repo", "alice/m") == 0
+    pulled = robustctl.load_model("alice/m")
+    assert checkpoint.weights_sha256(pulled) == checkpoint.weights_sha256(model)
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(pulled(x), model(x))
