@@ -1,4 +1,4 @@
-"""Every recipe on disk is run for two steps, on random images of the right shape and a small network."""
+"""Every recipe on disk is run for two steps, and every method resumed, on random images and a small network."""
 
 import pickle
 from pathlib import Path
@@ -11,6 +11,7 @@ from robustctl import checkpoint, recipe
 from robustctl.architectures import build
 from robustctl.data import ImageData
 from robustctl.spec import Architecture, ModelSpec
+from robustctl.training.loop import Loop
 from robustctl.training.settings import Phase, Settings
 from robustctl.training.start import build_loop
 
@@ -44,27 +45,40 @@ def small(settings: Settings, folder: Path) -> Settings:
     return settings.model_copy(update=changes)
 
 
-@pytest.mark.parametrize("name", recipe.names())
-def test_recipe_runs_for_two_steps(name: str, tmp_path: Path) -> None:
-    settings = small(recipe.load(name).settings, tmp_path)
-    shape = SHAPES[settings.dataset]
+def loop_of(name: str, folder: Path, *, resuming: bool = False) -> Loop:
+    folder.mkdir(exist_ok=True)
+    settings = small(recipe.load(name).settings, folder)
     spec = ModelSpec(
         architecture=Architecture(name="kw-small", args={"width": 2, "hidden": 8}),
-        input_shape=shape,
+        input_shape=SHAPES[settings.dataset],
         n_classes=10,
         dataset=settings.dataset,
     )
     if settings.resize:  # kw-small takes one size only
-        spec = spec.model_copy(
-            update={"architecture": Architecture(name="wide-resnet", args={"depth": 10, "width": 1})}
-        )
+        wide = Architecture(name="wide-resnet", args={"depth": 10, "width": 1})
+        spec = spec.model_copy(update={"architecture": wide})
     torch.manual_seed(0)
-    model = build(spec)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    loop = build_loop(model, spec, random_data(shape), settings, tmp_path, seed=0, device=torch.device("cpu"))
+    data, cpu = random_data(spec.input_shape), torch.device("cpu")
+    return build_loop(build(spec), spec, data, settings, folder, seed=0, device=cpu, resuming=resuming)
+
+
+@pytest.mark.parametrize("name", recipe.names())
+def test_recipe_runs_for_two_steps(name: str, tmp_path: Path) -> None:
+    loop = loop_of(name, tmp_path)
+    before = {key: value.clone() for key, value in loop.model.state_dict().items()}
     # Natural passes come first where the recipe has them; what they did is rewound before gradient projection.
     before_method = sum(one.steps for one in loop.passes[: [one.kind for one in loop.passes].index("method")])
     outcome = loop.run(max_steps=before_method + 2)
     assert outcome.step == before_method + 2
-    assert any(not torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert any(not torch.equal(value, before[key]) for key, value in loop.model.state_dict().items())
     checkpoint.load_model(tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name in recipe.names() if name.startswith("digits/")])
+def test_every_method_resumes_bit_for_bit_after_a_stop_in_the_middle_of_an_epoch(name: str, tmp_path: Path) -> None:
+    whole = loop_of(name, tmp_path / "whole")
+    whole.run()
+    loop_of(name, tmp_path / "parts").run(max_steps=whole.steps // 2 - 1)
+    loop_of(name, tmp_path / "parts", resuming=True).run()
+    a, b = (checkpoint.read_tensors(tmp_path / part / "model.safetensors") for part in ("whole", "parts"))
+    assert all(torch.equal(a[key], b[key]) for key in a)
