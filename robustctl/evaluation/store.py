@@ -104,9 +104,9 @@ class Store:
         query = "SELECT position FROM verdicts WHERE norm = ? AND family = ?"
         return {position for (position,) in self._read(query, norm, family)}
 
-    def broken(self, norm: str, family: str = "%") -> set[int]:
+    def broken(self, norm: str, family: str | None = None) -> set[int]:
         """Positions broken in this norm, by one family or by any."""
-        query = "SELECT DISTINCT position FROM verdicts WHERE norm = ? AND family LIKE ? AND broken = 1"
+        query = "SELECT DISTINCT position FROM verdicts WHERE norm = ? AND family = coalesce(?, family) AND broken = 1"
         return {position for (position,) in self._read(query, norm, family)}
 
     def outside(self, norm: str) -> int:
