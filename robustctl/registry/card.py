@@ -61,7 +61,7 @@ def render(story: Story, existing: str = "") -> str:
     """
     user_yaml, user_text = _split(existing)
     ours = {key: value for key, value in metadata(story).items() if key not in _keys(user_yaml)}
-    newline = "\r\n" if "\r\n" in existing else "\n"
+    newline = "\r\n" if existing.partition("\n")[0].endswith("\r") and "\n" in existing else "\n"
     block = [YAML_BEGIN, *yaml.safe_dump(ours, sort_keys=False, allow_unicode=True).splitlines(), YAML_END]
     front = f"{FENCE}{newline}{newline.join(block)}{newline}{user_yaml}{FENCE}{newline}"
     section = newline.join([TEXT_BEGIN, *_body(story), TEXT_END])

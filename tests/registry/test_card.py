@@ -4,7 +4,7 @@ import re
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from samples import result
 
@@ -52,6 +52,8 @@ def test_a_users_own_card_survives_byte_for_byte_and_again(own: str) -> None:
     assert text in changed
 
 
+@example("\r")
+@example("a\nb\r\n")
 @given(st.text(alphabet=st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), max_size=200))
 def test_any_text_survives(own: str) -> None:
     first = render(story(), own)
