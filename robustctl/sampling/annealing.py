@@ -75,25 +75,18 @@ def sweep_twice(sampler: Sampler, grid: Grid, moves: int, noise: Noise, summit: 
     highest loss that an attack has found, the way down starts there, so that it errs upwards even where the way up has
     missed the heights altogether.
 
-    At each point the first moves are a burn-in and discarded, more of them where t jumps further; on the way up they
-    tune the step, image by image. Recorded moves have a fixed step.
+    At each point the first moves are a burn-in and discarded, more of them where t jumps further; they tune the step,
+    image by image. Recorded moves have a fixed step.
     """
     run = _Run(sampler, noise)
     jumps = [_burn_in(low, high) for low, high in zip((grid.t[0], *grid.t), grid.t, strict=False)]
-    ways = []
-    up = []
-    for t, jump in zip(grid.t, jumps, strict=True):
-        for _ in range(jump):
-            run.tune(t)
-        ways.append(run.way)
-        up.append(run.record(t, moves))
+    up = [run.visit(t, jump, moves) for t, jump in zip(grid.t, jumps, strict=True)]
     if summit is not None:
+        # Far above what is typical, a step that is right there overshoots: find the one that comes down.
         run.state = sampler.at(summit)
-    down = []
-    for k in reversed(range(len(grid.t))):
-        run.way = ways[k]
-        run.discard(grid.t[k], (*jumps, 1)[k + 1])
-        down.append(run.record(grid.t[k], moves))
+        for _ in range(MOST_ADJUSTMENTS):
+            run.tune(grid.t[-1])
+    down = [run.visit(t, jump, moves) for t, jump in zip(reversed(grid.t), reversed((*jumps[1:], 1)), strict=True)]
     return run.trace(up, down[::-1])
 
 
@@ -161,6 +154,12 @@ class _Run:
         self.chance = self.step
         self.accepted: list[Tensor] = []
         self.burnt = 0
+
+    def visit(self, t: float, burn_in: int, moves: int) -> Tensor:
+        """Tune on discarded moves, then record others."""
+        for _ in range(burn_in):
+            self.tune(t)
+        return self.record(t, moves)
 
     def tune(self, t: float) -> None:
         """One discarded move, then a step that is a fifth longer or shorter where the acceptance asks for it."""
