@@ -79,9 +79,13 @@ class Rows:
     def __len__(self) -> int:
         return len(self.x)
 
-    def select(self, index: Tensor) -> "Rows":
-        """Rows at ``index`` (long or boolean), copied."""
+    def select(self, index: Tensor | slice) -> "Rows":
+        """Rows at ``index`` (long or boolean)."""
         return Rows(*[getattr(self, field.name)[index] for field in fields(self)])
+
+    def extend(self, rows: "Rows") -> "Rows":
+        """These rows followed by ``rows``."""
+        return Rows(*[torch.cat([getattr(self, field.name), getattr(rows, field.name)]) for field in fields(self)])
 
     def put(self, index: Tensor, rows: "Rows") -> None:
         """Overwrite the rows at ``index`` in place."""

@@ -49,6 +49,7 @@ class _Point:
     targets: list[int]  # target class of each job, -1 where the loss has none
     next_job: int = 0
     running: int = 0
+    survived: int = 0  # jobs that ended without breaking it
     best_margin: float = -float("inf")
     best: Tensor | None = None
 
@@ -148,7 +149,7 @@ class _Run:
         self.waiting = deque(positions)
         self.fresh: deque[_Point] = deque()  # looked at, not begun
         self.active: list[_Point] = []  # begun, not finished
-        self.jobs: list[_Job | None] = [None] * batch_size  # of each row; None is a free row
+        self.jobs: list[_Job | None] = []  # of each row; None is a free row
         self.done: list[tuple[_Point, Tensor]] = []  # finished, not yet handed out
 
     def take_done(self) -> Finished:
@@ -157,22 +158,27 @@ class _Run:
         return Finished([point.position for point in points], torch.stack(x_adv).cpu())
 
     def fill(self) -> None:
-        """Put a job into every free row; where jobs are short, let the batch shrink."""
-        free = [row for row, job in enumerate(self.jobs) if job is None]
+        """Begin jobs until the batch is full; where jobs are short, let it shrink."""
+        live = sum(job is not None for job in self.jobs)
         begun: list[_Job] = []
-        while len(begun) < len(free) and (job := self._next_job()):
+        while live + len(begun) < self.batch_size and (job := self._next_job()):
             begun.append(job)
         if begun:
-            self._begin(begun, free[: len(begun)])
-        live = len(self.jobs) - len(free) + len(begun)
+            self._begin(begun)
+        live += len(begun)
         if live == 0:
             self.jobs = []
         elif live <= SHRINK * len(self.jobs):
             self._shrink()
 
     def _next_job(self) -> _Job | None:
-        """Of a begun point without a running job, else of a new point, else of one whose other jobs are running."""
-        point = min((p for p in self.active if p.has_jobs), key=lambda p: p.running, default=None)
+        """Of a begun point without a running job, else of a new point, else of one whose other jobs are running.
+
+        Jobs run side by side only at points that have survived an attack (this one's first job, or the untargeted
+        family before a targeted one): at others the first job mostly succeeds and the rest would be wasted.
+        """
+        ready = (p for p in self.active if p.has_jobs and (not p.running or self.family.targets or p.survived))
+        point = min(ready, key=lambda p: p.running, default=None)
         if point is None or point.running:
             new = self._new_point()
             if new:
@@ -204,7 +210,8 @@ class _Run:
             else:
                 self.fresh.append(point)
 
-    def _begin(self, begun: list[_Job], free: list[int]) -> None:
+    def _begin(self, begun: list[_Job]) -> None:
+        """Put new rows into the free ones, and the rest behind them."""
         device = self.oracle.device
         x = _pixels_first(torch.stack([job.point.x for job in begun]).to(device))
         name = f"{self.threat.norm}/{self.family.name}"
@@ -212,14 +219,21 @@ class _Run:
         new = self.attack.start(x, generators)
         y = torch.tensor([job.point.y for job in begun], device=device)
         target = torch.tensor([job.point.targets[job.number] for job in begun], device=device)
-        if not hasattr(self, "rows"):
+        if not self.jobs:
             self.rows, self.y, self.target, self.jobs = new, y, target, list(begun)
             return
-        index = torch.tensor(free, device=device)
-        self.rows.put(index, new)
-        self.y[index], self.target[index] = y, target
-        for row, job in zip(free, begun, strict=True):
-            self.jobs[row] = job
+        free = [row for row, job in enumerate(self.jobs) if job is None][: len(begun)]
+        filling, behind = slice(len(free)), slice(len(free), None)
+        if free:
+            index = torch.tensor(free, device=device)
+            self.rows.put(index, new.select(filling))
+            self.y[index], self.target[index] = y[filling], target[filling]
+            for row, job in zip(free, begun[filling], strict=True):
+                self.jobs[row] = job
+        if len(begun) > len(free):
+            self.rows = self.rows.extend(new.select(behind))
+            self.y, self.target = torch.cat([self.y, y[behind]]), torch.cat([self.target, target[behind]])
+            self.jobs += begun[behind]
 
     def _shrink(self) -> None:
         kept = [row for row, job in enumerate(self.jobs) if job]
@@ -310,6 +324,7 @@ class _Run:
                 continue
             self.jobs[row] = None
             job.point.running -= 1
+            job.point.survived += 1
             if not job.point.running and not job.point.has_jobs:
                 self._finish(job.point)
 
