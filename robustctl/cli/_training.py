@@ -258,7 +258,7 @@ def _train(
         loop.directory = run.path
     if job.request.tensorboard and w.leads:
         loop.listeners.append(_tensorboard(run.path / "tensorboard"))
-    if resuming and loop.step >= min(job.request.max_steps or loop.steps, loop.steps):
+    if resuming and loop.done(job.request.max_steps):
         _say(w, [f"{run.path} has done its {loop.step} steps already"])
         if w.leads:
             typer.echo(run.path)

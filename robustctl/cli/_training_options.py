@@ -21,7 +21,7 @@ DataOption = Annotated[str | None, typer.Option("--data", help="digits, a hub da
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Change a key of the recipe: optim.lr=0.01. May be repeated.")
 ]
-SeedOption = Annotated[int | None, typer.Option(min=0, help="Seed of every random choice; 0 without.")]
+SeedOption = Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Seed of every random choice; 0 without.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Run directory; runs/<time>-<model>-<recipe> without.")]
 StepsOption = Annotated[int | None, typer.Option(min=1, help="Stop after so many optimiser steps of the whole run.")]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,9 +30,10 @@ from robustctl.training.engine import Engine
 from robustctl.training.guards import WATCHED_STEPS, Guards, StopRequest, stop_request
 from robustctl.training.meter import Meter
 from robustctl.training.methods import TrainingMethod
+from robustctl.training.plan import Pass, plan
 from robustctl.training.projection import GradientProjection
 from robustctl.training.selection import Selector, pgd_accuracy
-from robustctl.training.settings import Phase, Settings
+from robustctl.training.settings import Settings
 from robustctl.training.step import Step
 
 METRICS = "metrics.jsonl"
@@ -43,16 +44,6 @@ SAVE_SECONDS = 600.0
 
 Listener = Callable[[dict[str, Any]], None]
 """Is called with every line of ``metrics.jsonl``, in the leading process."""
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One pass over the data. ``natural`` passes train on clean images with an optimiser of their own."""
-
-    kind: Literal["pretrain", "natural", "method"]
-    epoch: int
-    steps: int
-    phase: Phase
 
 
 @dataclass(frozen=True)
@@ -105,7 +96,7 @@ class Loop:
         self.optimizers = {kind: optim.optimizer(model, settings.optim, lr, device) for kind in ("natural", "method")}
         self.projection = GradientProjection(settings.projection.beta) if settings.projection else None
         self.average = optim.WeightAverage(model, settings.average.decay) if settings.average else None
-        self.passes = list(self._plan())
+        self.passes = plan(settings, batches, method.replays, spec.input_shape[-1])
         self.at, self.step_in_pass, self.step = 0, 0, 0
         self.best: dict[str, float] | None = None
         self.check_accuracy = 0.0
@@ -117,6 +108,13 @@ class Loop:
     def steps(self) -> int:
         """Optimiser steps of the whole training."""
         return sum(one.steps for one in self.passes)
+
+    def done(self, max_steps: int | None = None) -> bool:
+        """Whether everything is done, or ``max_steps`` steps are and no pass waits for its end."""
+        if self.at == len(self.passes):
+            return True
+        waits = self.step_in_pass == self.passes[self.at].steps
+        return max_steps is not None and self.step >= max_steps and not waits
 
     @property
     def kept(self) -> Classifier:
@@ -138,7 +136,7 @@ class Loop:
         self.measured = self.saved = time.monotonic()
         with stop_request() as stop, progress("training", end) as advance:
             advance(self.step)
-            while self.step < end:
+            while not self.done(end):
                 self._one_pass(end, stop, advance)
         self.save()
         self.world.wait()
@@ -159,7 +157,7 @@ class Loop:
         self.model.load_state_dict(start)
         self.model.train()
         optimizer = optim.optimizer(self.model, self.settings.optim, self.lr, self.device)
-        size = _size(self._phase(0))
+        size = self.passes[0].size
         for number in range(steps):
             x, y = self.batches.get(-1, number % self.batches.count(size[0]), *size)
             part = self.world.part(len(x))
@@ -191,8 +189,8 @@ class Loop:
             self._end(this)
 
     def _one_step(self, this: Pass) -> None:
-        torch.manual_seed(self.seed * 1_000_003 + self.step)  # dropout and the like
-        x, y = self.batches.get(self.at, self.step_in_pass // self.method_replays(this), *_size(this.phase))
+        torch.manual_seed((self.seed * 1_000_003 + self.step) % 2**63)  # dropout and the like
+        x, y = self.batches.get(self.at, self.step_in_pass // self.method_replays(this), *this.size)
         part = self.world.part(len(x))
         step = Step(self.engine, x[part], y[part], self.step, watch=self.step < WATCHED_STEPS)
         optimizer = self.optimizers["method" if this.kind == "method" else "natural"]
@@ -233,7 +231,7 @@ class Loop:
         """Read the meter now and then; each of the first steps is looked at."""
         if self.step <= WATCHED_STEPS or self.step % LOG_EVERY == 0:
             if self.step < WATCHED_STEPS:
-                self.guards.check(self.meter.means(), self.step)
+                self.guards.check(self._means(), self.step)
             else:
                 self._flush(this)
 
@@ -270,7 +268,7 @@ class Loop:
         check = self.settings.overfitting_check
         if check is None:
             return
-        x, y = self.batches.get(self.at, 0, *_size(this.phase))
+        x, y = self.batches.get(self.at, 0, *this.size)
         labels = y.argmax(1) if y.dim() == 2 else y
         accuracies = [
             pgd_accuracy(self.model, x, labels, threat, check.steps, self.seed)
@@ -287,7 +285,7 @@ class Loop:
 
     def _flush(self, this: Pass) -> None:
         """Check and write what the meter holds."""
-        means = self.meter.means()
+        means = self._means()
         if not means:
             return
         self.guards.check(means, self.step)
@@ -304,6 +302,14 @@ class Loop:
         self._write({**line, "images_per_second": round(rate, 1), "seconds": round(self.seconds, 2)})
         self.meter.clear()
         self.images, self.measured = 0, now
+
+    def _means(self) -> dict[str, float]:
+        """What the meters of all processes hold, on average; all have the same names."""
+        means = self.meter.means()
+        if self.world.size == 1 or not means:
+            return means
+        values = torch.tensor(list(means.values()), dtype=torch.float64, device=self.device)
+        return dict(zip(means, self.world.mean(values).tolist(), strict=True))
 
     def _write(self, line: dict[str, Any]) -> None:
         if self.world.leads:
@@ -365,25 +371,3 @@ class Loop:
         if self.world.leads and metrics.exists():
             with writing(metrics), metrics.open("rb+") as file:
                 file.truncate(state["metrics_bytes"])
-
-    def _plan(self) -> list[Pass]:
-        passes = []
-        if self.settings.pretrain:
-            phase = self._phase(0)
-            count = self.batches.count(phase.batch_size)
-            passes += [Pass("pretrain", epoch, count, phase) for epoch in range(self.settings.pretrain.epochs)]
-        for epoch in range(self.settings.train.epochs):
-            phase = self._phase(epoch)
-            count = self.batches.count(phase.batch_size)
-            if self.settings.projection:
-                passes.append(Pass("natural", epoch, count, phase))
-            passes.append(Pass("method", epoch, count * self.method.replays, phase))
-        return passes
-
-    def _phase(self, epoch: int) -> Phase:
-        whole = Phase(at=0, size=self.spec.input_shape[-1], batch_size=self.settings.train.batch_size)
-        return max((one for one in self.settings.resize or (whole,) if one.at <= epoch), key=lambda one: one.at)
-
-
-def _size(phase: Phase) -> tuple[int, int]:
-    return phase.batch_size, phase.size

@@ -79,6 +79,33 @@ def test_resumed_run_ends_bit_for_bit_where_an_uninterrupted_one_does(
     assert second.best == whole.best
 
 
+def test_run_killed_between_its_last_step_and_its_end_still_ends(
+    settings_for: Make, make_loop: Make, tmp_path: Path
+) -> None:
+    settings = of(settings_for, "projection")
+    whole = make_loop(settings, tmp_path / "whole")
+    whole.run()
+    killed = make_loop(settings, tmp_path / "parts", save_seconds=0.0)
+
+    end = killed._end
+
+    def end_or_die(this: Any) -> None:
+        if killed.step == whole.steps:
+            raise MemoryError  # stands for a kill: nothing is saved after it
+        end(this)
+
+    killed._end = end_or_die
+    with pytest.raises(MemoryError):
+        killed.run()
+    resumed = make_loop(settings, tmp_path / "parts", resuming=True)
+    assert resumed.step == whole.steps and not resumed.done()
+    resumed.run()
+    assert resumed.done() and resumed.best == whole.best
+    assert all(
+        torch.equal(value, weights(tmp_path / "parts")[key]) for key, value in weights(tmp_path / "whole").items()
+    )
+
+
 def test_metrics_of_a_resumed_run_have_no_line_twice(settings_for: Make, make_loop: Make, tmp_path: Path) -> None:
     settings = of(settings_for, "e-at")
     make_loop(settings, tmp_path / "whole", save_seconds=0.0).run()
