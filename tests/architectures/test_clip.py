@@ -1,6 +1,9 @@
+from pathlib import Path
+
 import pytest
 import torch
 
+from robustctl import checkpoint
 from robustctl.architectures import Classifier, build
 from robustctl.architectures.clip import MEAN, STD, Clip, zero_shot_head
 from robustctl.errors import RequestError
@@ -65,3 +68,14 @@ def test_grey_images_are_refused() -> None:
     )
     with pytest.raises(RequestError, match="3 channels, not 1"):
         build(spec)
+
+
+def test_a_clip_is_a_model_directory_like_any_other(classifier: Classifier, tmp_path: Path) -> None:
+    spec = ModelSpec.model_validate(
+        {"architecture": {"name": "clip", "args": TINY}, "input_shape": (3, 8, 8), "n_classes": 5, "dataset": "made"}
+    )
+    checkpoint.save_model(classifier, spec, tmp_path)
+    loaded, _ = checkpoint.load_model(tmp_path)
+    x = torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), classifier(x))
