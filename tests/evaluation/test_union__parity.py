@@ -54,8 +54,9 @@ def compare(mnist, n, threats, path):
 def test_on_mnist_every_norm_and_the_union_are_never_a_point_above_the_reference(mnist, tmp_path):
     """Measured: -0.5, -2.0, -1.0 and -1.0 points. Below zero we are the stronger attack, with the referee's proof.
 
-    In l_2 that is plausible: we project onto ball and box at once, the reference onto the ball and then clips, which
-    wastes radius on MNIST's black pixels.
+    The lower bound is 3 and not 1 point for l_2's sake: we project onto ball and box at once, the reference onto the
+    ball and then clips, which wastes radius on MNIST's black pixels. With the reference's projection in place of ours
+    the same attack leaves 74.0 % instead of 71.0 %; the reference leaves 73.0 %.
     """
     differences = compare(mnist, 200, THREATS, tmp_path / "s.sqlite")
     print("ours minus reference, points (linf, l2, l1, union):", differences)
