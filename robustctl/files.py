@@ -9,6 +9,11 @@ from pathlib import Path
 
 from robustctl.errors import RunError
 
+_UMASK = os.umask(0o022)
+os.umask(_UMASK)
+_MODE = 0o666 & ~_UMASK
+"""Permissions that the user wants new files to have. There is no way to ask for the mask but to set it."""
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -23,6 +28,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
+                os.fchmod(file.fileno(), _MODE)  # some writers make files that only their owner reads
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

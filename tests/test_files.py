@@ -31,6 +31,14 @@ def test_a_failure_keeps_the_old_file_and_leaves_nothing_else(tmp_path: Path) ->
     assert _names(tmp_path) == ["a.json"]
 
 
+def test_a_new_file_has_the_permissions_that_the_user_wants(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.touch()
+    with atomic_path(tmp_path / "a") as temporary:
+        temporary.touch(mode=0o600)
+    assert (tmp_path / "a").stat().st_mode == plain.stat().st_mode
+
+
 def test_text_is_written_as_utf8(tmp_path: Path) -> None:
     write_text(tmp_path / "a", "\u2113\u221e\n")
     assert (tmp_path / "a").read_bytes() == b"\xe2\x84\x93\xe2\x88\x9e\n"
