@@ -31,9 +31,14 @@ class Shard:
         return points[self.rank :: self.world]
 
 
+def processes() -> int:
+    """How many processes torchrun has started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def current() -> Shard:
     """Which process this is, by torchrun's environment variables; joins the others on the first call."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = processes()
     if world == 1:
         return Shard()
     if not torch.distributed.is_initialized():

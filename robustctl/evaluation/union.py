@@ -18,6 +18,7 @@ from robustctl.architectures import Classifier
 from robustctl.checkpoint import weights_sha256
 from robustctl.data import ImageData
 from robustctl.discovery import unknown
+from robustctl.errors import RequestError
 from robustctl.evaluation import checks, reference, shards, verify
 from robustctl.evaluation.engine import Finished, run_family, seconds_per_batch
 from robustctl.evaluation.protocols import PROTOCOLS, Family
@@ -71,9 +72,14 @@ class Job:
 
 
 def require_protocol(name: str) -> None:
-    """Raise RequestError with the list of protocols unless ``name`` is one."""
+    """Raise RequestError with the list of protocols unless ``name`` is one that these processes can run."""
     if name not in (names := [*PROTOCOLS, reference.NAME]):
         raise unknown("attack", name, names)
+    if name == reference.NAME and shards.processes() > 1:
+        raise RequestError(
+            f"{name} draws its noise for whole batches, so that shares of the points would get other verdicts: "
+            "run it in one process, without torchrun"
+        )
 
 
 def evaluation_key(model: Classifier, spec: ModelSpec, data: ImageData, request: Request) -> Key:

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from robustctl import checkpoint, results, runs
+from robustctl.errors import RequestError
 from robustctl.evaluation.shards import Shard
+from robustctl.evaluation.union import require_protocol
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
@@ -57,3 +59,11 @@ def test_two_processes_end_with_the_table_of_one_and_take_over_what_was_left_beh
     with closing(sqlite3.connect(store)) as connection:
         taken_over = connection.execute("SELECT DISTINCT margin FROM verdicts WHERE position = 0").fetchall()
     assert taken_over == [(123.0,)]
+
+
+def test_the_reference_attack_is_refused_under_torchrun(monkeypatch):
+    require_protocol("autoattack")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    require_protocol("standard")
+    with pytest.raises(RequestError, match="run it in one process"):
+        require_protocol("autoattack")
