@@ -28,6 +28,12 @@ class Family:
     larger_radii: bool
     attack: Literal["apgd", "fab", "square"] = "apgd"
 
+    def __str__(self) -> str:
+        """As results spell it out: ``apgd-t 9 targets 1x100``."""
+        targets = f" {self.targets} targets" if self.targets else ""
+        radii = " larger radii" if self.larger_radii else ""
+        return f"{self.name}{targets} {self.restarts}x{self.steps}{radii}"
+
 
 def _apgd(norm: Norm, steps: int, restarts: int, targets: int) -> tuple[Family, ...]:
     larger = norm == "l1"

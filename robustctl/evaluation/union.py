@@ -374,13 +374,7 @@ def _described(request: Request) -> Iterator[tuple[Norm, list[str]]]:
         if request.protocol == reference.NAME:
             yield threat.norm, [reference.describe()]
         else:
-            yield threat.norm, [_family_text(family) for family in PROTOCOLS[request.protocol][threat.norm]]
-
-
-def _family_text(family: Family) -> str:
-    targets = f" {family.targets} targets" if family.targets else ""
-    radii = " larger radii" if family.larger_radii else ""
-    return f"{family.name}{targets} {family.restarts}x{family.steps}{radii}"
+            yield threat.norm, [str(family) for family in PROTOCOLS[request.protocol][threat.norm]]
 
 
 def _parameters(request: Request) -> object:
