@@ -73,7 +73,8 @@ def run(
 
 def make_request(subject: "Subject", options: Options) -> "Request":
     """The options as an evaluation understands them; RequestError for what cannot be read."""
-    from robustctl.evaluation.intermediate import Estimator, GridName, Request
+    from robustctl.evaluation.intermediate import Estimator, Request
+    from robustctl.sampling.estimators import GridName
     from robustctl.sampling.perturbation import Perturbation
 
     perturbation = Perturbation.parse(options.distribution or _usual_distribution(subject))

@@ -26,10 +26,11 @@ from robustctl.progress import progress
 from robustctl.results_intermediate import IntermediateResult
 from robustctl.sampling.annealing import Trace
 from robustctl.sampling.build import draw, make_sampler
-from robustctl.sampling.estimators import Estimate, monte_carlo, path_sampling, plan, thesis_path_sampling
+from robustctl.sampling.estimators import Estimate, GridName, monte_carlo, path_sampling, plan, thesis_path_sampling
 from robustctl.sampling.log_loss import log_ce
 from robustctl.sampling.noise import Noise
 from robustctl.sampling.perturbation import Perturbation
+from robustctl.sampling.spatial import STEPS
 from robustctl.spec import ModelSpec
 from robustctl.threats import Threat
 
@@ -38,7 +39,6 @@ PGD_STEPS, PGD_STRIDE = 50, 2.5  # step = PGD_STRIDE * eps / steps (thesis secti
 APGD_STEPS = 100
 
 Estimator = Literal["path", "mc", "both"]
-GridName = Literal["graded", "thesis"]
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,15 @@ class Request:
         for rho in self.rhos:
             if not 0 < rho < 1:
                 raise RequestError(f"--probacc {rho:g}: rho must lie between 0 and 1, both excluded")
-        for name, value, least in (("samples", self.samples, 2), ("leapfrog", self.leapfrog, 1)):
+        for name, value, least in (
+            ("samples", self.samples, 2),
+            ("leapfrog", self.leapfrog, 1),
+            ("chains", self.chains, 2),
+        ):
             if value < least:
                 raise RequestError(f"--{name} {value}: at least {least}")
-        if self.estimator != "mc" and self.grid == "graded":
-            plan(self.qs, self.samples, self.chains)
+        if self.estimator != "mc":
+            plan(self.qs, self.samples, self.chains, self.grid)
 
 
 def evaluation_key(model: Classifier, spec: ModelSpec, data: ImageData, request: Request) -> Key:
@@ -254,8 +258,7 @@ def _numbers(estimate: Estimate, row: int) -> list[float]:
 
 
 def _cost(request: Request) -> int:
-    from robustctl.sampling.spatial import STEPS
-
+    """Model evaluations a sample."""
     return STEPS if request.perturbation.kind == "spatial" else request.leapfrog
 
 

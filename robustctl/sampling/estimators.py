@@ -6,6 +6,7 @@ Both estimators give log Z_q with a 95 % interval: Monte Carlo from independent 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from robustctl.sampling.noise import Noise
 # 97.5 % points of Student's t with 1, 2, ... degrees of freedom; beyond them the normal one.
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 NORMAL = 1.960
+
+GridName = Literal["graded", "thesis"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,6 @@ def path_sampling(
     Raises:
         RequestError: fewer than 2 chains, or too few samples for the grid.
     """
-    _check_chains(chains)
     nodes, moves = plan(qs, samples, chains)
     grid = quadrature.graded(qs, nodes)
     trace = sweep_twice(sampler, grid, moves, noise, summit)
@@ -87,33 +89,33 @@ def thesis_path_sampling(
 
     Its interval knows nothing of the bias of its grid and of its lag. Raises as ``path_sampling`` does.
     """
-    _check_chains(chains)
-    if samples < 2 * chains:
-        raise RequestError(f"samples {samples} are too few for {chains} chains; at least {2 * chains}")
-    grid = quadrature.uniform(q, samples // chains)
+    points, _ = plan([q], samples, chains, "thesis")
+    grid = quadrature.uniform(q, points)
     trace = sweep_once(sampler, grid, noise)
     return _estimate(q, grid.weights[q], trace), trace
 
 
-def plan(qs: Sequence[float], samples: int, chains: int) -> tuple[int, int]:
-    """Nodes a decade and recorded moves a node that use up to ``samples`` on both ways of all chains.
+def plan(qs: Sequence[float], samples: int, chains: int, grid: GridName = "graded") -> tuple[int, int]:
+    """How to spend ``samples``: nodes a decade and recorded moves a node, on both ways of all chains.
+
+    For the thesis's grid: its points, and one move each.
 
     Raises:
-        RequestError: the coarsest grid needs more.
+        RequestError: fewer than 2 chains, or the coarsest grid needs more samples.
     """
-    budget = samples // (2 * chains)
-    for nodes in range(quadrature.NODES_PER_DECADE, quadrature.FEWEST_NODES - 1, -1):
-        points = len(quadrature.graded(qs, nodes).t)
-        if budget >= 2 * points or (nodes == quadrature.FEWEST_NODES and budget >= points):
-            return nodes, budget // points
-    raise RequestError(
-        f"samples {samples} are too few for q up to {max(qs):g} and {chains} chains; at least {2 * chains * points}"
-    )
-
-
-def _check_chains(chains: int) -> None:
     if chains < 2:
         raise RequestError(f"chains {chains}: at least 2, the interval comes from their differences")
+    least = 2 * chains
+    if grid == "graded":
+        budget = samples // (2 * chains)
+        for nodes in range(quadrature.NODES_PER_DECADE, quadrature.FEWEST_NODES - 1, -1):
+            points = len(quadrature.graded(qs, nodes).t)
+            if budget >= 2 * points or (nodes == quadrature.FEWEST_NODES and budget >= points):
+                return nodes, budget // points
+        least = 2 * chains * points
+    elif samples >= least:
+        return samples // chains, 1
+    raise RequestError(f"samples {samples} are too few for q up to {max(qs):g} and {chains} chains; at least {least}")
 
 
 def _estimate(q: float, weights: Sequence[float], trace: Trace) -> Estimate:

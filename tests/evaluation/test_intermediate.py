@@ -198,7 +198,9 @@ def test_probacc_counts_images_right_often_enough(evaluate, images) -> None:
         ({"samples": 1}, r"--samples 1: at least 2"),
         ({"samples": 12}, r"samples 12 are too few"),
         ({"leapfrog": 0}, r"--leapfrog 0: at least 1"),
-        ({"chains": 1}, r"chains 1: at least 2"),
+        ({"chains": 0}, r"--chains 0: at least 2"),
+        ({"chains": 1}, r"--chains 1: at least 2"),
+        ({"samples": 6, "grid": "thesis"}, r"samples 6 are too few"),
     ],
 )
 def test_values_out_of_range_are_refused(evaluate, changes, message) -> None:
