@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robustctl.cli import _intermediate
+from robustctl.cli.models import names
 from robustctl.errors import RequestError
 from robustctl.progress import say
 from robustctl.threats import NORMS, Norm, Threat, parse_norm
@@ -25,7 +26,10 @@ Text = str | None
 
 def command(
     model: Annotated[
-        Text, typer.Argument(help="Entry, pulled repo, model directory or run; the newest run without.")
+        Text,
+        typer.Argument(
+            help="Entry, pulled repo, model directory or run; the newest run without.", autocompletion=names
+        ),
     ] = None,
     union: Annotated[
         bool, typer.Option("--union", help="Accuracy in each norm and in their union (the default).")

@@ -6,10 +6,13 @@ import typer
 
 from robustctl.cli import _training as shared
 from robustctl.cli import _training_options as options
+from robustctl.cli.models import names
 
 
 def command(
-    model: Annotated[str | None, typer.Argument(help="Entry, pulled repo, model directory or run.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="Entry, pulled repo, model directory or run.", autocompletion=names)
+    ] = None,
     recipe: options.RecipeOption = None,
     data: options.DataOption = None,
     overrides: options.SetOption = None,

@@ -118,20 +118,24 @@ def add(path: Annotated[Path, typer.Argument(help="An entry file; its name becom
 
 @app.command()
 def verify(
-    name: Annotated[str | None, typer.Argument(help="One entry; all without.", autocompletion=names)] = None,
+    name: Annotated[str | None, typer.Argument(help="One model; all without.", autocompletion=names)] = None,
     local: Annotated[bool, typer.Option("--local", help="Only the weights that are here; no network.")] = False,
 ) -> None:
     """Check the weights that are here against their hashes, and the sources of entries without fetching weights."""
     from robustctl.errors import RunError
     from robustctl.registry import fetch
     from robustctl.registry.local import verify_weights
-    from robustctl.registry.locate import entry_files, read_entry
+    from robustctl.registry.locate import entry_files, pulled, read_entry
 
+    if name is not None and name not in pulled():
+        read_entry(name)
+    known = sorted(entry_files())
+    asked = [] if local else [one for one in known if name in (None, one)]
     faults = 0
     for found, fault in verify_weights(name):
-        typer.echo(f"{found}: {fault or 'the weights are what was fetched'}")
+        typer.echo(f"{found}: {fault or 'is what was fetched'}")
         faults += fault is not None
-    for found in [] if local else [name] if name else sorted(entry_files()):
+    for found in asked:
         for line in fetch.check_sources(read_entry(found), found):
             typer.echo(f"{found}: {line}")
             faults += line.startswith("FAULT")

@@ -23,6 +23,8 @@ def command(
     if repo in entry_files():
         typer.echo(f"{repo}: {fetch_entry(repo, read_entry(repo), keep_original)}")
         return
+    if "/" not in repo:
+        read_entry(repo)  # says which name is near
     name, _, revision = repo.partition("@")
     directory = pull.pull(name, revision or "main")
     typer.echo(f"{repo}: {directory}")

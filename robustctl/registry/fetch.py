@@ -1,6 +1,6 @@
 """Brings the weights of registry entries from where their authors published them, and converts them."""
 
-import tempfile
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -10,10 +10,11 @@ from robustctl.errors import RequestError, RobustctlError, RunError
 from robustctl.files import writing
 from robustctl.progress import progress
 from robustctl.registry.convert import convert
-from robustctl.registry.download import Get, RemoteFile, Wanted, download, probe, retried
+from robustctl.registry.download import Get, RemoteFile, Wanted, download, fault_of, probe, retried
 from robustctl.registry.entry import Entry, KeyRules, Source
-from robustctl.registry.local import Record, read_record, sha256, write_record
-from robustctl.registry.locate import entry_weights, home
+from robustctl.registry.folder import sha256
+from robustctl.registry.local import Record, read_record, write_record
+from robustctl.registry.locate import entry_weights
 from robustctl.registry.pull import Meter
 
 
@@ -27,8 +28,7 @@ def fetch_entry(name: str, entry: Entry, keep_original: bool = False) -> Path:
         The safetensors file.
 
     Raises:
-        RunError: no source works; the message says how to bring the file by hand.
-        RequestError: the published file is not what the entry says.
+        RunError: no source works; the message says why not, and how to bring the file by hand.
     """
     weights = entry_weights(name)
     with writing(weights):
@@ -78,26 +78,19 @@ def _fetch(name: str, entry: Entry, source: Source, keep_original: bool) -> Path
     from robustctl.registry import hub
 
     weights = entry_weights(name)
-    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=weights.parent) as scratch:
-        folder = _staging(name) if source.sha256 else Path(scratch)
-        published = folder / Path(source.file).name
-        wanted = _wanted(source, published, read_record(name))
+    staging = weights.with_name(f".{name}")  # an interrupted download waits here for the same command
+    staging.mkdir(exist_ok=True)
+    published = staging / Path(source.file).name
+    wanted = _wanted(source, published, read_record(name))
+    if not published.is_file() or fault_of(wanted, published):  # an earlier command may have got this far
         with progress(f"{name} (MB)", round((wanted.size or 0) / 1e6)) as advance:
             download(wanted, hub.get, Meter(advance))
-        convert(published, weights, entry.spec, entry.keys)
-        write_record(name, str(source), published)
-        if keep_original:
-            published.replace(weights.with_name(f"{name}-{published.name}"))
-        else:
-            published.unlink()
+    convert(published, weights, entry.spec, entry.keys)
+    write_record(name, str(source), published)
+    if keep_original:
+        published.replace(weights.with_name(f"{name}-{published.name}"))
+    shutil.rmtree(staging)
     return weights
-
-
-def _staging(name: str) -> Path:
-    """Where a download with a known hash waits, so that a later command continues it."""
-    folder = home() / "weights" / f".{name}"
-    folder.mkdir(exist_ok=True)
-    return folder
 
 
 def _wanted(source: Source, path: Path, record: Record | None) -> Wanted:

@@ -79,7 +79,7 @@ def get(path: str, request_headers: dict[str, str]) -> Iterator[_Copy]:
 def push(repo: str, files: dict[str, Path]) -> bool:
     """Write files and the list of their hashes into the directory; False where they are all there already."""
     root = Path(repo.removeprefix(FILE))
-    sums = {name: _sha256(path) for name, path in sorted(files.items())}
+    sums = {name: sha256(path) for name, path in sorted(files.items())}
     if read_sums(root) == sums:
         return False
     for name, path in files.items():
@@ -88,10 +88,26 @@ def push(repo: str, files: dict[str, Path]) -> bool:
             target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(target) as temporary:
             shutil.copyfile(path, temporary)
-    write_text(root / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sums.items()))
+    write_sums(root, sums)
     return True
 
 
-def _sha256(path: Path) -> str:
+def write_sums(root: Path, sums: dict[str, str]) -> None:
+    """Write the list of hashes of a directory's files."""
+    write_text(root / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())))
+
+
+def fault_in(root: Path) -> str | None:
+    """The first file of a directory that is not what its list of hashes says, or None."""
+    for name, digest in read_sums(root).items():
+        if not (root / name).is_file():
+            return f"{root / name} is missing"
+        if sha256(root / name) != digest:
+            return f"{root / name} is not what was fetched"
+    return None
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""The Hugging Face Hub. With ``hub_class``, the only user of huggingface_hub; it sees no torch.
+"""The Hugging Face Hub: the only user of huggingface_hub.
 
 Everything goes over plain HTTP: the Xet protocol has no hashes that could be checked here, so it is switched off
 unless the user has set ``HF_HUB_DISABLE_XET``.

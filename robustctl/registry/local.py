@@ -1,6 +1,5 @@
 """The user's own entries and the weights that are here: import, remove, records and their checks. No torch here."""
 
-import hashlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,16 @@ from robustctl.files import write_text, writing
 from robustctl.registry import entry as entries
 from robustctl.registry.convert import convert
 from robustctl.registry.entry import Entry, KeyRules, check_name
-from robustctl.registry.locate import BUNDLED, entry_files, entry_weights, home, pulled, repo_home
+from robustctl.registry.folder import fault_in, sha256
+from robustctl.registry.locate import (
+    BUNDLED,
+    entry_files,
+    entry_weights,
+    home,
+    pulled,
+    pulled_directory,
+    repo_home,
+)
 from robustctl.standards import STANDARDS
 
 # (channels, height, width) and classes of the data sets that need no options; the others stand in ``standards``.
@@ -64,12 +72,6 @@ def write_record(name: str, source: str, published: Path) -> None:
     write_text(record_file(name), record.model_dump_json(indent=2) + "\n")
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def new_name(name: str) -> str:
     """Return ``name`` if a new entry may take it, else raise RequestError."""
     if check_name(name) in entry_files():
@@ -115,7 +117,8 @@ def remove(name: str) -> list[Path]:
         RequestError: nothing of that name can be removed.
     """
     files = [home() / "entries" / f"{name}.yaml", home() / "weights" / f"{name}.safetensors", record_file(name)]
-    found = [path for path in files if check_removable(name) and path.is_file()]
+    is_name = entries.NAME.fullmatch(name) is not None  # and not a path out of these folders
+    found = [path for path in files if is_name and path.is_file()]
     repo = repo_home(name.partition("@")[0])
     if not found and name in pulled():
         with writing(repo):
@@ -133,17 +136,16 @@ def remove(name: str) -> list[Path]:
     return found
 
 
-def check_removable(name: str) -> bool:
-    """Whether ``name`` can be that of files of an entry (and not a path out of their folder)."""
-    return entries.NAME.fullmatch(name) is not None
-
-
 def verify_weights(only: str | None) -> Iterator[tuple[str, str | None]]:
-    """Hash the weights of entries that are here (of one, if given); yields each name with the fault, or None."""
+    """Hash the models that are here (one, if given); yields each name with its fault, or None."""
     for name in [only] if only else entry_files():
         weights = entry_weights(name)
         if weights.is_file() and not weights.is_relative_to(BUNDLED):
             record = read_record(name)
             same = record is not None and record.sha256 == sha256(weights)
-            fault = "is not what was fetched; robustctl models remove, then fetch again"
-            yield name, None if same else f"{weights} {fault}"
+            yield name, None if same else f"{weights} is not what was fetched"
+    for repo in pulled():
+        name, _, revision = repo.partition("@")
+        directory = pulled_directory(name, revision or "main")
+        if directory is not None and only in (None, repo):
+            yield repo, fault_in(directory)

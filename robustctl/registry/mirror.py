@@ -5,7 +5,8 @@ from pathlib import Path
 from robustctl.errors import RequestError
 from robustctl.registry.card import Story, plain
 from robustctl.registry.entry import Accuracy, Entry
-from robustctl.registry.local import read_record, sha256
+from robustctl.registry.folder import sha256
+from robustctl.registry.local import read_record
 from robustctl.registry.locate import FILE, locate
 from robustctl.registry.push import Package, check_licence
 

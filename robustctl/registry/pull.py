@@ -11,8 +11,10 @@ from filelock import FileLock
 from robustctl.errors import RequestError
 from robustctl.files import write_text, writing
 from robustctl.progress import Advance, progress
+from robustctl.registry import folder
 from robustctl.registry.download import Get, RemoteFile, Wanted, download
 from robustctl.registry.entry import REPO_ID
+from robustctl.registry.folder import sha256
 from robustctl.registry.locate import (
     FILE,
     REVISION,
@@ -59,6 +61,7 @@ def pull(repo: str, revision: str = "main") -> Path:
             want = partial(registry.wanted, repo, commit)
             staging = _fetch(repo, chosen, directory, want, registry.get)
             read_spec(staging)
+            folder.write_sums(staging, {file.path: file.sha256 or sha256(staging / file.path) for file in chosen})
             staging.replace(directory)
     write_text(_made(ref_file(repo, revision)), commit)
     return directory
@@ -87,7 +90,7 @@ class Registry(Protocol):
 
 def _registry(repo: str) -> Registry:
     """The hub, or the plain directory that plays it; both have the same functions."""
-    from robustctl.registry import folder, hub
+    from robustctl.registry import hub
 
     return folder if repo.startswith(FILE) else hub
 

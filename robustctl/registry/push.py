@@ -15,7 +15,7 @@ from robustctl.registry import card, folder
 from robustctl.registry.card import LICENCES, Story
 from robustctl.registry.download import RemoteFile, download, git_sha1
 from robustctl.registry.entry import REPO_ID
-from robustctl.registry.local import sha256
+from robustctl.registry.folder import sha256
 from robustctl.registry.locate import FILE, REVISION
 from robustctl.results import UnionResult
 

@@ -224,3 +224,8 @@ def test_a_mirror_of_unknown_licence_is_refused_before_the_download(
     assert robust("models", "mirror", "theirs", "--repo", "alice/mirror") == 2
     assert "the licence of theirs" in capsys.readouterr().err
     assert not [line for line in hub.log if "files" in line]
+
+
+def test_a_misspelt_entry_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert robust("pull", "gowal-wrn71") == 2
+    assert "Did you mean 'gowal-wrn70'?" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from hub_server import Fault, Server
 
 from robustctl import checkpoint
 from robustctl.errors import RequestError, RunError
+from robustctl.registry.local import verify_weights
 from robustctl.registry.locate import home as home_dir
 from robustctl.registry.locate import locate
 from robustctl.registry.pull import pull
@@ -210,3 +211,10 @@ def test_a_bad_index_of_shards_is_refused(hub: Server, repo: str, index: bytes, 
     located = locate(str(pull(repo)))
     with pytest.raises(RequestError, match=message):
         checkpoint.load_from(located.spec, located.weights)
+
+
+def test_verify_finds_changed_weights_of_a_pulled_repo(repo: str) -> None:
+    weights = pull(repo) / "model.safetensors"
+    assert dict(verify_weights(repo)) == {repo: None}
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert "is not what was fetched" in str(dict(verify_weights(None))[repo])
