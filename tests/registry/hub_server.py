@@ -116,6 +116,7 @@ def blob_of(stored: Path | bytes) -> str:
 class _Handler(BaseHTTPRequestHandler):
     hub: Server
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # header and body are two writes; the second would wait 40 ms for an acknowledgement
 
     def log_message(self, format: str, *args: object) -> None:
         pass
