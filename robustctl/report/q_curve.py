@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, told apart with any colour vision, with a marker each for print without colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+ZERO = 1e-30  # stands for it on a logarithmic axis
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 FORMATS = (".png", ".svg")
 POINTS: dict[Any, Any] = {
@@ -61,8 +62,7 @@ def _draw(axes: "Axes", label: str, result: IntermediateResult, colour: str, mar
     points = result.curve("path") or result.curve("mc")
     q = [one.q for one in points]
     axes.plot(q, [one.value for one in points], color=colour, marker=marker, label=label)
-    # A logarithmic axis has no zero: a band that reaches it ends at the bottom.
-    low = [max(one.ci95[0], one.value / 10) for one in points]
+    low = [max(one.ci95[0], ZERO) for one in points]
     axes.fill_between(q, low, [one.ci95[1] for one in points], color=colour, alpha=0.18, linewidth=0)
     worst = result.adversarial_loss
     if worst is not None:
@@ -73,6 +73,9 @@ def _dress(axes: "Axes", curves: Sequence[tuple[str, IntermediateResult]]) -> No
     result = curves[0][1]
     axes.set_xscale("log")
     axes.set_yscale("log")
+    # A logarithmic axis has no zero: a band that reaches it runs out of the picture, a decade below the lowest value.
+    lowest = min(one.value for _, drawn in curves for one in drawn.curve("path") or drawn.curve("mc"))
+    axes.set_ylim(bottom=max(axes.get_ylim()[0], lowest / 10))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("q   (1: mean over perturbations; larger: closer to the worst)")
     axes.set_ylabel("$Z_q$ of the cross-entropy (nats)")
