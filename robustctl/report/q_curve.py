@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from robustctl.errors import RequestError
 from robustctl.files import atomic_path
-from robustctl.results_intermediate import IntermediateResult
+from robustctl.results_intermediate import IntermediateResult, QEstimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Okabe and Ito's colours, told apart with any colour vision, with a marker each for print without colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-ZERO = 1e-30  # stands for it on a logarithmic axis
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 FORMATS = (".png", ".svg")
 POINTS: dict[Any, Any] = {
@@ -51,31 +50,31 @@ def plot_curves(curves: Sequence[tuple[str, IntermediateResult]], path: Path) ->
         figure = Figure(figsize=(10, 6.5), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()
+        # A logarithmic axis has no zero: a band that reaches it runs out of the picture.
+        bottom = min(one.value for _, result in curves for one in _points(result)) / 10
         for k, (label, result) in enumerate(curves):
-            _draw(axes, label, result, COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)])
-        _dress(axes, curves)
+            _draw(axes, label, result, COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)], bottom)
+        _dress(axes, curves, bottom)
         with atomic_path(path) as temporary:
             figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=150)
 
 
-def _draw(axes: "Axes", label: str, result: IntermediateResult, colour: str, marker: str) -> None:
-    points = result.curve("path") or result.curve("mc")
+def _draw(axes: "Axes", label: str, result: IntermediateResult, colour: str, marker: str, bottom: float) -> None:
+    points = _points(result)
     q = [one.q for one in points]
     axes.plot(q, [one.value for one in points], color=colour, marker=marker, label=label)
-    low = [max(one.ci95[0], ZERO) for one in points]
+    low = [max(one.ci95[0], bottom) for one in points]
     axes.fill_between(q, low, [one.ci95[1] for one in points], color=colour, alpha=0.18, linewidth=0)
     worst = result.adversarial_loss
     if worst is not None:
         axes.axhline(worst.value, color=colour, linestyle=(0, (2, 2)), linewidth=1.5)
 
 
-def _dress(axes: "Axes", curves: Sequence[tuple[str, IntermediateResult]]) -> None:
+def _dress(axes: "Axes", curves: Sequence[tuple[str, IntermediateResult]], bottom: float) -> None:
     result = curves[0][1]
     axes.set_xscale("log")
     axes.set_yscale("log")
-    # A logarithmic axis has no zero: a band that reaches it runs out of the picture, a decade below the lowest value.
-    lowest = min(one.value for _, drawn in curves for one in drawn.curve("path") or drawn.curve("mc"))
-    axes.set_ylim(bottom=max(axes.get_ylim()[0], lowest / 10))
+    axes.set_ylim(bottom=max(axes.get_ylim()[0], bottom))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("q   (1: mean over perturbations; larger: closer to the worst)")
     axes.set_ylabel("$Z_q$ of the cross-entropy (nats)")
@@ -88,3 +87,7 @@ def _dress(axes: "Axes", curves: Sequence[tuple[str, IntermediateResult]]) -> No
     axes.grid(True, which="major", color="#dddddd")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="best")
+
+
+def _points(result: IntermediateResult) -> list[QEstimate]:
+    return result.curve("path") or result.curve("mc")
