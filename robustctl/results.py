@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypedDict
+from typing import Annotated, Literal, Self, TypedDict, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -20,6 +20,7 @@ Z95 = 1.959963984540054  # two-sided 95 % quantile of the standard normal
 Share = Annotated[float, Field(ge=0, le=1)]
 Interval = tuple[Share, Share]
 Bit = Annotated[int, Field(ge=0, le=1)]
+Result = TypeVar("Result", bound=BaseModel)
 
 
 class _Frozen(BaseModel):
@@ -175,7 +176,12 @@ def summarize(points: Points, threats: Sequence[Threat], acc_8bit: dict[Norm, fl
 
 
 def read(path: Path) -> UnionResult:
-    """Read and check a result file.
+    """Read and check a result file; raises as ``read_as`` does."""
+    return read_as(UnionResult, "robustctl.eval/1", path)
+
+
+def read_as(kind: type[Result], schema: str, path: Path) -> Result:
+    """Read and check a result file of one schema.
 
     Raises:
         RequestError: no such file, not JSON, another schema, or fields that do not fit; the first faults are named.
@@ -186,11 +192,11 @@ def read(path: Path) -> UnionResult:
         raise RequestError(f"no result file {path}") from None
     except (ValueError, OSError) as error:
         raise RequestError(f"{path} is not a result file: {error}") from None
-    schema = content.get("schema") if isinstance(content, dict) else None
-    if schema != "robustctl.eval/1":
-        raise RequestError(f"{path}: its schema is {schema!r}, not 'robustctl.eval/1'")
+    found = content.get("schema") if isinstance(content, dict) else None
+    if found != schema:
+        raise RequestError(f"{path}: its schema is {found!r}, not {schema!r}")
     try:
-        return UnionResult.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, fault['loc'])) or 'result'}: {fault['msg']}" for fault in error.errors()]
         raise RequestError(f"{path} is not a valid result:\n  " + "\n  ".join(faults[:10])) from None

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from robustctl.errors import RequestError
 from robustctl.files import write_text
-from robustctl.results import Z95, Accuracy, DataInfo, Share
+from robustctl.results import Z95, Accuracy, DataInfo, Share, read_as
 
 SCHEMA = "robustctl.intermediate/1"
 Loss = Annotated[float, Field(ge=0)]
@@ -160,22 +159,5 @@ def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
 
 
 def read(path: Path) -> IntermediateResult:
-    """Read and check a result file.
-
-    Raises:
-        RequestError: no such file, not JSON, another schema, or fields that do not fit; the first faults are named.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RequestError(f"no result file {path}") from None
-    except (ValueError, OSError) as error:
-        raise RequestError(f"{path} is not a result file: {error}") from None
-    schema = content.get("schema") if isinstance(content, dict) else None
-    if schema != SCHEMA:
-        raise RequestError(f"{path}: its schema is {schema!r}, not {SCHEMA!r}")
-    try:
-        return IntermediateResult.model_validate(content)
-    except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc'])) or 'result'}: {fault['msg']}" for fault in error.errors()]
-        raise RequestError(f"{path} is not a valid result:\n  " + "\n  ".join(faults[:10])) from None
+    """Read and check a result file; raises as ``results.read_as`` does."""
+    return read_as(IntermediateResult, SCHEMA, path)
