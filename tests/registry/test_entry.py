@@ -72,6 +72,7 @@ BAD_ENTRIES = [
     (GOOD + "sources: [{file: a.pt}]", "give exactly one of repo, url, page"),
     (GOOD + "sources: [{repo: a/b, file: a.pt}]", "needs the revision"),
     (GOOD + "sources: [{repo: ../b, revision: main, file: a.pt}]", "sources.0.repo"),
+    (GOOD + "sources: [{repo: a/modèle, revision: main, file: a.pt}]", "sources.0.repo"),
     (GOOD + "sources: [{repo: a/b, revision: main, file: ../../x}]", "must be a path inside its repo"),
     (GOOD + "sources: [{repo: a/b, revision: main, file: /etc/passwd}]", "must be a path inside its repo"),
     (GOOD + "sources: [{url: 'file:///etc/passwd', file: a.pt}]", "sources.0.url"),
