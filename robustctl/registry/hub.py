@@ -221,7 +221,7 @@ def call(what: str, ask: Callable[[], T]) -> T:
 
     def attempt() -> T:
         try:
-            return ask()
+            return _unwrapped(ask)
         except LocalTokenNotFoundError:
             raise RequestError("no hub token: set HF_TOKEN, or run 'hf auth login'") from None
         except HFValidationError:
@@ -234,6 +234,16 @@ def call(what: str, ask: Callable[[], T]) -> T:
             raise RunError(f"{what}: {shown_endpoint()} gave an answer that makes no sense ({error!r})") from None
 
     return retried(what, attempt, CALL_ATTEMPTS)
+
+
+def _unwrapped(ask: Callable[[], T]) -> T:
+    """Run ``ask``; the client wraps what goes wrong while it sends a large file, and here it comes out again."""
+    try:
+        return ask()
+    except RuntimeError as error:
+        if isinstance(error.__cause__, Exception):
+            raise error.__cause__ from None
+        raise
 
 
 def _translated(what: str, error: HfHubHTTPError) -> Exception:

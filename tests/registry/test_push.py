@@ -137,6 +137,8 @@ def test_a_token_in_the_recipe_is_refused_before_anything_is_sent(
         (Fault(r"POST .*/commit/", 429, times=99), 1, "answered 429"),
         (Fault(r"POST .*/commit/", 500, times=99), 1, "answered 500"),
         (Fault(r"POST .*objects/batch", 500, times=99), 1, "answered 500"),
+        (Fault(r"PUT /lfs/", 400, times=99), 1, "answered 400"),
+        (Fault(r"PUT /lfs/", 500, times=99), 1, "answered 500"),
     ],
 )
 def test_a_failed_push_says_why_and_leaves_the_run_as_it_was(
