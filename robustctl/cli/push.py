@@ -1,6 +1,7 @@
 """Publish a run."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,6 +28,7 @@ def command(
     """Push a run to the hub: weights, config, card with results, recipe, evaluations. Twice is the same as once."""
     from robustctl import runs
     from robustctl.errors import RequestError, RunError
+    from robustctl.registry.folder import sha256
     from robustctl.registry.push import Target, check_target, preflight, publish
     from robustctl.registry.tensors import weights_sha256
     from robustctl.spec import WEIGHTS
@@ -38,11 +40,13 @@ def command(
     found = runs.newest() if run is None else runs.find(run)
     if found is None:
         raise RequestError(f"no run {run!r}; robustctl runs lists them")
-    with ThreadPoolExecutor(1) as beside:  # the hub is asked while the weights are hashed
-        digest = beside.submit(weights_sha256, found.path / WEIGHTS)
+    weights = found.path / WEIGHTS
+    with ThreadPoolExecutor(2) as beside:  # the hub is asked while the weights are hashed, both ways at once
+        tensors, file = beside.submit(weights_sha256, weights), beside.submit(sha256, weights)
         if not dry_run:
             preflight(repo)
-        package = make_package(found, repo, licence, allow_flags, digest.result())
+        package = make_package(found, repo, licence, allow_flags, tensors.result())
+        package = replace(package, sha256={weights: file.result()})
     try:
         address = publish(package, target, dry_run=dry_run)
     except RunError as error:

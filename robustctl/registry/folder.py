@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -76,10 +76,10 @@ def get(path: str, request_headers: dict[str, str]) -> Iterator[_Copy]:
     yield _Copy(Path(path), int(start))
 
 
-def push(repo: str, files: dict[str, Path]) -> bool:
-    """Write files and the list of their hashes into the directory; False where they are all there already."""
+def push(repo: str, files: dict[str, Path], known: Mapping[Path, str]) -> bool:
+    """Write files and the list of their hashes (some are ``known``) into the directory; False where all are there."""
     root = Path(repo.removeprefix(FILE))
-    sums = {name: sha256(path) for name, path in sorted(files.items())}
+    sums = {name: known.get(path) or sha256(path) for name, path in sorted(files.items())}
     if read_sums(root) == sums:
         return False
     for name, path in files.items():

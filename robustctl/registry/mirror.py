@@ -25,7 +25,8 @@ def package(name: str, repo: str, licence: str | None) -> Package:
     located = locate(name)
     entry = located.entry
     assert entry is not None
-    provenance = {"SHA-256 of model.safetensors": sha256(located.weights)}
+    digest = sha256(located.weights)
+    provenance = {"SHA-256 of model.safetensors": digest}
     if record := read_record(name):
         provenance |= {"published file": record.source, "SHA-256 of the published file": record.source_sha256}
     shown = Path(repo).name if repo.startswith(FILE) else repo
@@ -44,7 +45,8 @@ def package(name: str, repo: str, licence: str | None) -> Package:
         citation=entry.citation,
     )
     config = located.spec.model_dump_json(by_alias=True, indent=2) + "\n"
-    return Package(story, {"model.safetensors": located.weights, "config.json": config.encode()})
+    files: dict[str, bytes | Path] = {"model.safetensors": located.weights, "config.json": config.encode()}
+    return Package(story, files, {located.weights: digest})
 
 
 def _published(entry: Entry) -> str:

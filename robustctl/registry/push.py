@@ -5,7 +5,7 @@ import json
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,17 @@ EVALS = re.compile(r"robustctl/eval-[\w.-]+\.json")
 
 @dataclass(frozen=True)
 class Package:
-    """What a repo will hold: files by their path in it (bytes, or a file here), and the story of its card."""
+    """What a repo will hold.
+
+    Attributes:
+        story: of its card.
+        files: by their path in it (bytes, or a file here).
+        sha256: hashes of files here that are known already; the others are hashed when they are needed.
+    """
 
     story: Story
     files: Mapping[str, bytes | Path]
+    sha256: Mapping[Path, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -132,7 +139,7 @@ def _publish(package: Package, target: Target, dry_run: bool) -> str | None:
         existing = Path(target.repo.removeprefix(FILE)) / "README.md"
         old = existing.read_bytes().decode("utf-8", "surrogateescape") if existing.is_file() else ""
         files = _with_card(package, old)
-        return target.repo if not dry_run and _push_to_folder(target.repo, files) else None
+        return target.repo if not dry_run and _push_to_folder(target.repo, files, package.sha256) else None
     return _push_to_hub(package, target)
 
 
@@ -146,7 +153,7 @@ def _sharded(package: Package, scratch: Path) -> Package:
 
     hub.write_shards(checkpoint.read_tensors(weights), scratch, SHARD_BYTES)
     others = {name: content for name, content in package.files.items() if name != "model.safetensors"}
-    return Package(package.story, others | {path.name: path for path in scratch.iterdir()})
+    return replace(package, files=others | {path.name: path for path in scratch.iterdir()})
 
 
 def _push_to_hub(package: Package, target: Target) -> str | None:
@@ -156,22 +163,22 @@ def _push_to_hub(package: Package, target: Target) -> str | None:
     commit, there = hub.list_files(target.repo, target.branch)
     remote = {file.path: file for file in there}
     files = _with_card(package, _existing_card(target.repo, commit, remote))
-    changed = {name: content for name, content in files.items() if not _same(content, remote.get(name))}
+    changed = {name: one for name, one in files.items() if not _same(one, remote.get(name), package.sha256)}
     stale = [name for name in remote if EVALS.fullmatch(name) and name not in files]
     if not changed and not stale:
         return None
     message = f"robustctl {__version__} push"
-    return hub.commit_files(target.repo, changed, stale, message, target.branch, target.create_pr)
+    return hub.commit_files(target.repo, changed, package.sha256, stale, message, target.branch, target.create_pr)
 
 
-def _push_to_folder(repo: str, files: dict[str, bytes | Path]) -> bool:
+def _push_to_folder(repo: str, files: dict[str, bytes | Path], known: Mapping[Path, str]) -> bool:
     with tempfile.TemporaryDirectory() as scratch:
         paths = {}
         for number, (name, content) in enumerate(files.items()):
             paths[name] = content if isinstance(content, Path) else Path(scratch) / str(number)
             if isinstance(content, bytes):
                 paths[name].write_bytes(content)
-        return folder.push(repo, paths)
+        return folder.push(repo, paths, known)
 
 
 def _with_card(package: Package, existing: str) -> dict[str, bytes | Path]:
@@ -213,11 +220,11 @@ def _existing_card(repo: str, commit: str, remote: dict[str, RemoteFile]) -> str
         return path.read_bytes().decode("utf-8", "surrogateescape")
 
 
-def _same(content: bytes | Path, remote: RemoteFile | None) -> bool:
+def _same(content: bytes | Path, remote: RemoteFile | None, known: Mapping[Path, str]) -> bool:
     if remote is None:
         return False
     if isinstance(content, Path):
-        return content.stat().st_size == remote.size and sha256(content) == remote.sha256
+        return content.stat().st_size == remote.size and (known.get(content) or sha256(content)) == remote.sha256
     return git_sha1(content) == remote.git_sha1 if remote.sha256 is None else False
 
 

@@ -3,8 +3,9 @@
 import hashlib
 import json
 import struct
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from robustctl.errors import RequestError
 
@@ -32,16 +33,17 @@ def weights_sha256(path: Path) -> str:
         raise RequestError(f"cannot read {path}: it is truncated or not a safetensors file ({error})") from None
 
 
-def _hash(header: dict[str, Any], file: BinaryIO, start: int) -> str:
+def _hash(header: dict[str, Any], file: BufferedReader, start: int) -> str:
     digest = hashlib.sha256()
+    buffer = memoryview(bytearray(CHUNK))  # reused: fresh memory for every chunk costs a sixth of the time
     for name, entry in sorted(header.items()):
         if name != "__metadata__":
             begin, end = entry["data_offsets"]
             digest.update(f"{name} torch.{TORCH_NAMES[entry['dtype']]} {entry['shape']}\n".encode())
             file.seek(start + begin)
             for position in range(begin, end, CHUNK):
-                chunk = file.read(min(CHUNK, end - position))
-                if len(chunk) < min(CHUNK, end - position):
+                chunk = buffer[: min(CHUNK, end - position)]
+                if file.readinto(chunk) < len(chunk):
                     raise ValueError(f"{name} lies outside the file")
                 digest.update(chunk)
     return digest.hexdigest()

@@ -1,9 +1,11 @@
 """The hub's client: identity, data sets, and a token that must never be seen."""
 
+import hashlib
 import logging
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -98,3 +100,25 @@ def test_the_token_is_in_no_output_log_file_or_traceback(
     pushed = [hub.read("alice/m", name) for name in hub.tree(hub.repos["alice/m"], "main")]
     assert TOKEN not in "".join(outputs) + caplog.text
     assert not [content for content in written + pushed if TOKEN.encode() in content]
+
+
+def test_a_file_that_is_not_what_its_known_hash_says_is_not_published(hub: Server, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"changed since it was hashed")
+    client.create_repo("alice/m", private=False, branch="main")
+    with pytest.raises(RunError, match="answered 400"):
+        client.commit_files("alice/m", {path.name: path}, {path: "0" * 64}, [], "message", "main", False)
+    assert path.name not in hub.tree(hub.repos["alice/m"], "main")
+
+
+@pytest.mark.skipif(version("huggingface_hub") < "2", reason="the client hashes every file by itself")
+def test_the_client_does_not_read_a_file_again_to_hash_it(
+    hub: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"weights")
+    known = {path: hashlib.sha256(b"weights").hexdigest()}
+    monkeypatch.delattr("huggingface_hub.lfs.sha_fileobj")
+    client.create_repo("alice/m", private=False, branch="main")
+    client.commit_files("alice/m", {path.name: path}, known, [], "message", "main", False)
+    assert hub.read("alice/m", path.name) == b"weights"
