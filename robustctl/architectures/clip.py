@@ -4,16 +4,13 @@ Images keep the data's resolution up to here, so that perturbations are of the d
 to its own (Rice, thesis 2023, section 3.2.2). The head is the zero-shot classifier of ``zero_shot_head``, or trained.
 """
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustctl.errors import RequestError
-
-if TYPE_CHECKING:
-    from transformers import CLIPModel
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -82,10 +79,39 @@ def build(
     return Clip(CLIPVisionModelWithProjection(config), nn.Linear(projection, n_classes), image_size)
 
 
-def zero_shot_head(clip: "CLIPModel", input_ids: Tensor, attention_mask: Tensor) -> nn.Linear:
+def text_half(clip: Clip, width: int, layers: int, heads: int, vocabulary: int, context: int) -> nn.Module:
+    """What a ``CLIPModel`` has beside the vision of ``clip``, under the same names, with fresh random weights.
+
+    Args:
+        width, layers, heads: of the transformer; its inner layers are 4 * ``width`` wide.
+        vocabulary: number of tokens; the last one ends a text.
+        context: the most tokens that a text may have.
+    """
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    vision: Any = clip.vision.config
+    config = CLIPTextConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        projection_dim=vision.projection_dim,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=context,
+        hidden_act=vision.hidden_act,
+        bos_token_id=vocabulary - 2,
+        eos_token_id=vocabulary - 1,
+    )
+    half: nn.Module = CLIPTextModelWithProjection(config)
+    half.register_parameter("logit_scale", nn.Parameter(torch.zeros(())))
+    return half.eval()
+
+
+def zero_shot_head(clip: Any, input_ids: Tensor, attention_mask: Tensor) -> nn.Linear:
     """The head that scores images by their cosine with the embedded text of each class.
 
     Args:
+        clip: a ``CLIPModel`` of transformers, or its ``text_half``.
         input_ids, attention_mask: tokens of one prompt a class, (n_classes, length), e.g. "a photo of a cat".
     """
     with torch.no_grad():

@@ -16,7 +16,8 @@ from pydantic import BaseModel
 
 from robustctl.errors import RequestError, RobustctlError, RunError
 from robustctl.files import writing
-from robustctl.registry.entry import KeyRules
+from robustctl.registry.download import is_web_page
+from robustctl.registry.entry import KeyRules, ZeroShot
 from robustctl.spec import WEIGHTS, ModelSpec
 
 if TYPE_CHECKING:
@@ -28,13 +29,18 @@ SLOWEST_BYTES_PER_SECOND = 4 << 20
 
 
 class Job(BaseModel):
-    """What the process is asked. ``detect``: look for the state dict where ``keys.at`` says nothing."""
+    """What the process is asked. ``detect``: look for the state dict where ``keys.at`` says nothing.
+
+    A file with ``zero_shot`` is a whole CLIP, and ``tokenizer`` the file of its tokenizer.
+    """
 
     source: Path
     folder: Path
     spec: ModelSpec
     keys: KeyRules
     detect: bool
+    zero_shot: ZeroShot | None = None
+    tokenizer: Path | None = None
 
 
 class Answer(BaseModel):
@@ -46,8 +52,17 @@ class Answer(BaseModel):
     exit_code: int = 0
 
 
-def convert(source: Path, destination: Path, spec: ModelSpec, keys: KeyRules, *, detect: bool = False) -> Answer:
-    """Write ``destination`` (safetensors, atomically) from a published file.
+def convert(
+    source: Path,
+    destination: Path,
+    spec: ModelSpec,
+    keys: KeyRules,
+    *,
+    detect: bool = False,
+    zero_shot: ZeroShot | None = None,
+    tokenizer: Path | None = None,
+) -> Answer:
+    """Write ``destination`` (safetensors, atomically) from a published file, for a CLIP with its ``tokenizer``.
 
     Raises:
         RequestError: the file is damaged, holds more than tensors, or does not fit ``spec``; all misfits are listed.
@@ -58,7 +73,15 @@ def convert(source: Path, destination: Path, spec: ModelSpec, keys: KeyRules, *,
     with writing(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".convert-", dir=destination.parent) as folder:
-            job = Job(source=source.resolve(), folder=Path(folder), spec=spec, keys=keys, detect=detect)
+            job = Job(
+                source=source.resolve(),
+                folder=Path(folder),
+                spec=spec,
+                keys=keys,
+                detect=detect,
+                zero_shot=zero_shot,
+                tokenizer=tokenizer and tokenizer.resolve(),
+            )
             answer = _ask(job)
             if answer.fault:
                 raise (RequestError if answer.exit_code == RequestError.exit_code else RunError)(answer.fault)
@@ -103,6 +126,10 @@ def _run(job: Job) -> Answer:
     at, tensors = _state_dict(content, job)
     kept = _apply(tensors, job.keys, job.source)
     try:
+        if job.zero_shot and job.tokenizer:
+            from robustctl.registry import zero_shot
+
+            kept = zero_shot.classifier(model.net, kept, job.zero_shot, job.tokenizer, job.source.name)
         checkpoint.load_weights(model, kept, job.source.name)
     except RequestError as error:
         raise RequestError(f"{error}{_shared_prefix(kept)}") from None
@@ -124,9 +151,7 @@ def _unpickle(path: Path) -> object:
     """Read a pickle without running anything from it."""
     import torch
 
-    with path.open("rb") as file:
-        head = file.read(64).lstrip().lower()
-    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
+    if is_web_page(path):
         raise RequestError(f"{path} is a web page, not weights; download the file itself")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)

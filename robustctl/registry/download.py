@@ -55,6 +55,7 @@ class Wanted:
         path: where it goes.
         size: its bytes, where known.
         sha256: its hash, where known; ``git_sha1`` is the hub's hash of small files.
+        limit: the most bytes to take where the size is not known.
     """
 
     url: str
@@ -63,6 +64,7 @@ class Wanted:
     sha256: str | None = None
     git_sha1: str | None = None
     headers: dict[str, str] = field(default_factory=dict, repr=False)
+    limit: int = MAX_BYTES
 
 
 class Again(ConnectionError):
@@ -122,7 +124,7 @@ def _wait(attempt: int, error: ConnectionError) -> float:
 def _fetch(wanted: Wanted, part: Path, get: Get, advance: Callable[[int], None]) -> None:
     """One attempt: continue ``part`` if it has bytes, else begin it."""
     have = part.stat().st_size if part.is_file() else 0
-    if wanted.size is not None and have >= wanted.size:
+    if wanted.size and have >= wanted.size:
         return
     headers = wanted.headers | {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with get(wanted.url, headers) as response:
@@ -130,7 +132,7 @@ def _fetch(wanted: Wanted, part: Path, get: Get, advance: Callable[[int], None])
         continued = response.status_code == 206
         with writing(part), part.open("ab" if continued else "wb") as file:
             got = have if continued else 0
-            limit = wanted.size if wanted.size is not None else MAX_BYTES
+            limit = wanted.size if wanted.size is not None else wanted.limit
             for chunk in response.iter_raw():
                 got += len(chunk)
                 if got > limit:
@@ -190,9 +192,17 @@ def fault_of(wanted: Wanted, part: Path) -> str | None:
     with part.open("rb") as file:
         if wanted.sha256 and (found := hashlib.file_digest(file, "sha256").hexdigest()) != wanted.sha256:
             return f"its SHA-256 is {found}, expected {wanted.sha256}"
+        file.seek(0)
         if wanted.git_sha1 and (found := git_sha1(file.read())) != wanted.git_sha1:
             return f"its git hash is {found}, expected {wanted.git_sha1}"
     return None
+
+
+def is_web_page(path: Path) -> bool:
+    """Whether a file is what a login or an error page leaves in the place of what was asked for."""
+    with path.open("rb") as file:
+        head = file.read(64).lstrip().lower()
+    return head.startswith((b"<!doctype", b"<html", b"<?xml"))
 
 
 def git_sha1(content: bytes) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from robustctl.errors import RequestError
 from robustctl.files import write_text
@@ -103,6 +103,49 @@ class KeyRules(BaseModel):
     strip: str = ""
 
 
+class TextTower(BaseModel):
+    """Sizes of a CLIP's text tower, as ``architectures.clip.text_half`` takes them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    width: PositiveInt
+    layers: PositiveInt
+    heads: PositiveInt
+    vocabulary: Annotated[int, Field(ge=3)] = 49408
+    context: PositiveInt = 77
+
+    @model_validator(mode="after")
+    def _divides(self) -> "TextTower":
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+
+class ZeroShot(BaseModel):
+    """How a published CLIP, which has no classes, becomes a classifier: its head is made once, from text.
+
+    Attributes:
+        classes: names, in the order of the labels.
+        prompt: the text of a class, with ``{}`` for its name.
+        text: the text tower, which makes the head and is not kept.
+        tokenizer: the ``tokenizer.json`` that it was trained with.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    classes: tuple[Annotated[str, Field(min_length=1)], ...]
+    prompt: str
+    text: TextTower
+    tokenizer: Source
+
+    @field_validator("prompt")
+    @classmethod
+    def _has_a_place(cls, prompt: str) -> str:
+        if prompt.count("{}") != 1:
+            raise ValueError(f"{prompt!r} must have one {{}} for the name of a class")
+        return prompt
+
+
 class Entry(ModelSpec):
     """A ``ModelSpec`` with its story. One YAML file an entry; the file's name is the entry's name.
 
@@ -113,11 +156,20 @@ class Entry(ModelSpec):
     licence: str | None = None
     sources: tuple[Source, ...] = ()
     keys: KeyRules = KeyRules()
+    zero_shot: ZeroShot | None = None
     parameters: Annotated[int, Field(gt=0)] | None = None
     accuracies: tuple[Accuracy, ...] = ()
     citation: str | None = None
     unverified: tuple[str, ...] = ()
     provenance: dict[str, Scalar] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _of_a_clip(self) -> "Entry":
+        if self.zero_shot and self.architecture.name != "clip":
+            raise ValueError(f"zero_shot is for architecture clip, not {self.architecture.name}")
+        if self.zero_shot and len(self.zero_shot.classes) != self.n_classes:
+            raise ValueError(f"zero_shot names {len(self.zero_shot.classes)} classes, n_classes is {self.n_classes}")
+        return self
 
     @property
     def spec(self) -> ModelSpec:

@@ -1,7 +1,9 @@
 """Brings the weights of registry entries from where their authors published them, and converts them."""
 
 import shutil
+from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from filelock import FileLock
@@ -10,10 +12,10 @@ from robustctl.errors import RequestError, RobustctlError, RunError
 from robustctl.files import writing
 from robustctl.progress import progress
 from robustctl.registry.convert import convert
-from robustctl.registry.download import Get, RemoteFile, Wanted, download, fault_of, probe, retried
+from robustctl.registry.download import MAX_BYTES, Get, RemoteFile, Wanted, download, fault_of, probe, retried
 from robustctl.registry.entry import Entry, KeyRules, Source
 from robustctl.registry.folder import sha256
-from robustctl.registry.local import Record, read_record, write_record
+from robustctl.registry.local import MAX_TOKENIZER_BYTES, Record, read_record, tokenizer_beside, write_record
 from robustctl.registry.locate import entry_weights
 from robustctl.registry.pull import Meter
 
@@ -36,9 +38,12 @@ def fetch_entry(name: str, entry: Entry, keep_original: bool = False) -> Path:
     with FileLock(weights.with_name(f".{name}.lock")):
         if weights.is_file():
             return weights
+        if entry.zero_shot and find_spec("transformers") is None:  # said before the download, not after
+            raise RequestError(f"model {name} is a CLIP and needs transformers: pip install 'robustctl[clip]'")
         faults = []
+        by_hand = entry.zero_shot is not None and entry.zero_shot.tokenizer.page is not None
         for source in entry.sources:
-            if source.page is None:
+            if source.page is None and not by_hand:
                 try:
                     return _fetch(name, entry, source, keep_original)
                 except RobustctlError as error:
@@ -59,15 +64,20 @@ def bring(name: str, entry: Entry, path: Path, keys: KeyRules) -> Path:
     if expected and found not in expected:
         raise RequestError(f"{path} is not the published file of {name}: its SHA-256 is {found}")
     weights = entry_weights(name)
-    convert(path, weights, entry.spec, keys, detect=True)
-    write_record(name, path.name, path)
+    tokenizer = tokenizer_beside(path, entry)
+    convert(path, weights, entry.spec, keys, detect=True, zero_shot=entry.zero_shot, tokenizer=tokenizer)
+    write_record(name, path.name, path, (tokenizer.name, tokenizer) if tokenizer else None)
     return weights
 
 
 def _by_hand(name: str, entry: Entry) -> list[str]:
     """The lines that say which file to download where, and what to type then."""
+    also = ""
+    if entry.zero_shot:
+        tokenizer = entry.zero_shot.tokenizer
+        also = f" and, into the same folder, {tokenizer.file} from {tokenizer.page or tokenizer}"
     return [
-        f"bring the file: download {source.file} from {source.page or source}, "
+        f"bring the file: download {source.file} from {source.page or source}{also}, "
         f"then: robustctl models import PATH/{Path(source.file).name} --name {name}"
         for source in entry.sources
     ] or ["the entry names no source"]
@@ -75,38 +85,58 @@ def _by_hand(name: str, entry: Entry) -> list[str]:
 
 def _fetch(name: str, entry: Entry, source: Source, keep_original: bool) -> Path:
     """One source: download, check against the entry or the first download, convert, record."""
-    from robustctl.registry import hub
-
     weights = entry_weights(name)
     staging = weights.with_name(f".{name}")  # an interrupted download waits here for the same command
     staging.mkdir(exist_ok=True)
-    published = staging / Path(source.file).name
-    wanted = _wanted(source, published, read_record(name))
-    if not published.is_file() or fault_of(wanted, published):  # an earlier command may have got this far
-        with progress(f"{name} (MB)", round((wanted.size or 0) / 1e6)) as advance:
-            download(wanted, hub.get, Meter(advance))
-    convert(published, weights, entry.spec, entry.keys)
-    write_record(name, str(source), published)
+    tokenizer = None
+    if entry.zero_shot:
+        place = entry.zero_shot.tokenizer
+        tokenizer = str(place), _download(name, place, staging / "tokenizer.json", MAX_TOKENIZER_BYTES)
+    published = _download(name, source, staging / Path(source.file).name)
+    convert(
+        published,
+        weights,
+        entry.spec,
+        entry.keys,
+        zero_shot=entry.zero_shot,
+        tokenizer=tokenizer[1] if tokenizer else None,
+    )
+    write_record(name, str(source), published, tokenizer)
     if keep_original:
         published.replace(weights.with_name(f"{name}-{published.name}"))
     shutil.rmtree(staging)
     return weights
 
 
-def _wanted(source: Source, path: Path, record: Record | None) -> Wanted:
+def _download(name: str, source: Source, path: Path, limit: int = MAX_BYTES) -> Path:
+    """Bring one file of an entry; returns ``path``."""
+    from robustctl.registry import hub
+
+    wanted = _wanted(source, path, read_record(name), limit)
+    if not path.is_file() or fault_of(wanted, path):  # an earlier command may have got this far
+        with progress(f"{name} (MB)", round((wanted.size or 0) / 1e6)) as advance:
+            download(wanted, hub.get, Meter(advance))
+    return path
+
+
+def _wanted(source: Source, path: Path, record: Record | None, limit: int = MAX_BYTES) -> Wanted:
     """What to download; a hash that the entry lacks is that of the first download."""
     from robustctl.registry import hub
 
-    remembered = record if record and record.source == str(source) else None
-    digest = source.sha256 or (remembered.source_sha256 if remembered else None)
-    size = source.size or (remembered.source_size if remembered else None)
+    digest, size = source.sha256, source.size
+    if record and record.source == str(source):
+        digest, size = digest or record.source_sha256, size or record.source_size
+    elif record and record.tokenizer == str(source):
+        digest = digest or record.tokenizer_sha256
     if source.url:
-        return Wanted(source.url, path, size, digest)
+        return Wanted(source.url, path, size, digest, limit=limit)
     commit, there = on_hub(source)
     for what, expected, found in (("size", size, there.size), ("SHA-256", digest, there.sha256)):
         if expected is not None and found is not None and expected != found:
             raise RequestError(f"{source}: its {what} is {found} on the hub now, expected {expected}")
-    return hub.wanted(str(source.repo), commit, there, path)
+    if there.size > limit:
+        raise RequestError(f"{source} has {there.size} bytes, more than {limit}")
+    return replace(hub.wanted(str(source.repo), commit, there, path), sha256=there.sha256 or digest)
 
 
 def on_hub(source: Source) -> tuple[str, RemoteFile]:
@@ -127,7 +157,7 @@ def check_sources(entry: Entry, name: str) -> list[str]:
 
     said = []
     record = read_record(name)
-    for source in entry.sources:
+    for source in (*entry.sources, *([entry.zero_shot.tokenizer] if entry.zero_shot else [])):
         if source.page:
             said.append(f"{source}: by hand")
             continue

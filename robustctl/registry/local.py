@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel, ValidationError
 
@@ -24,6 +24,8 @@ from robustctl.registry.locate import (
 )
 from robustctl.standards import STANDARDS
 
+MAX_TOKENIZER_BYTES = 10_000_000
+
 # (channels, height, width) and classes of the data sets that need no options; the others stand in ``standards``.
 SHAPES: dict[str, tuple[tuple[int, int, int], int]] = {
     "cifar100": ((3, 32, 32), 100),
@@ -39,12 +41,15 @@ class Record(BaseModel):
         sha256: of the safetensors file here.
         source: the place it was made from, or the name of the imported file.
         source_sha256, source_size: of that file; the first download's are binding ever after.
+        tokenizer, tokenizer_sha256: the same of a CLIP's tokenizer.
     """
 
     sha256: str
     source: str
     source_sha256: str
     source_size: int
+    tokenizer: str | None = None
+    tokenizer_sha256: str | None = None
 
 
 def record_file(name: str) -> Path:
@@ -61,15 +66,36 @@ def read_record(name: str) -> Record | None:
         raise RequestError(f"{path} is damaged; remove it together with the weights: models remove {name}") from None
 
 
-def write_record(name: str, source: str, published: Path) -> None:
-    """Record the weights of an entry that have just been made from ``published``."""
+def write_record(name: str, source: str, published: Path, tokenizer: tuple[str, Path] | None = None) -> None:
+    """Record the weights of an entry that have just been made from ``published`` (and a tokenizer: place, file)."""
     record = Record(
         sha256=sha256(entry_weights(name)),
         source=source,
         source_sha256=sha256(published),
         source_size=published.stat().st_size,
+        tokenizer=tokenizer[0] if tokenizer else None,
+        tokenizer_sha256=sha256(tokenizer[1]) if tokenizer else None,
     )
     write_text(record_file(name), record.model_dump_json(indent=2) + "\n")
+
+
+def tokenizer_beside(path: Path, entry: Entry) -> Path | None:
+    """The tokenizer that the user has put into the folder of a CLIP's weights; None where the entry needs none.
+
+    Raises:
+        RequestError: it is not there, too large, or not the published one.
+    """
+    if entry.zero_shot is None:
+        return None
+    source = entry.zero_shot.tokenizer
+    tokenizer = path.with_name(PurePosixPath(source.file).name)
+    if not tokenizer.is_file():
+        raise RequestError(f"no file {tokenizer}; put {source.file} of {source} into the folder of {path.name}")
+    if tokenizer.stat().st_size > MAX_TOKENIZER_BYTES:
+        raise RequestError(f"{tokenizer} has more than {MAX_TOKENIZER_BYTES} bytes; it is no tokenizer")
+    if source.sha256 and (found := sha256(tokenizer)) != source.sha256:
+        raise RequestError(f"{tokenizer} is not the published file: its SHA-256 is {found}")
+    return tokenizer
 
 
 def new_name(name: str) -> str:
@@ -96,14 +122,15 @@ def import_model(name: str, source: Path, entry: Entry, keys: KeyRules) -> Entry
     """
     new_name(name)
     weights = home() / "weights" / f"{name}.safetensors"
-    answer = convert(source, weights, entry.spec, keys, detect=True)
+    tokenizer = tokenizer_beside(source, entry)
+    answer = convert(source, weights, entry.spec, keys, detect=True, zero_shot=entry.zero_shot, tokenizer=tokenizer)
     provenance = {"file": source.name, "file_sha256": sha256(source), "robustctl": __version__}
     keys = keys.model_copy(update={"at": answer.at})
     entry = entry.model_copy(
         update={"keys": keys, "parameters": answer.parameters, "provenance": provenance | entry.provenance}
     )
     add(name, entry)
-    write_record(name, source.name, source)
+    write_record(name, source.name, source, (tokenizer.name, tokenizer) if tokenizer else None)
     return entry
 
 

@@ -31,6 +31,8 @@ def test_a_bundled_entry_builds_and_has_the_parameters_that_it_states(path: Path
     assert entry.sources or (BUNDLED / "weights" / f"{path.stem}.safetensors").is_file()
     if entry.architecture.name.partition("/")[0] in ("timm", "torchvision"):
         return  # an optional package builds these; tests/architectures/test_architectures__zoo.py tries it
+    if entry.architecture.name == "clip":
+        pytest.importorskip("transformers", reason="CLIP is an extra")
     with torch.device("meta"):
         model = build(entry.spec)
     assert entry.parameters == sum(parameter.numel() for parameter in model.net.parameters())
@@ -49,6 +51,12 @@ def test_an_entry_is_the_same_after_writing_and_reading(tmp_path: Path) -> None:
         entries.write(entry, tmp_path / path.name)
         assert entries.read(tmp_path / path.name) == entry
 
+
+CLIP = GOOD.replace("kw-small", "clip").replace("[1, 28, 28]", "[3, 8, 8]").replace("n_classes: 10", "n_classes: 2")
+ZERO_SHOT = (
+    "{classes: [a, b], prompt: 'a {}', text: {width: 8, layers: 1, heads: 2}, "
+    "tokenizer: {repo: a/b, revision: main, file: t.json}}"
+)
 
 BAD_ENTRIES = [
     ("[1, 2]", "holds no mapping"),
@@ -81,6 +89,15 @@ BAD_ENTRIES = [
     (GOOD + "accuracies: [{value: 91.1, protocol: clean, source: x}]", "accuracies.0.value"),
     (GOOD + "accuracies: [{value: 0.5, protocol: AA, source: x, norm: linf}]", "norm and eps go together"),
     (GOOD + "keys: {rename: {a: b}}", "keys.rename: Extra inputs"),
+    (GOOD + f"zero_shot: {ZERO_SHOT}", "zero_shot is for architecture clip, not kw-small"),
+    (CLIP + f"zero_shot: {ZERO_SHOT.replace('[a, b]', '[a, b, c]')}", "zero_shot names 3 classes, n_classes is 2"),
+    (CLIP + f"zero_shot: {ZERO_SHOT.replace('[a, b]', '[a, [b]]')}", "zero_shot.classes.1: .*valid string"),
+    (CLIP + f"zero_shot: {ZERO_SHOT.replace('[a, b]', '[a, !!str ]')}", "zero_shot.classes.1: .*at least 1 character"),
+    (CLIP + f"zero_shot: {ZERO_SHOT.replace('a {}', 'nothing')}", "zero_shot.prompt: 'nothing' must have one {}"),
+    (CLIP + f"zero_shot: {ZERO_SHOT.replace('heads: 2', 'heads: 3')}", "width 8 is not a multiple of heads 3"),
+    (CLIP + f"zero_shot: {ZERO_SHOT.replace('heads: 2', 'heads: 2, vocabulary: 2')}", "zero_shot.text.vocabulary"),
+    (CLIP + f"zero_shot: {ZERO_SHOT.replace('t.json', '../t.json')}", "must be a path inside its repo"),
+    (CLIP + f"zero_shot: {ZERO_SHOT.replace('heads: 2', 'heads: 2, auto_map: evil')}", "auto_map: Extra inputs"),
     ("x" * 1_000_001, "larger than 1000000 bytes"),
 ]
 
