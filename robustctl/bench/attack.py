@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from robustctl.allocator import kept_memory
 from robustctl.architectures import Classifier
 from robustctl.data import ImageData
 from robustctl.evaluation import reference, verify
@@ -141,7 +142,7 @@ def _our_round(
     batch_size: int,
 ) -> None:
     start, cpu = time.perf_counter(), time.process_time()
-    with TimedOracle(model, precision) as oracle:
+    with kept_memory(), TimedOracle(model, precision) as oracle:
         for threat in threats:
             families = PROTOCOLS[protocol][threat.norm]
             attacks = [

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from robustctl.allocator import kept_memory
 from robustctl.bench.attack import hardware
 from robustctl.data import ImageData
 from robustctl.geometry import image_generators
@@ -100,14 +101,14 @@ def compare(
     peer = Counted(model)
 
     def ours_single() -> int:
-        with Oracle(model, "float32") as oracle:
+        with kept_memory(), Oracle(model, "float32") as oracle:
             sampler = make_sampler(perturbation, oracle, x, y, leapfrog)
             noise = Noise(image_generators(0, range(len(x)), "bench", 0), 1, x)
             anneal(sampler, quadrature.uniform(max(qs), samples).t, STEP, noise)
             return oracle.gradients
 
     def ours_all() -> int:
-        with Oracle(model, "float32") as oracle:
+        with kept_memory(), Oracle(model, "float32") as oracle:
             rows = x.repeat_interleave(CHAINS, 0), y.repeat_interleave(CHAINS)
             sampler = make_sampler(perturbation, oracle, *rows, leapfrog)
             noise = Noise(image_generators(0, range(len(x)), "bench", 0), CHAINS, x)

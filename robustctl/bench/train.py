@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from robustctl import losses
+from robustctl.allocator import kept_memory
 from robustctl.attacks.apgd import apgd
 from robustctl.bench.attack import hardware
 from robustctl.oracle import Oracle
@@ -24,7 +25,7 @@ def overhead(
     """
     device = next(model.parameters()).device
     x = torch.rand(batch_size, *input_shape, generator=torch.Generator().manual_seed(0)).to(device)
-    with Oracle(model) as oracle:
+    with kept_memory(), Oracle(model) as oracle:
         y = oracle.logits(x).argmax(dim=1)
 
         def attack() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import robustctl
 from robustctl import losses
+from robustctl.allocator import kept_memory
 from robustctl.architectures import Classifier
 from robustctl.attacks.apgd import apgd
 from robustctl.attacks.pgd import pgd
@@ -154,7 +155,7 @@ def _fill(model: Classifier, data: ImageData, request: Request, store: Store) ->
     done = store.measures()
     todo = [position for position in range(len(data)) if position not in done]
     size = max(1, request.batch_size // max(DRAWS, request.chains))
-    with progress("intermediate-q", len(data)) as advance, Oracle(model, "float32") as oracle:
+    with kept_memory(), progress("intermediate-q", len(data)) as advance, Oracle(model, "float32") as oracle:
         advance(len(done))
         for first in range(0, len(todo), size):
             positions = todo[first : first + size]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import robustctl
 from robustctl import losses
+from robustctl.allocator import kept_memory
 from robustctl.architectures import Classifier
 from robustctl.checkpoint import weights_sha256
 from robustctl.data import ImageData
@@ -173,7 +174,7 @@ def _clean(model: Classifier, data: ImageData, store: Store, batch_size: int) ->
 
 def _attack(model: Classifier, data: ImageData, store: Store, request: Request, right: list[int]) -> None:
     """Run every job on the points that no earlier job of its norm (of any norm, union only) has broken."""
-    with Oracle(model, request.precision) as oracle:
+    with kept_memory(), Oracle(model, request.precision) as oracle:
         jobs = _jobs(model, oracle, data, request)
         units = math.ceil(sum(job.cost for job in jobs) * len(right))
         _say_time(oracle, data, request, sum(job.cost * len(_left(job, store, request, right)) for job in jobs))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from robustctl import checkpoint
+from robustctl.allocator import kept_memory
 from robustctl.architectures import Classifier
 from robustctl.errors import InterruptedRun, RunError
 from robustctl.files import writing
@@ -134,7 +135,7 @@ class Loop:
             self.save()
         self.model.train()
         self.measured = self.saved = time.monotonic()
-        with stop_request() as stop, progress("training", end) as advance:
+        with kept_memory(), stop_request() as stop, progress("training", end) as advance:
             advance(self.step)
             while not self.done(end):
                 self._one_pass(end, stop, advance)
