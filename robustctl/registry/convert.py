@@ -93,15 +93,19 @@ def _ask(job: Job) -> Answer:
     command = [sys.executable, "-P", "-m", __name__]
     limit = SPARE_SECONDS + job.source.stat().st_size / SLOWEST_BYTES_PER_SECOND
     request = job.model_dump_json(by_alias=True)
+    what = f"{job.source} with {job.tokenizer.name}" if job.tokenizer else f"{job.source}"
     try:
         done = subprocess.run(command, input=request, capture_output=True, text=True, timeout=limit)
     except subprocess.TimeoutExpired:
-        raise RunError(f"reading {job.source} took more than {limit:.0f} s and was stopped") from None
+        raise RunError(f"reading {what} took more than {limit:.0f} s and was stopped") from None
     try:
         return Answer.model_validate_json(done.stdout)
     except ValueError:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise RunError(f"reading {job.source} failed (exit code {done.returncode}: {last})") from None
+        if done.returncode < 0:
+            ended = f"was ended by signal {-done.returncode}"
+            raise RunError(f"reading {what} {ended}; it may need more memory than its size justifies") from None
+        raise RunError(f"reading {what} failed (exit code {done.returncode}: {last})") from None
 
 
 def _main() -> None:

@@ -60,7 +60,9 @@ def _tokens(zero_shot: ZeroShot, path: Path) -> list[list[int]]:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         tokens: list[list[int]] = [tokenizer.encode(prompt).ids for prompt in prompts]
-    except Exception as error:  # the library raises nothing narrower
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises nothing narrower, and its panics are no Exception
         raise RequestError(f"cannot read {path}: it is damaged or no tokenizer ({str(error)[:200]})") from None
     for i, (prompt, one) in enumerate(zip(prompts, tokens, strict=True)):
         fault = _fault(one, zero_shot.text.vocabulary, zero_shot.text.context)

@@ -27,6 +27,13 @@ here = pytest.mark.usefixtures("in_process")
 
 CLASSES = ["airplane", "cat", "truck"]
 PROMPT = "a photo of a {}"
+ENDLESS = {  # an expression that backtracks without end
+    "type": "Sequence",
+    "normalizers": [
+        {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 64},
+        {"type": "Replace", "pattern": {"Regex": "(a+)+(a+)+(a+)+c"}, "content": "x"},
+    ],
+}
 SIZES = {"hidden_size": 16, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
@@ -228,8 +235,9 @@ def test_a_rule_of_the_entry_drops_what_older_files_hold_beside_the_weights(
         (lambda text: edited(text, normalizer=replacing("cat", "airplane")), "are those of 'a photo of a airplane'"),
         (lambda text: edited(text, normalizer=replacing("cat", "cat" * 20)), "are 71, more than 32"),
         (lambda text: text.replace(b'"a": 64', b'"a": 600', 1), "are not all below 514"),
+        (lambda text: edited(text, normalizer=ENDLESS), "damaged or no tokenizer .*Regex search error"),
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_a_bad_tokenizer_gets_its_message_and_makes_no_head(
     hub: Server,
@@ -244,6 +252,16 @@ def test_a_bad_tokenizer_gets_its_message_and_makes_no_head(
     assert robust("pull", "tiny") == 1
     assert re.search(message, capsys.readouterr().err, re.DOTALL)
     assert not (home() / "weights" / "tiny.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_a_tokenizer_that_unpacks_beyond_its_size_is_stopped_by_the_memory_limit(
+    hub: Server, tmp_path: Path, published: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    doubling = {"type": "Sequence", "normalizers": [replacing("a", "aa")] * 60}
+    publish(hub, tmp_path, published | {"tokenizer.json": edited(published["tokenizer.json"], normalizer=doubling)})
+    assert robust("pull", "tiny") == 1
+    assert "may need more memory than its size justifies" in capsys.readouterr().err
 
 
 @here
