@@ -64,11 +64,16 @@ def show(name: Name) -> None:
         entry = read_entry(name)
         weights = entry_weights(name)
         content = entry.model_dump(by_alias=True, mode="json", exclude_defaults=True)
+        loose = [source for source in entry.files if not source.pinned]
     else:
+        loose = []
         located = locate(name, fetch=False)
         weights = located.weights
         content = located.spec.model_dump(by_alias=True, mode="json") | {"licence": located.licence}
     typer.echo(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110).rstrip())
+    for source in loose:
+        binds = "the SHA-256 above" if source.sha256 else "the hash of the first download"
+        typer.echo(f"not pinned to a commit: {source.repo}@{source.revision} may change; {binds} binds {source.file}")
     typer.echo(f"weights: {weights if weights.is_file() else 'not here; fetched when needed'}")
 
 

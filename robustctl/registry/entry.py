@@ -16,6 +16,7 @@ SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, in C whe
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 # The letters are spelt out because pydantic's engine reads \w as all of Unicode: wrong, and 50 ms slower to compile.
 REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 MAX_BYTES = 1_000_000
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -82,6 +83,11 @@ class Source(BaseModel):
         if self.repo and not self.revision:
             raise ValueError("a repo needs the revision that it is pinned to")
         return self
+
+    @property
+    def pinned(self) -> bool:
+        """Whether it names one commit, where it could name one."""
+        return self.repo is None or COMMIT.fullmatch(str(self.revision)) is not None
 
     def __str__(self) -> str:
         return f"{self.repo}@{self.revision}: {self.file}" if self.repo else f"{self.url or self.page}"
@@ -170,6 +176,11 @@ class Entry(ModelSpec):
         if self.zero_shot and len(self.zero_shot.classes) != self.n_classes:
             raise ValueError(f"zero_shot names {len(self.zero_shot.classes)} classes, n_classes is {self.n_classes}")
         return self
+
+    @property
+    def files(self) -> tuple[Source, ...]:
+        """Every source that is named, that of a CLIP's tokenizer last."""
+        return (*self.sources, self.zero_shot.tokenizer) if self.zero_shot else self.sources
 
     @property
     def spec(self) -> ModelSpec:

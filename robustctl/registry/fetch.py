@@ -157,7 +157,7 @@ def check_sources(entry: Entry, name: str) -> list[str]:
 
     said = []
     record = read_record(name)
-    for source in (*entry.sources, *([entry.zero_shot.tokenizer] if entry.zero_shot else [])):
+    for source in entry.files:
         if source.page:
             said.append(f"{source}: by hand")
             continue

@@ -29,6 +29,9 @@ def package(name: str, repo: str, licence: str | None) -> Package:
     provenance = {"SHA-256 of model.safetensors": digest}
     if record := read_record(name):
         provenance |= {"published file": record.source, "SHA-256 of the published file": record.source_sha256}
+    if entry.zero_shot:
+        texts = f"{entry.zero_shot.prompt!r} for {', '.join(entry.zero_shot.classes)}"
+        provenance["head"] = f"zero-shot, {texts}; tokens by {entry.zero_shot.tokenizer}"
     shown = Path(repo).name if repo.startswith(FILE) else repo
     credit = (
         f"{plain(entry.description)}. Converted by robustctl from what its authors published; all credit is theirs."

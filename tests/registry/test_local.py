@@ -179,6 +179,32 @@ def test_an_own_entry_without_weights_looks_like_any_other(tmp_path: Path, capsy
     assert robust("models", "add", path) == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("salman-rn18", "madrylab/robust-imagenet-models@main may change; the SHA-256 above binds resnet18_linf_eps4"),
+        ("wang-wrn28", "wzekai99/DM-Improves-AT@main may change; the hash of the first download binds checkpoint/"),
+        ("leaf-clip-l14-cifar10", "openai/clip-vit-large-patch14@main may change; the hash of the first download"),
+    ],
+)
+def test_a_source_without_a_commit_is_marked_for_the_user(
+    name: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert robust("models", "show", name) == 0
+    assert f"not pinned to a commit: {said}" in capsys.readouterr().out
+
+
+def test_a_source_with_a_commit_or_an_address_needs_no_mark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "theirs.yaml"
+    path.write_text(
+        "description: x\narchitecture: {name: kw-small}\ninput_shape: [1, 28, 28]\nn_classes: 10\ndataset: mnist\n"
+        f"sources: [{{repo: a/b, revision: {'ab' * 20}, file: a.pt}}, {{url: 'https://example.org/a', file: a.pt}}]\n"
+    )
+    assert robust("models", "add", path) == 0
+    assert robust("models", "show", "theirs") == 0
+    assert "not pinned" not in capsys.readouterr().out
+
+
 def test_the_list_is_filtered(capsys: pytest.CaptureFixture[str]) -> None:
     assert robust("models", "list", "--norm", "l1") == 0
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]

@@ -407,6 +407,7 @@ def test_the_registrys_commands_know_a_clip_like_any_other_model(
     assert "tiny: is what was fetched" in capsys.readouterr().out
     hub.add("leaf/clip", {"tokenizer.json": b"{}"})
     assert robust("models", "mirror", "tiny", "--repo", "alice/tiny") == 0
+    assert "head: zero-shot, 'a photo of a {}' for airplane, cat, truck" in hub.read("alice/tiny", "README.md").decode()
     x = torch.rand(2, 3, 16, 16)
     with torch.no_grad():
         assert torch.equal(robustctl.load_model("alice/tiny")(x), robustctl.load_model("tiny")(x))
