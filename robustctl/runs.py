@@ -8,12 +8,15 @@
     best.safetensors    the best weights by the selection split
     metrics.jsonl       one line of measurements every few steps, and one an epoch
     state/              what --resume needs
+    .lock               held by the process that trains, and free again however that process ends
 """
 
 import json
 import os
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +28,8 @@ from robustctl.files import write_text, writing
 
 RECORD = "run.json"
 RECIPE = "recipe.yaml"
+LOCK = ".lock"
+LOCK_SECONDS = 1.0  # somebody who only looks holds it for a moment
 
 Status = Literal["running", "interrupted", "failed", "finished"]
 
@@ -99,6 +104,45 @@ class Run:
         record = self.read().model_copy(update=changes)
         self.write(record)
         return record
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Hold the run's lock while the block trains.
+
+        Raises:
+            RequestError: another process holds it.
+        """
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.path / LOCK)
+        try:
+            lock.acquire(timeout=LOCK_SECONDS)
+        except Timeout:
+            raise RequestError(f"{self.path} is being trained by another process; let it finish or stop it") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def status(self) -> Status | Literal["stopped"]:
+        """How the run stands: as recorded, but ``stopped`` where it says ``running`` and no process trains it.
+
+        Raises:
+            RequestError: as ``read``.
+        """
+        recorded = self.read().status
+        return recorded if recorded != "running" or self._is_held() else "stopped"
+
+    def _is_held(self) -> bool:
+        from filelock import FileLock, Timeout
+
+        if not (self.path / LOCK).is_file():
+            return False
+        try:
+            with FileLock(self.path / LOCK, timeout=0):
+                return False
+        except (Timeout, OSError):  # a directory of another user: what is recorded stands
+            return True
 
 
 def root() -> Path:

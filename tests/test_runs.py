@@ -36,6 +36,33 @@ def test_record_reads_back_and_updates_in_part() -> None:
     assert run.read() == record(status="finished", best={"epoch": 1.0, "union": 0.5})
 
 
+def test_a_run_that_no_process_trains_has_stopped() -> None:
+    run = runs.create("m", "r")
+    run.write(record(status="running"))
+    assert run.status() == "stopped"
+    with run.training():
+        assert run.status() == "running"
+    assert run.status() == "stopped"
+    run.update(status="interrupted")
+    assert run.status() == "interrupted"
+
+
+def test_a_run_is_trained_by_one_process_at_a_time() -> None:
+    run = runs.create("m", "r")
+    run.write(record())
+    with run.training(), pytest.raises(RequestError, match="is being trained by another process"), run.training():
+        pass
+    with run.training():
+        pass
+
+
+def test_looking_at_a_run_leaves_no_file() -> None:
+    run = runs.create("m", "r")
+    run.write(record())
+    run.status()
+    assert [path.name for path in run.path.iterdir()] == [runs.RECORD]
+
+
 def test_newest_run_is_the_one_started_last() -> None:
     for month in ("03", "05", "04"):
         runs.create("m", "r").write(record(started=f"2026-{month}-01T00:00:00"))

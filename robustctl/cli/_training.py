@@ -4,6 +4,7 @@ import os
 import platform
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from robustctl.runs import Record, Run
     from robustctl.spec import ModelSpec
     from robustctl.training.distributed import World
-    from robustctl.training.loop import Listener
+    from robustctl.training.loop import Listener, Loop
     from robustctl.training.settings import Settings
 
 
@@ -260,12 +261,19 @@ def _train(
         loop.listeners.append(_tensorboard(run.path / "tensorboard"))
     if resuming and loop.done(job.request.max_steps):
         _say(w, [f"{run.path} has done its {loop.step} steps already"])
-        if w.leads:
-            typer.echo(run.path)
-        return run
+    else:
+        with run.training() if w.leads else nullcontext():
+            _run_loop(loop, run, job.request.max_steps, w)
+    if w.leads:
+        typer.echo(run.path)
+    return run
+
+
+def _run_loop(loop: "Loop", run: "Run", max_steps: int | None, w: "World") -> None:
+    """Train, and record how it ended."""
     _update(w, run, status="running", steps=loop.steps, message="")
     try:
-        outcome = loop.run(job.request.max_steps)
+        outcome = loop.run(max_steps)
     except InterruptedRun as stop:
         _update(w, run, status="interrupted", step=loop.step, message=str(stop), seconds=loop.seconds)
         raise
@@ -274,10 +282,7 @@ def _train(
         _update(w, run, status="failed", step=loop.step, message=kept, seconds=loop.seconds)
         raise RunError(kept) from error
     _update(w, run, status="finished", step=outcome.step, best=outcome.best, seconds=outcome.seconds)
-    if w.leads:
-        _say(w, [f"done in {outcome.seconds:.0f} s; next: robustctl eval {run.path} --union"])
-        typer.echo(run.path)
-    return run
+    _say(w, [f"done in {outcome.seconds:.0f} s; next: robustctl eval {run.path} --union"])
 
 
 def _require_tensorboard() -> None:

@@ -75,8 +75,10 @@ def make_package(run: "Run", repo: str, licence: str | None, allow_flags: bool, 
     from robustctl.spec import read_spec
 
     record = run.read()
-    if record.status != "finished":
-        raise RequestError(f"run {run.name} is {record.status}; finish it first: robustctl {record.command} --resume")
+    if (status := run.status()) == "running":
+        raise RequestError(f"run {run.name} is still running; push it when it has finished")
+    if status != "finished":
+        raise RequestError(f"run {run.name} is {status}; finish it first: robustctl {record.command} --resume")
     chosen = push.check_licence(licence or record.licence, record.base)
     spec = read_spec(run.path)
     results = _results(run.path / "eval", digest)

@@ -6,7 +6,10 @@ from robustctl.errors import RequestError
 
 
 def command() -> None:
-    """List runs, oldest first: name, status, steps, best union accuracy on the selection split."""
+    """List runs, oldest first: name, status, steps, best union accuracy on the selection split.
+
+    A run is stopped where it has not ended and no process trains it any more.
+    """
     from robustctl import runs
 
     found = runs.list_runs()
@@ -14,9 +17,9 @@ def command() -> None:
         typer.echo(f"no runs in {runs.root()}", err=True)
     for run in found:
         try:
-            record = run.read()
+            record, status = run.read(), run.status()
         except RequestError as error:
             typer.echo(f"{run.name}  damaged: {error}")
             continue
         best = f"best selection union {100 * record.best['union']:.1f} %" if record.best else ""
-        typer.echo(f"{run.name}  {record.status:11}  step {record.step}/{record.steps}  {best}".rstrip())
+        typer.echo(f"{run.name}  {status:11}  step {record.step}/{record.steps}  {best}".rstrip())

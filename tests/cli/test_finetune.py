@@ -16,6 +16,7 @@ import torch
 
 from robustctl import checkpoint
 from robustctl.architectures import Classifier
+from robustctl.runs import Run
 from robustctl.spec import ModelSpec
 
 SHORT = ["--set", "train.epochs=1", "--set", "attack.steps=2", "--set", "selection.images=50"]
@@ -60,9 +61,11 @@ def test_killed_run_resumes_to_bit_identical_weights(model: Path, tmp_path: Path
     metrics = tmp_path / "parts" / "metrics.jsonl"
     while process.poll() is None and not (metrics.exists() and '"epoch": 1' in metrics.read_text()):
         time.sleep(0.01)
+    assert Run(tmp_path / "parts").status() == "running"
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert json.loads((tmp_path / "parts" / "run.json").read_text())["status"] == "running"
+    assert Run(tmp_path / "parts").read().status == "running"
+    assert Run(tmp_path / "parts").status() == "stopped"
     resumed = robustctl("finetune", "--resume", "--out", tmp_path / "parts")
     assert resumed.returncode == 0, resumed.stderr
     assert all(

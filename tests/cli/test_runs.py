@@ -37,5 +37,9 @@ def test_runs_are_listed_oldest_first_and_a_damaged_one_is_named() -> None:
     lines = listing()
     assert [line.split()[0] for line in lines] == [paths["01"].name, paths["02"].name]
     assert "finished" in lines[0] and "step 7/7" in lines[0] and "25.0 %" in lines[0]
+    runs.Run(paths["02"]).update(status="running")
+    assert "stopped" in listing()[1]
+    with runs.Run(paths["02"]).training():
+        assert "running" in listing()[1]
     (paths["01"] / runs.RECORD).write_text("{")
     assert any("damaged" in line for line in listing())

@@ -248,6 +248,12 @@ def test_an_unfinished_run_is_not_pushed(hub: Server, run: Run, capsys: pytest.C
     run.update(status="interrupted")
     assert robust("push", "--repo", "alice/m") == 2
     assert "is interrupted; finish it first" in capsys.readouterr().err
+    run.update(status="running")
+    assert robust("push", "--repo", "alice/m") == 2
+    assert "is stopped; finish it first" in capsys.readouterr().err
+    with run.training():
+        assert robust("push", "--repo", "alice/m") == 2
+    assert "is still running" in capsys.readouterr().err
 
 
 def test_the_users_own_text_in_a_card_survives_a_push(hub: Server, run: Run) -> None:
