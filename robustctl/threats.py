@@ -61,12 +61,14 @@ def parse_eps(text: str) -> float:
     """Value of a radius written as a decimal or a fraction (``0.5``, ``8/255``, ``7.65/255``).
 
     Raises:
-        RequestError: not a number, or not finite and above 0.
+        RequestError: not a number, a division by zero, or not finite and above 0.
     """
     try:
         numerator, slash, denominator = text.partition("/")
         value = float(numerator) / float(denominator) if slash else float(numerator)
-    except (ValueError, ZeroDivisionError):
+    except ZeroDivisionError:
+        raise RequestError(f"eps {text!r} divides by zero; write it like 0.5 or 8/255") from None
+    except ValueError:
         raise RequestError(f"eps {text!r} is not a number; write it like 0.5 or 8/255") from None
     if not (math.isfinite(value) and value > 0):
         raise RequestError(f"eps {text!r} must be finite and above 0")

@@ -63,7 +63,7 @@ def test_three_faults_are_listed_with_their_lines(tmp_path: Path) -> None:
     found = message(tmp_path, text)
     assert "4 faults" in found  # a misspelt key is unknown, and the right one is missing
     assert "line 7: train.epochs: input should be greater than 0 (given: 0)" in found
-    assert "line 10: evaluate.threats: eps '8/0' is not a number" in found
+    assert "line 10: evaluate.threats: eps '8/0' divides by zero" in found
     assert "line 14: optim.weight_decai: unknown key. Did you mean 'weight_decay'?" in found
 
 

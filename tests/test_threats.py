@@ -32,6 +32,12 @@ def test_a_radius_that_is_no_number_above_zero_is_refused_with_its_text(text: st
     assert repr(text) in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["8/0", "0/0", "8/0.0"])
+def test_a_fraction_that_divides_by_zero_is_called_so(text: str) -> None:
+    with pytest.raises(RequestError, match="divides by zero"):
+        Threat.parse(f"linf:{text}")
+
+
 def test_an_unknown_norm_is_answered_with_the_nearest_and_the_list() -> None:
     with pytest.raises(RequestError, match=r"Did you mean 'linf'.*l1, l2, linf"):
         Threat.of("lnf", "0.1")

@@ -73,7 +73,7 @@ BAD_ENTRIES = [
     (GOOD.replace("[1, 28, 28]", "[0, 28, 28]"), "input_shape.0"),
     (GOOD + "norm: linf", "norm and eps go together"),
     (GOOD + "norm: l3\neps: '1'", "norm"),
-    (GOOD + "norm: linf\neps: 8/0", "eps '8/0' is not a number"),
+    (GOOD + "norm: linf\neps: 8/0", "eps '8/0' divides by zero"),
     (GOOD + "norm: linf\neps: '-1'", "above 0"),
     (GOOD + "normalization: {mean: [0.5], std: [0]}", "normalization.std.0"),
     (GOOD + "normalization: {mean: [0.5, 0.5], std: [0.5, 0.5]}", "normalization needs 1 values"),
