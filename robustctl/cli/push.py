@@ -71,7 +71,7 @@ def make_package(run: "Run", repo: str, licence: str | None, allow_flags: bool, 
     from robustctl.errors import RequestError
     from robustctl.registry import push
     from robustctl.registry.card import Story
-    from robustctl.report.table import markdown
+    from robustctl.report.table import markdown, told_apart
     from robustctl.spec import read_spec
 
     record = run.read()
@@ -84,7 +84,8 @@ def make_package(run: "Run", repo: str, licence: str | None, allow_flags: bool, 
     results = _results(run.path / "eval", digest)
     push.check_flags(results, allow_flags)
     before = _before(record, results)
-    labelled = [*(("before", one) for one in before), *(("after" if before else "robustctl", one) for one in results)]
+    columns = told_apart("after" if before else "robustctl", results)
+    labelled = [*(("before", one) for one in before), *zip(columns, results, strict=True)]
     provenance = {
         "recipe": f"{record.recipe_name}{' with ' + ', '.join(record.overrides) if record.overrides else ''}",
         "seed": str(record.seed),
@@ -102,7 +103,7 @@ def make_package(run: "Run", repo: str, licence: str | None, allow_flags: bool, 
 
 
 def _results(folder: Path, weights_sha256: str) -> "list[UnionResult]":
-    """The evaluations of exactly these weights, oldest first."""
+    """The different evaluations of exactly these weights, oldest first."""
     from robustctl import results
     from robustctl.errors import RequestError
 
@@ -112,7 +113,7 @@ def _results(folder: Path, weights_sha256: str) -> "list[UnionResult]":
             result = results.read(path)
         except RequestError:
             continue  # other schemas (intermediate-q) have their own readers
-        if result.weights_sha256 == weights_sha256:
+        if result.weights_sha256 == weights_sha256 and result not in found:
             found.append(result)
     return found
 

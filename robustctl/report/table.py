@@ -60,6 +60,25 @@ def footnotes(results: Labelled) -> list[str]:
     return notes
 
 
+def told_apart(label: str, results: Sequence[UnionResult]) -> list[str]:
+    """Column names for evaluations of one model: ``label``, and in brackets what differs between them.
+
+    None replaces another: a reader who sees only the newest cannot know whether it was the best of several. Where
+    nothing differs that has a name here, they are numbered.
+    """
+    facets = [
+        [f"{one.data.source} {one.data.split}" for one in results],
+        [f"n {one.data.n}" for one in results],
+        [" ".join(f"{norm}:{accuracy.eps_text}" for norm, accuracy in one.norms.items()) for one in results],
+        [attack_name(one) for one in results],
+        [one.attack.precision for one in results],
+        [f"seed {one.attack.seed}" for one in results],
+    ]
+    differing = [facet for facet in facets if len(set(facet)) > 1]
+    names = [f"{label} ({', '.join(texts)})" for texts in zip(*differing, strict=True)] or [label] * len(results)
+    return [f"{name} {names[: i + 1].count(name)}" if names.count(name) > 1 else name for i, name in enumerate(names)]
+
+
 def percent(acc: float, ci95: Interval, bound: str = "") -> str:
     """``41.2 [38.0, 44.5]``; ``bound`` stands before an accuracy that is only a bound."""
     return f"{bound}{100 * acc:.1f} [{100 * ci95[0]:.1f}, {100 * ci95[1]:.1f}]"

@@ -244,6 +244,17 @@ def test_flagged_results_need_a_word_and_the_card_names_them(
     assert flag in hub.read("alice/m", "README.md").decode()
 
 
+def test_two_evaluations_of_one_run_are_two_columns_that_say_what_differs(hub: Server, run: Run) -> None:
+    model, _ = checkpoint.load_model(run.path)
+    first = result("run", checkpoint.weights_sha256(model), 6)
+    second = first.model_copy(update={"attack": first.attack.model_copy(update={"precision": "bf16"})})
+    first.write(run.path / "eval" / "copy.json")
+    second.write(run.path / "eval" / "z.json")
+    assert robust("push", "--repo", "alice/m") == 0
+    card = hub.read("alice/m", "README.md").decode()
+    assert "| accuracy in % | before | after (float32) | after (bf16) |" in card
+
+
 def test_an_unfinished_run_is_not_pushed(hub: Server, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     run.update(status="interrupted")
     assert robust("push", "--repo", "alice/m") == 2

@@ -66,3 +66,22 @@ def test_markdown_has_the_same_cells_and_escapes_bars(before):
     text = table.markdown([("a|b", before)])
     assert text.splitlines()[0] == "| accuracy in % | a\\|b |"
     assert "| linf 8/255 | 50.0 [23.7, 76.3] |" in text
+
+
+def varied(result: UnionResult, **attack: object) -> UnionResult:
+    return result.model_copy(update={"attack": result.attack.model_copy(update=attack)})
+
+
+def test_evaluations_of_one_model_are_named_by_what_differs(before):
+    assert table.told_apart("after", []) == []
+    assert table.told_apart("after", [before]) == ["after"]
+    assert table.told_apart("after", [before, varied(before, precision="bf16")]) == ["after (float32)", "after (bf16)"]
+    other = make("one", [1] * 4, [1] * 4, [0] * 4, eps="4/255")
+    names = table.told_apart("after", [before, varied(other, seed=1)])
+    assert names == ["after (n 10, linf:8/255 l1:12, seed 0)", "after (n 4, linf:4/255 l1:12, seed 1)"]
+
+
+def test_evaluations_that_differ_in_nothing_named_are_numbered(before, after):
+    assert table.told_apart("after", [before, after]) == ["after 1", "after 2"]
+    three = [before, after, varied(before, seed=1)]
+    assert table.told_apart("after", three) == ["after (seed 0) 1", "after (seed 0) 2", "after (seed 1)"]
