@@ -353,9 +353,9 @@ def _channels_first(x: Tensor) -> Tensor:
 def default_batch_size(device: torch.device) -> int:
     """Rows that use the device well; a batch that does not fit its memory is split by the engine.
 
-    On a CPU larger batches are slower: their activations leave the caches.
+    On a CPU larger batches gain nothing, and more of their rows work on points that another row breaks first.
     """
-    return 1024 if device.type == "cuda" else 100
+    return 1024 if device.type == "cuda" else 200
 
 
 def seconds_per_batch(oracle: Oracle, data: ImageData, batch_size: int) -> float:
