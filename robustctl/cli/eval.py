@@ -143,7 +143,10 @@ class Subject:
 
 
 def find_subject(text: str | None) -> Subject:
-    """The run or model that the user names; the newest run for None. Raises RequestError when there is none."""
+    """The run or model that the user names; the newest run for None. Raises RequestError when there is none.
+
+    Of a run it is the last weights; one that did not do all of its steps is said to have done fewer.
+    """
     from robustctl import runs
     from robustctl.registry.locate import locate
 
@@ -152,7 +155,12 @@ def find_subject(text: str | None) -> Subject:
         assert text is not None
         located = locate(text)
         return Subject(located, None, runs.root() / "eval" / located.name.replace("/", "--"))
-    return Subject(locate(str(run.path)), run.read(), run.path / "eval")
+    record, status = run.read(), run.status()
+    if status in ("running", "stopped"):
+        say(f"{run.name} is {status}: these are the weights that it saved last")
+    elif record.step < record.steps:
+        say(f"{run.name} did {record.step} of its {record.steps} steps: these are its last weights")
+    return Subject(locate(str(run.path)), record, run.path / "eval")
 
 
 def choose_threats(subject: Subject, norms: str | None, eps: str | None) -> tuple[Threat, ...]:

@@ -90,7 +90,7 @@ def make_package(run: "Run", repo: str, licence: str | None, allow_flags: bool, 
         "recipe": f"{record.recipe_name}{' with ' + ', '.join(record.overrides) if record.overrides else ''}",
         "seed": str(record.seed),
         "data": f"{push.scrub(str(record.data['source']))} ({record.data.get('n', '?')} images)",
-        "steps": str(record.step),
+        "weights": f"the last ones, after {record.step} of {record.steps} steps",
         "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
         "SHA-256 of the tensors": digest,
     }

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from robustctl import checkpoint, results
+from robustctl import checkpoint, results, runs
 from robustctl.cli import main
 from robustctl.evaluation.store import Store
 from robustctl.registry import entry
@@ -222,6 +222,34 @@ def test_images_of_another_shape(refused, model, tmp_path):
 def test_pixels_outside_the_unit_interval(refused, model, tmp_path):
     np.savez(tmp_path / "raw.npz", x=np.full((3, 1, 8, 8), 200, np.float32), y=np.array([0, 1, 2]))
     assert "[0" in refused(model, "--data", tmp_path / "raw.npz", *EPS)
+
+
+def test_weights_of_a_run_that_did_not_end_are_called_its_last(call, model, images, private_home):
+    record = {
+        "command": "finetune",
+        "model": "m",
+        "recipe_name": "r",
+        "recipe": {"evaluate": {"threats": {"linf": "0.03"}}},
+        "seed": 0,
+        "data": {"source": str(images)},
+        "device": "cpu",
+        "hardware": "h",
+        "versions": {},
+        "started": "2026-01-01T00:00:00",
+    }
+    run = runs.create("m", "r")
+    shutil.copytree(model, run.path, dirs_exist_ok=True)
+    options = (run.path, "--data", images, "--split", "all", "--norms", "linf", "--eps", "linf=0.03", "--n", 2)
+    for changes, words in (
+        ({"status": "finished", "step": 2, "steps": 190}, "did 2 of its 190 steps: these are its last weights"),
+        ({"status": "running", "step": 0, "steps": 190}, "is stopped: these are the weights that it saved last"),
+        ({"status": "finished", "step": 190, "steps": 190}, ""),
+    ):
+        run.write(runs.Record.model_validate({**record, **changes}))
+        code, _, err = call(*options)
+        assert code == 0, err
+        assert words in err
+        assert words or "last" not in err
 
 
 def test_truncated_weights(refused, model, images):

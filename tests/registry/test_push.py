@@ -244,6 +244,12 @@ def test_flagged_results_need_a_word_and_the_card_names_them(
     assert flag in hub.read("alice/m", "README.md").decode()
 
 
+def test_the_card_of_a_run_that_was_cut_short_says_after_which_step(hub: Server, run: Run) -> None:
+    run.update(step=2, steps=190)
+    assert robust("push", "--repo", "alice/m") == 0
+    assert "- weights: the last ones, after 2 of 190 steps" in hub.read("alice/m", "README.md").decode()
+
+
 def test_two_evaluations_of_one_run_are_two_columns_that_say_what_differs(hub: Server, run: Run) -> None:
     model, _ = checkpoint.load_model(run.path)
     first = result("run", checkpoint.weights_sha256(model), 6)
