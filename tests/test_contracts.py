@@ -21,6 +21,7 @@ ROOMS = (
     "standards",
     "files",
     "progress",
+    "allocator",
     "results",
     "results_intermediate",
     "spec",
