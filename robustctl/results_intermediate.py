@@ -144,6 +144,10 @@ class IntermediateResult(_Frozen):
         """Estimates of one kind in the order of q."""
         return sorted((one for one in self.estimates if one.estimator == estimator), key=lambda one: one.q)
 
+    def shown_curve(self) -> list[QEstimate]:
+        """What a picture shows: path sampling's estimates, Monte Carlo's where there are no others."""
+        return self.curve("path") or self.curve("mc")
+
     def write(self, path: Path) -> None:
         """Write the JSON atomically; raises RunError when that is not possible."""
         write_text(path, json.dumps(self.model_dump(mode="json", by_alias=True)) + "\n")

@@ -1,17 +1,24 @@
 """How commands name results: a JSON file, or a run (its newest result)."""
 
 import json
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from robustctl.errors import RequestError
 
 if TYPE_CHECKING:
     from robustctl.results import UnionResult
+    from robustctl.results_intermediate import IntermediateResult
+    from robustctl.runs import Run
+
+    Result = TypeVar("Result", UnionResult, IntermediateResult)
+
+UNION, INTERMEDIATE = "robustctl.eval/1", "robustctl.intermediate/1"
 
 
 def read_all(texts: list[str]) -> list[tuple[str, "UnionResult"]]:
-    """Read results and give each a label: its model, with the file's name where two have the same.
+    """Read results of unions and give each a label: its model, with the file's name where two have the same.
 
     Args:
         texts: paths of result files, or runs.
@@ -19,42 +26,87 @@ def read_all(texts: list[str]) -> list[tuple[str, "UnionResult"]]:
     Raises:
         RequestError: no such file or run, or a file that is no result.
     """
-    from robustctl import results
+    from robustctl import results, runs
 
-    paths = [_path(text) for text in texts]
-    found = [(path, results.read(path)) for path in paths]
-    models = [result.model for _, result in found]
-    return [(_label(path, result.model, models), result) for path, result in found]
-
-
-def everything() -> list[str]:
-    """The result files of union evaluations under the runs' root, oldest first."""
-    from robustctl import runs
-
-    root = runs.root()
-    files = [*root.glob("*/eval/*.json"), *root.glob("eval/*/*.json")]
-    return [str(path) for path in sorted(files, key=lambda path: path.stat().st_mtime) if _is_union(path)]
+    paths = []
+    for text in texts:
+        run = runs.find(text)
+        paths.append(Path(text) if run is None else _newest_union(run))
+    return _labelled([(path, results.read(path)) for path in paths])
 
 
-def _path(text: str) -> Path:
-    from robustctl import runs
+def read_both(texts: list[str]) -> tuple[list[tuple[str, "UnionResult"]], list[tuple[str, "IntermediateResult"]]]:
+    """Read results of unions and intermediate-q results, labelled as in ``read_all`` (curves within a distribution).
+
+    Args:
+        texts: paths of result files, or runs: of each the newest result, and the newest of each distribution. All
+            results under the runs' root where there are none.
+
+    Raises:
+        RequestError: no such file or run, or a file that is no result.
+    """
+    from robustctl import results, results_intermediate
+
+    paths = [path for text in texts for path in _named(text)] if texts else _everything()
+    curves = [path for path in paths if _schema(path) == INTERMEDIATE]
+    return (
+        _labelled([(path, results.read(path)) for path in paths if path not in curves]),
+        _labelled(
+            [(path, results_intermediate.read(path)) for path in curves],
+            lambda result: (result.model, result.distribution.text),
+        ),
+    )
+
+
+def _named(text: str) -> list[Path]:
+    from robustctl import results_intermediate, runs
 
     run = runs.find(text)
     if run is None:
-        return Path(text)
-    files = sorted((run.path / "eval").glob("*.json"), key=lambda path: path.stat().st_mtime)
-    union = [path for path in files if _is_union(path)]
-    if not union:
+        return [Path(text)]
+    curves = {results_intermediate.read(path).distribution.text: path for path in _files(run, INTERMEDIATE)}
+    if not curves:
+        return [_newest_union(run)]
+    return [*_files(run, UNION)[-1:], *curves.values()]
+
+
+def _everything() -> list[Path]:
+    """The result files under the runs' root, oldest first."""
+    from robustctl import runs
+
+    root = runs.root()
+    files = _by_age([*root.glob("*/eval/*.json"), *root.glob("eval/*/*.json")])
+    return [path for path in files if _schema(path) in (UNION, INTERMEDIATE)]
+
+
+def _newest_union(run: "Run") -> Path:
+    found = _files(run, UNION)
+    if not found:
         raise RequestError(f"run {run.name} has no result yet; make one with robustctl eval {run.path}")
-    return union[-1]
+    return found[-1]
 
 
-def _is_union(path: Path) -> bool:
+def _files(run: "Run", schema: str) -> list[Path]:
+    return [path for path in _by_age((run.path / "eval").glob("*.json")) if _schema(path) == schema]
+
+
+def _by_age(files: Iterable[Path]) -> list[Path]:
+    return sorted(files, key=lambda path: path.stat().st_mtime)
+
+
+def _schema(path: Path) -> object:
     try:
-        return bool(json.loads(path.read_text(encoding="utf-8")).get("schema") == "robustctl.eval/1")
+        return json.loads(path.read_text(encoding="utf-8")).get("schema")
     except (OSError, ValueError, AttributeError):
-        return False
+        return None
 
 
-def _label(path: Path, model: str, models: list[str]) -> str:
-    return model if models.count(model) == 1 else f"{model} ({path.stem})"
+def _labelled(
+    found: "Sequence[tuple[Path, Result]]", what: "Callable[[Result], object]" = lambda result: result.model
+) -> "list[tuple[str, Result]]":
+    """Labels each result with its model, and with the file's name where two are of the same ``what``."""
+    whats = [what(result) for _, result in found]
+    return [
+        (result.model if whats.count(what(result)) == 1 else f"{result.model} ({path.stem})", result)
+        for path, result in found
+    ]

@@ -16,19 +16,25 @@ def command(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write an HTML page here.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the verdict of every point here.")] = None,
 ) -> None:
-    """Show results: as tables on the terminal, as a self-contained HTML page (-o), or point by point (--csv)."""
-    from robustctl.cli._results import everything, read_all
-    from robustctl.files import write_text
-    from robustctl.report import page, points, table
+    """Show results: as tables on the terminal, as a self-contained HTML page (-o), or point by point (--csv).
 
-    found = read_all(result or everything())
-    if not found:
+    Intermediate-q results are shown too, on the page as curves; --csv leaves them out.
+    """
+    from robustctl.cli._results import read_both
+    from robustctl.files import write_text
+    from robustctl.report import intermediate, page, points, table
+
+    found, curves = read_both(result or [])
+    if not found and not curves:
         raise RequestError("there is no result yet; make one with robustctl eval")
+    if csv is not None and not found:
+        raise RequestError("--csv needs verdicts; make some with robustctl eval --union")
     if output is not None:
-        write_text(output, page.render(found))
+        write_text(output, page.render(found, curves))
         print(f"page: {output}", file=sys.stderr)
     if csv is not None:
         write_text(csv, points.render(found))
         print(f"points: {csv}", file=sys.stderr)
     if output is None and csv is None:
-        typer.echo("\n\n".join(table.before_after([one]) for one in found))
+        tables = [table.before_after([one]) for one in found] + [intermediate.table(one) for _, one in curves]
+        typer.echo("\n\n".join(tables))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustctl.errors import RequestError
 from robustctl.files import atomic_path
-from robustctl.results_intermediate import IntermediateResult, QEstimate
+from robustctl.results_intermediate import IntermediateResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,7 +51,7 @@ def plot_curves(curves: Sequence[tuple[str, IntermediateResult]], path: Path) ->
         FigureCanvasAgg(figure)
         axes = figure.subplots()
         # A logarithmic axis has no zero: a band that reaches it runs out of the picture.
-        bottom = min(one.value for _, result in curves for one in _points(result)) / 10
+        bottom = min(one.value for _, result in curves for one in result.shown_curve()) / 10
         for k, (label, result) in enumerate(curves):
             _draw(axes, label, result, COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)], bottom)
         _dress(axes, curves, bottom)
@@ -60,7 +60,7 @@ def plot_curves(curves: Sequence[tuple[str, IntermediateResult]], path: Path) ->
 
 
 def _draw(axes: "Axes", label: str, result: IntermediateResult, colour: str, marker: str, bottom: float) -> None:
-    points = _points(result)
+    points = result.shown_curve()
     q = [one.q for one in points]
     axes.plot(q, [one.value for one in points], color=colour, marker=marker, label=label)
     low = [max(one.ci95[0], bottom) for one in points]
@@ -87,7 +87,3 @@ def _dress(axes: "Axes", curves: Sequence[tuple[str, IntermediateResult]], botto
     axes.grid(True, which="major", color="#dddddd")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="best")
-
-
-def _points(result: IntermediateResult) -> list[QEstimate]:
-    return result.curve("path") or result.curve("mc")

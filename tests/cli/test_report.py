@@ -1,13 +1,18 @@
 import csv
+import os
+import shutil
+import time
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from robustctl import results
+from robustctl import results, runs
 from robustctl.cli import app
 from robustctl.errors import RequestError
 from robustctl.results import AttackInfo, DataInfo, Points, UnionResult
+from robustctl.results_intermediate import IntermediateResult
 from robustctl.threats import Threat
 
 NASTY = '<script>alert("x")</script>&'
@@ -99,3 +104,85 @@ def test_without_a_page_the_table_is_printed(result):
 def test_without_arguments_and_results_it_says_what_to_do():
     with pytest.raises(RequestError, match="robustctl eval"):
         run("report")
+
+
+@pytest.fixture
+def curve(tmp_path):
+    """A file of an intermediate-q result whose texts are nasty."""
+    share = {"acc": 0.5, "n_correct": 1, "ci95": (0.1, 0.9)}
+    estimate = {
+        "q": 10,
+        "estimator": "mc",
+        "grid": None,
+        "value": 0.5,
+        "ci95": (0.4, 0.6),
+        "ci95_sampling": (0.4, 0.6),
+        "samples": 10,
+        "leapfrog": 0,
+        "chains": None,
+        "acceptance": None,
+        "ess": 9.0,
+        "chain_gap": None,
+        "lag": None,
+        "log_z": [0.0, 0.0],
+    }
+    made = IntermediateResult.model_validate(
+        {
+            "model": NASTY,
+            "weights_sha256": "0",
+            "data": {"source": NASTY, "split": NASTY, "n": 2, "index_sha256": "0"},
+            "distribution": {"kind": "linf", "eps": 0.1, "text": "linf:0.1"},
+            "clean": share,
+            "clean_loss": {"value": 0.1, "ci95": (0.0, 0.2)},
+            "estimates": [estimate],
+            "random": {"acc": 0.5, "ci95": (0.1, 0.9)},
+            "probacc": [],
+            "adversarial_loss": None,
+            "seed": 0,
+            "cost": {"recorded": 1, "burn_in": 1, "attacks": 1, "forwards": 1},
+            "flags": [NASTY],
+            "seconds": 1,
+            "device": NASTY,
+            "versions": {NASTY: NASTY},
+        }
+    )
+    made.write(tmp_path / "q.json")
+    return str(tmp_path / "q.json")
+
+
+def test_curves_join_the_page_and_stand_alone_too(result, curve, tmp_path):
+    for files, charts in (((result, curve), 2), ((curve,), 1), ((result,), 1)):
+        run("report", *files, "-o", str(tmp_path / "page.html"))
+        page = Page((tmp_path / "page.html").read_text())
+        assert page.open == []
+        assert page.tags.count("svg") == charts
+        assert "script" not in page.tags and page.links == []
+        assert ("q = 10" in page.text) == (curve in files)
+
+
+def test_csv_of_curves_alone_is_refused(curve, tmp_path):
+    with pytest.raises(RequestError, match="--csv needs verdicts"):
+        run("report", curve, "--csv", str(tmp_path / "points.csv"))
+
+
+def test_curves_are_printed_as_a_table(result, curve):
+    text = run("report", result, curve)
+    assert "union" in text and "Z_MC, q=10" in text
+
+
+def test_a_runs_newest_results_of_each_kind_are_shown(result, curve, tmp_path, private_home):
+    folder = runs.create("m", "r").path
+    (folder / runs.RECORD).write_text("{}")
+    (folder / "eval").mkdir()
+    for name, age in (("old", 20), ("new", 10)):
+        for file in (result, curve):
+            copy = folder / "eval" / f"{name}-{Path(file).name}"
+            shutil.copy(file, copy)
+            os.utime(copy, (time.time() - age,) * 2)
+    output = str(tmp_path / "page.html")
+    run("report", str(folder), "-o", output)
+    text = Page(Path(output).read_text()).text
+    assert "(new" not in text and "(old" not in text  # one of each kind needs no file's name
+    run("report", "-o", output)
+    text = Page(Path(output).read_text()).text
+    assert all(f"({name}-{kind})" in text for name in ("old", "new") for kind in ("r", "q"))
