@@ -1,5 +1,6 @@
 """Pushing with the real hub client to a hub on the loopback."""
 
+import gc
 import json
 import re
 import sys
@@ -162,6 +163,13 @@ def test_a_failed_push_says_why_and_leaves_the_run_as_it_was(
     assert before == {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     hub.faults.clear()
     assert robust("push", "--repo", "alice/m") == 0
+
+
+def test_garbage_is_collected_again_after_a_push_and_after_a_refused_one(hub: Server, run: Run) -> None:
+    assert robust("push", "--repo", "alice/m") == 0
+    assert gc.isenabled()
+    assert robust("push", "--repo", "bob/m") == 2
+    assert gc.isenabled()
 
 
 @pytest.mark.parametrize("status", [429, 503])
