@@ -7,7 +7,7 @@ from torch import nn
 from robustctl import losses
 from robustctl.architectures import Classifier, kw_small, preact_resnet18, wide_resnet
 from robustctl.errors import RequestError
-from robustctl.oracle import Oracle, _split, accelerate, pick_precision
+from robustctl.oracle import Oracle, _FrozenBatchNorm, _split, accelerate, pick_precision
 from robustctl.spec import Normalization
 
 NORMALIZATION = Normalization(mean=[0.4, 0.5, 0.6], std=[0.2, 0.25, 0.3])
@@ -58,8 +58,29 @@ def test_acceleration_leaves_the_model_s_weights_modes_and_hooks_alone() -> None
 
 def test_batch_norm_after_a_convolution_is_folded_away() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.BatchNorm2d(4)).eval()
-    kept = [module for module in accelerate(model, "float32").modules() if isinstance(module, nn.BatchNorm2d)]
-    assert len(kept) == 1, "only the one that follows the convolution can be folded"
+    fast = list(accelerate(model, "float32").modules())
+    assert sum(isinstance(module, _FrozenBatchNorm) for module in fast) == 1, "only the other one is left"
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fast)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_frozen_batch_norm_is_the_affine_map_of_its_statistics(affine: bool) -> None:
+    norm = nn.BatchNorm2d(3, affine=affine).double().eval()
+    for tensor in norm.state_dict().values():
+        if tensor.is_floating_point():
+            nn.init.uniform_(tensor, 0.5, 2)
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    expected, actual = norm(x), _FrozenBatchNorm(norm)(x)
+    torch.testing.assert_close(actual, expected)
+    weights = torch.randn_like(x)
+    grads = [torch.autograd.grad((out * weights).sum(), x)[0] for out in (actual, expected)]
+    torch.testing.assert_close(*grads)
+
+
+def test_a_batch_norm_without_running_statistics_is_left_as_it_is() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)).eval()
+    x = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(accelerate(model, "float32")(x), model(x))
 
 
 def test_bf16_splits_pixels_so_that_small_perturbations_are_seen() -> None:

@@ -182,7 +182,7 @@ def test_an_own_entry_without_weights_looks_like_any_other(tmp_path: Path, capsy
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("salman-rn18", "madrylab/robust-imagenet-models@main may change; the SHA-256 above binds resnet18_linf_eps4"),
+        ("wang-wrn70", "wzekai99/DM-Improves-AT@main may change; the hash of the first download binds checkpoint/"),
         ("wang-wrn28", "wzekai99/DM-Improves-AT@main may change; the hash of the first download binds checkpoint/"),
         ("leaf-clip-l14-cifar10", "openai/clip-vit-large-patch14@main may change; the hash of the first download"),
     ],
