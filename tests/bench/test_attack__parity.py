@@ -16,7 +16,7 @@ from robustctl.threats import Threat
 
 POINTS_WEAKER = 0.5
 MEAN_DIFFERENCE = 0.2
-N = {"standard": 200, "full": 40}
+N = 200
 
 
 def read_model(shared: Path, name: str) -> tuple[Classifier, str, list[Threat]]:
@@ -55,7 +55,7 @@ def test_we_are_as_strong_as_the_reference_on_three_models_and_norms(
     differences = {}
     for name in ("mnist", "wrn10", "wide-kw"):
         model, folder, threats = read_model(shared, name)
-        images = data.load(folder, "test", N[protocol])
+        images = data.load(folder, "test", N)
         result: Any = compare(
             model, images, threats, protocol=protocol, precision=pick_precision(precision, torch.device("cpu")),
             seed=0, batch_size=100, peer_batch_size=250, rounds=1, peer=True, report=print,
