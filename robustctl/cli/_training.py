@@ -228,7 +228,7 @@ def _header(job: Job, spec: "ModelSpec") -> list[str]:
         f"data: {len(job.data)} images of {job.data.source} ({job.data.split}), {settings.selection.images} of them "
         "held out for selection",
         f"trained on {', '.join(map(str, settings.train_threats))}; judged by "
-        f"{', '.join(map(str, settings.evaluate_threats))}; {settings.train.epochs} epochs, "
+        f"{', '.join(map(str, settings.evaluate_threats))}; epochs: {settings.train.epochs}, "
         f"lr {learning_rate(settings, spec):g}",
     ]
     hull = recipe.hull_line(settings, prod(spec.input_shape))
