@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -100,7 +100,7 @@ def make_package(run: "Run", repo: str, licence: str | None, allow_flags: bool, 
         RequestError: unfinished run, damaged weights, unknown licence, flagged results.
     """
     from robustctl.errors import RequestError
-    from robustctl.registry import push
+    from robustctl.registry import push, scrub
     from robustctl.registry.card import Story
     from robustctl.report.table import markdown, told_apart
     from robustctl.spec import read_spec
@@ -112,25 +112,70 @@ def make_package(run: "Run", repo: str, licence: str | None, allow_flags: bool, 
         raise RequestError(f"run {run.name} is {status}; finish it first: robustctl {record.command} --resume")
     chosen = push.check_licence(licence or record.licence, record.base)
     spec = read_spec(run.path)
-    results = _results(run.path / "eval", digest)
-    push.check_flags(results, allow_flags)
-    before = _before(record, results)
+    found = _results(run.path / "eval", digest)
+    push.check_flags(found, allow_flags)
+    found_before = _before(record, found)
+    source = str(record.data["source"])
+    names = scrub.data_names([source, *(one.data.source for one in [*found_before, *found])])
+    before = [scrub.published(one, names) for one in found_before]
+    results = [scrub.published(one, names) for one in found]
     columns = told_apart("after" if before else "robustctl", results)
     labelled = [*(("before", one) for one in before), *zip(columns, results, strict=True)]
+    paths = _paths(record)
+    content = _public(record, paths)
+    content["data"] = {**record.data, "source": names[source]}
     provenance = {
-        "recipe": f"{record.recipe_name}{' with ' + ', '.join(record.overrides) if record.overrides else ''}",
+        "recipe": " with ".join(filter(None, [content["recipe_name"], ", ".join(content["overrides"])])),
         "seed": str(record.seed),
-        "data": f"{push.scrub(str(record.data['source']))} ({record.data.get('n', '?')} images)",
+        "data": f"{names[source]} ({record.data.get('n', '?')} images)",
         "weights": f"the last ones, after {record.step} of {record.steps} steps",
         "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
         "SHA-256 of the tensors": digest,
     }
-    base = push.scrub(record.base) if record.base else None
-    table = push.scrub(markdown(labelled)) if labelled else ""
-    name = Path(repo).name if repo.startswith("file://") else repo
-    story = Story(name, spec, chosen, results, table, base, _base_repo(base), provenance)
-    content = record.model_dump(mode="json", by_alias=True)
-    return push.Package(story, push.run_files(run.path, content, [*before, *results]))
+    story = Story(
+        name=Path(repo).name if repo.startswith("file://") else repo,
+        spec=spec,
+        licence=chosen,
+        results=results,
+        table=markdown(labelled) if labelled else "",
+        base=content["base"],
+        base_repo=_base_repo(record),
+        provenance=provenance,
+        datasets=tuple(filter(None, [scrub.hub_dataset(source)])),
+    )
+    files = push.run_files(run.path, content, [*before, *results], paths)
+    return push.Package(story, files, origin=run.path)
+
+
+def _paths(record: "Record") -> list[str]:
+    """What in a record is a local path, in whatever characters: what has a public name is none."""
+    from robustctl import recipe
+    from robustctl.registry.scrub import hub_dataset
+
+    extra = record.recipe.get("extra")
+    found = [extra.get("path")] if isinstance(extra, dict) else []
+    found += [record.recipe_name] if record.recipe_name not in recipe.names() else []
+    found += [record.data["source"]] if not hub_dataset(record.data["source"]) else []
+    found += [record.model, record.base] if not _is_public(record) else []
+    return [text for text in map(str, filter(None, found)) if "/" in text or "\\" in text]
+
+
+def _is_public(record: "Record") -> bool:
+    """Whether the start is called by a name that others know: an entry's, or a pulled repo's, but not a directory's."""
+    from robustctl.registry.locate import FILE, entry_files, pulled
+
+    known = record.base in entry_files() or record.base in pulled()
+    return record.base == record.model and known and not str(record.base).startswith(FILE)
+
+
+def _public(record: "Record", paths: list[str]) -> "dict[str, Any]":
+    """The content of ``run.json`` for everybody; a start without a public name keeps its last part."""
+    from robustctl.registry.scrub import last_part, scrubbed
+
+    content: dict[str, Any] = scrubbed(record.model_dump(mode="json", by_alias=True), paths)
+    if record.base and not _is_public(record):
+        content["base"] = content["model"] = last_part(record.base)
+    return content
 
 
 def _results(folder: Path, weights_sha256: str) -> "list[UnionResult]":
@@ -160,12 +205,14 @@ def _before(record: "Record", after: "list[UnionResult]") -> "list[UnionResult]"
     return [one for one in found if not unlike(one, after[-1])][-1:]
 
 
-def _base_repo(base: str | None) -> str | None:
+def _base_repo(record: "Record") -> str | None:
     """The start as a repo of the hub, where it is one."""
     from robustctl.registry.entry import REPO_ID
-    from robustctl.registry.locate import entry_files, pulled, read_entry
+    from robustctl.registry.locate import entry_files, read_entry
 
-    if base in entry_files():
-        return next((source.repo for source in read_entry(base).sources if source.repo), None)
-    repo = base.partition("@")[0] if base else ""
-    return repo if base in pulled() and REPO_ID.fullmatch(repo) else None
+    if not record.base or not _is_public(record):
+        return None
+    if record.base in entry_files():
+        return next((source.repo for source in read_entry(record.base).sources if source.repo), None)
+    repo = record.base.partition("@")[0]
+    return repo if REPO_ID.fullmatch(repo) else None

@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 
 from robustctl import __version__
+from robustctl.registry.scrub import BUILT_IN, HUB_DATASETS, LOCAL, hub_dataset
 from robustctl.results import UnionResult
 from robustctl.spec import ModelSpec
-from robustctl.standards import STANDARDS
 
 FENCE = "---"
 YAML_BEGIN, YAML_END = "# robustctl: begin", "# robustctl: end"
@@ -38,6 +38,7 @@ class Story:
         base: what it was made from: a repo id, an entry's name, or None.
         base_repo: ``base`` as a repo of the hub, where it is one.
         provenance: label and value of what is known about its making.
+        datasets: hub ids of what it was trained on, where that is known.
         credit: a sentence on whose work this is.
         citation: BibTeX or text.
     """
@@ -50,6 +51,7 @@ class Story:
     base: str | None = None
     base_repo: str | None = None
     provenance: dict[str, str] | None = None
+    datasets: tuple[str, ...] = ()
     credit: str = ""
     citation: str | None = None
 
@@ -75,8 +77,6 @@ def render(story: Story, existing: str = "") -> str:
 def metadata(story: Story) -> dict[str, Any]:
     """The front matter: what the hub reads."""
     spec = story.spec
-    standard = STANDARDS.get(spec.dataset)
-    dataset = standard.source if standard and "/" in standard.source else None
     norms = sorted({norm for result in story.results for norm in result.norms} or ({spec.norm} if spec.norm else set()))
     content: dict[str, Any] = {
         "license": story.licence,
@@ -84,8 +84,8 @@ def metadata(story: Story) -> dict[str, Any]:
         "pipeline_tag": "image-classification",
         "tags": ["adversarial-robustness", "robustctl", spec.architecture.name, *norms],
     }
-    if dataset:
-        content["datasets"] = [dataset]
+    if story.datasets:
+        content["datasets"] = list(story.datasets)
     if story.base_repo:
         content["base_model"] = story.base_repo
     if story.base_repo and story.base:
@@ -93,15 +93,18 @@ def metadata(story: Story) -> dict[str, Any]:
     if story.results:
         content["metrics"] = ["accuracy"]
         content["model-index"] = [
-            {"name": story.name.rpartition("/")[2], "results": [_index(one, spec) for one in story.results[-1:]]}
+            {"name": story.name.rpartition("/")[2], "results": [_index(one) for one in story.results[-1:]]}
         ]
     return content
 
 
-def _index(result: UnionResult, spec: ModelSpec) -> dict[str, Any]:
-    """One result of ``model-index``. Norm and eps stand in the metrics: the hub merges what differs elsewhere."""
-    standard = STANDARDS.get(result.data.source) or STANDARDS.get(spec.dataset)
-    source = standard.source if standard else result.data.source
+def _index(result: UnionResult) -> dict[str, Any]:
+    """One result of ``model-index``. Norm and eps stand in the metrics: the hub merges what differs elsewhere.
+
+    Its data set is a hub id only where the images came from there: the hub shows the number on that data set's page.
+    """
+    source = result.data.source
+    name = next((known for known, hub_id in HUB_DATASETS.items() if hub_id == source), source)
     args = {"n": result.data.n, "attack": result.attack.name, "protocol": result.attack.protocol}
 
     def metric(name: str, acc: float, ci95: tuple[float, float], **more: object) -> dict[str, Any]:
@@ -122,9 +125,14 @@ def _index(result: UnionResult, spec: ModelSpec) -> dict[str, Any]:
     metrics.append(metric("union robust accuracy", result.union.acc, result.union.ci95, threats=threats))
     return {
         "task": {"type": "image-classification", "name": "Image Classification"},
-        "dataset": {"type": source, "name": spec.dataset, "split": result.data.split},
+        "dataset": {"type": _dataset_type(source), "name": name, "split": result.data.split},
         "metrics": metrics,
     }
+
+
+def _dataset_type(source: str) -> str:
+    """``local-data`` has no page on the hub; the name of a folder, ``mnist`` say, could be that of one."""
+    return source if hub_dataset(source) or source in BUILT_IN else LOCAL.replace(" ", "-")
 
 
 def _body(story: Story) -> list[str]:

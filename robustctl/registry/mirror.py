@@ -9,6 +9,7 @@ from robustctl.registry.folder import sha256
 from robustctl.registry.local import read_record
 from robustctl.registry.locate import FILE, locate
 from robustctl.registry.push import Package, check_licence
+from robustctl.registry.scrub import HUB_DATASETS
 
 
 def package(name: str, repo: str, licence: str | None) -> Package:
@@ -45,6 +46,7 @@ def package(name: str, repo: str, licence: str | None) -> Package:
         base_repo=next((source.repo for source in entry.sources if source.repo), None),
         provenance=provenance,
         credit=credit,
+        datasets=tuple(filter(None, [HUB_DATASETS.get(entry.dataset)])),
         citation=entry.citation,
     )
     config = located.spec.model_dump_json(by_alias=True, indent=2) + "\n"

@@ -1,10 +1,9 @@
 """Publishes a model: to a repo of the hub, or to a plain directory (``file://``). It only reads the run."""
 
-import getpass
 import json
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,10 @@ from robustctl.registry.download import RemoteFile, download, git_sha1
 from robustctl.registry.entry import REPO_ID
 from robustctl.registry.folder import sha256
 from robustctl.registry.locate import FILE, REVISION
+from robustctl.registry.scrub import scrub, scrubbed, secret_in
 from robustctl.results import UnionResult
 
 NOTES = ("union-only", "outside")  # flags that say how a number was made, not that it is too high
-PATH = re.compile(r"(?<![\w.:/<-])(?:~|[A-Za-z]:)?[/\\](?:[\w.@+ -]+[/\\])+(?=[\w.@+-])")
 SHARD_BYTES = 5_000_000_000  # the default of huggingface_hub's own writer
 EVALS = re.compile(r"robustctl/eval-[\w.-]+\.json")
 
@@ -33,11 +32,13 @@ class Package:
         story: of its card.
         files: by their path in it (bytes, or a file here).
         sha256: hashes of files here that are known already; the others are hashed when they are needed.
+        origin: the run that the files are made from, if they are.
     """
 
     story: Story
     files: Mapping[str, bytes | Path]
     sha256: Mapping[Path, str] = field(default_factory=dict)
+    origin: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -95,25 +96,28 @@ def check_flags(results: list[UnionResult], allow: bool) -> None:
         raise RequestError(f"the evaluation raised flags:\n  {listed}\nevaluate again, or push with --allow-flags")
 
 
-def run_files(run: Path, record: dict[str, Any], results: list[UnionResult]) -> dict[str, bytes | Path]:
-    """The files of a run that are published, without anything of this machine or its user."""
+def run_files(
+    run: Path, record: dict[str, Any], results: list[UnionResult], paths: Iterable[str]
+) -> dict[str, bytes | Path]:
+    """The files of a run that are published, without anything of this machine or its user.
+
+    Args:
+        record: the content of ``run.json``.
+        results: evaluations as they are published.
+        paths: local paths that the recipe may hold.
+    """
     kept = {key: value for key, value in record.items() if key not in ("message", "hardware")}
     files: dict[str, bytes | Path] = {
         "model.safetensors": run / "model.safetensors",
         "config.json": (run / "config.json").read_bytes(),
-        "robustctl/run.json": _json(kept),
+        "robustctl/run.json": _json(scrubbed(kept, paths)),
     }
     if (run / "recipe.yaml").is_file():
-        files["recipe.yaml"] = scrub((run / "recipe.yaml").read_text(encoding="utf-8")).encode()
+        files["recipe.yaml"] = scrub((run / "recipe.yaml").read_text(encoding="utf-8"), paths).encode()
     for result in results:
         content = _json(result.model_dump(mode="json", by_alias=True))
         files[f"robustctl/eval-{result.data.split}-{git_sha1(content)[:8]}.json"] = content
     return files
-
-
-def scrub(text: str) -> str:
-    """Cut local paths down to their last part."""
-    return PATH.sub("", text)
 
 
 def publish(package: Package, target: Target, *, dry_run: bool = False) -> str | None:
@@ -138,7 +142,7 @@ def _publish(package: Package, target: Target, dry_run: bool) -> str | None:
     if dry_run or target.repo.startswith(FILE):
         existing = Path(target.repo.removeprefix(FILE)) / "README.md"
         old = existing.read_bytes().decode("utf-8", "surrogateescape") if existing.is_file() else ""
-        files = _with_card(package, old)
+        files = _with_card(package, old, target)
         return target.repo if not dry_run and _push_to_folder(target.repo, files, package.sha256) else None
     return _push_to_hub(package, target)
 
@@ -162,7 +166,7 @@ def _push_to_hub(package: Package, target: Target) -> str | None:
     hub.create_repo(target.repo, target.private, target.branch)
     commit, there = hub.list_files(target.repo, target.branch)
     remote = {file.path: file for file in there}
-    files = _with_card(package, _existing_card(target.repo, commit, remote))
+    files = _with_card(package, _existing_card(target.repo, commit, remote), target)
     changed = {name: one for name, one in files.items() if not _same(one, remote.get(name), package.sha256)}
     stale = [name for name in remote if EVALS.fullmatch(name) and name not in files]
     if not changed and not stale:
@@ -181,32 +185,24 @@ def _push_to_folder(repo: str, files: dict[str, bytes | Path], known: Mapping[Pa
         return folder.push(repo, paths, known)
 
 
-def _with_card(package: Package, existing: str) -> dict[str, bytes | Path]:
+def _with_card(package: Package, existing: str, target: Target) -> dict[str, bytes | Path]:
+    if secret := secret_in(existing):
+        raise RequestError(f"the card of {target.repo} holds {secret}; remove it from README.md there and push again")
     readme = card.render(package.story, existing).encode("utf-8", "surrogateescape")
     files = {**package.files, "README.md": readme}
     for name, content in files.items():
-        if isinstance(content, bytes) and (secret := _secret(content.decode("utf-8", "replace"))):
-            raise RequestError(f"{name} would publish {secret}; remove it there and push again")
+        if isinstance(content, bytes) and (secret := secret_in(content.decode("utf-8", "replace"))):
+            raise RequestError(f"{name} would publish {secret}; remove it from {_origin(package, name)} and push again")
     return files
 
 
-def _secret(text: str) -> str | None:
-    """What must not leave this machine: a token, or a path that shows the user."""
-    from robustctl.registry.hub import own_token
-
-    token = own_token()
-    if (token and token in text) or re.search(r"\bhf_[A-Za-z0-9]{30,}\b", text):
-        return "a hub token"
-    places = [str(Path.home()), str(Path.cwd()), f"/home/{_user()}", f"/Users/{_user()}"]
-    found = next((place for place in places if len(place) > 1 and f"{place}/" in text), None)
-    return f"the local path {found}" if found else None
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"
+def _origin(package: Package, name: str) -> str:
+    """Where the user can change what a published file says."""
+    if package.origin is None:
+        return "the registry's entry"
+    if name.startswith("robustctl/eval-"):
+        return f"{package.origin / 'eval'}, or delete that evaluation,"
+    return str(package.origin / ("run.json" if name == "README.md" else name.removeprefix("robustctl/")))
 
 
 def _existing_card(repo: str, commit: str, remote: dict[str, RemoteFile]) -> str:
@@ -229,12 +225,4 @@ def _same(content: bytes | Path, remote: RemoteFile | None, known: Mapping[Path,
 
 
 def _json(content: object) -> bytes:
-    return (json.dumps(_scrubbed(content), indent=2, sort_keys=True) + "\n").encode()
-
-
-def _scrubbed(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {key: _scrubbed(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [_scrubbed(value) for value in content]
-    return scrub(content) if isinstance(content, str) else content
+    return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()

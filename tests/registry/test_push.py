@@ -3,19 +3,18 @@
 import gc
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from command import robust
 from hub_server import TOKEN, Fault, Server
 from samples import result
 
 import robustctl
 from robustctl import checkpoint
 from robustctl.architectures import build
-from robustctl.cli import main
 from robustctl.errors import RequestError
 from robustctl.registry.hub_class import RobustClassifier
 from robustctl.registry.locate import locate
@@ -23,16 +22,6 @@ from robustctl.registry.pull import pull
 from robustctl.registry.push import preflight
 from robustctl.runs import Run
 from robustctl.spec import ModelSpec
-
-
-def robust(*arguments: str) -> int:
-    """Run the command line; returns its exit code."""
-    sys.argv = ["robustctl", *arguments]
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def test_pushed_and_pulled_weights_are_bit_identical_and_give_the_same_logits(hub: Server, run: Run) -> None:
@@ -116,7 +105,7 @@ def test_nothing_private_is_published(hub: Server, run: Run) -> None:
     assert TOKEN not in text
     assert str(Path.home()) + "/" not in text
     assert str(run.path.parent) not in text
-    assert json.loads(hub.read("alice/m", "robustctl/run.json"))["data"]["source"] == "images"
+    assert json.loads(hub.read("alice/m", "robustctl/run.json"))["data"]["source"] == "local data images"
 
 
 def test_a_token_in_the_recipe_is_refused_before_anything_is_sent(

@@ -1,0 +1,15 @@
+"""The command line, in the tests' own process."""
+
+import sys
+
+from robustctl.cli import main
+
+
+def robust(*arguments: str) -> int:
+    """Run the command line; returns its exit code."""
+    sys.argv = ["robustctl", *arguments]
+    try:
+        main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
