@@ -9,6 +9,8 @@ from typing import Any
 import yaml
 
 from robustctl import __version__
+from robustctl.errors import RequestError
+from robustctl.files import parse_yaml
 from robustctl.registry.scrub import BUILT_IN, HUB_DATASETS, LOCAL, hub_dataset
 from robustctl.results import UnionResult
 from robustctl.spec import ModelSpec
@@ -202,8 +204,8 @@ def _split(existing: str) -> tuple[str, str]:
 def _keys(front: str) -> set[str]:
     """Keys that the user's front matter sets itself."""
     try:
-        content = yaml.safe_load(front)
-    except (yaml.YAMLError, RecursionError):
+        content = parse_yaml(front, "the front matter")
+    except RequestError:
         return set(re.findall(r"^([\w-]+):", front, re.MULTILINE))
     return set(content) if isinstance(content, dict) else set()
 
@@ -212,8 +214,8 @@ def front_matter(text: str) -> dict[str, Any]:
     """The YAML block at the top of a card; empty where there is none or it is damaged."""
     found = re.match(r"---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", text, re.DOTALL | re.MULTILINE)
     try:
-        content = yaml.safe_load(found[1]) if found else None
-    except (yaml.YAMLError, RecursionError):
+        content = parse_yaml(found[1], "the front matter") if found else None
+    except RequestError:
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -8,11 +8,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from robustctl.errors import RequestError
-from robustctl.files import write_text
+from robustctl.files import parse_yaml, write_text
 from robustctl.spec import ModelSpec, Scalar
 from robustctl.threats import Norm, Threat
 
-SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, in C where PyYAML was built with it
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 # The letters are spelt out because pydantic's engine reads \w as all of Unicode: wrong, and 50 ms slower to compile.
 REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
@@ -202,11 +201,10 @@ def read_mapping(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise RequestError(f"{path} is larger than {MAX_BYTES} bytes; an entry is a short YAML file")
-        content = yaml.load(path.read_text(encoding="utf-8"), SafeLoader)
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"cannot read {path}: {error}") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise RequestError(f"{path} is not YAML: {error}") from None
+    content = parse_yaml(text, str(path))
     if not isinstance(content, dict):
         raise RequestError(f"{path} holds no mapping of keys to values")
     return content

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from robustctl.discovery import names, unknown
 from robustctl.errors import RequestError
+from robustctl.files import parse_yaml
 from robustctl.registry import entry as entries
 from robustctl.registry.entry import Entry, KeyRules
 from robustctl.registry.local import SHAPES
@@ -78,10 +77,7 @@ def _assignment(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise RequestError(f"--set {text!r} is not of the form key=value, e.g. depth=10")
-    try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise RequestError(f"--set {text!r}: cannot read the value") from None
+    return key, parse_yaml(value, f"--set {text!r}: its value")
 
 
 def _shape(options: Options, content: dict[str, Any]) -> dict[str, Any]:

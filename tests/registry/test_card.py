@@ -34,6 +34,7 @@ OWN = [
     "---\nlanguage: en # comment\nlicense: apache-2.0\n---\n\n\ntext\n",
     "---\r\nlanguage: en\r\n---\r\n# Mine\r\n\r\ntext\r\n",
     "---\nbroken: [\n---\ntext\n",
+    "---\nbroken: 2024-13-45\n---\ntext\n",
     "--- \nlanguage: en\n---  \ntext --- with dashes\n---\n",
     "text\n---\nnot front matter\n---\n",
     "caf\u00e9 \u2713 \t trailing  \n",

@@ -133,6 +133,7 @@ def test_changed_weights_are_found_by_verify(file: Path, capsys: pytest.CaptureF
         (["--name", "m", *MNIST, "--mean", "0.5,0.5", "--std", "1,1"], "normalization needs 1 values"),
         (["--name", "m", *MNIST, "--set", "width"], "--set 'width' is not of the form key=value"),
         (["--name", "m", *MNIST, "--set", "wdth=3"], "Its arguments: width, hidden"),
+        (["--name", "m", *MNIST, "--set", "width=2024-13-45"], "--set 'width=2024-13-45': its value is not YAML"),
         (["--name", "m", *MNIST, "--eps", "8/0"], "eps '8/0' divides by zero"),
         (["--name", "m", *MNIST, "--norm", "l3"], "norm"),
         (["--name", "m", *TINY, "--at", "state_dict.0"], "has no 'state_dict' on the path"),
