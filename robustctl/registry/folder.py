@@ -1,17 +1,25 @@
 """A registry without any hub: a plain directory (``file:///path``) with a list of hashes. Same functions as ``hub``."""
 
 import hashlib
+import os
+import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from robustctl.errors import RequestError
+from filelock import FileLock, Timeout
+
+from robustctl.errors import RequestError, RunError
 from robustctl.files import atomic_path, write_text, writing
 from robustctl.registry.download import RemoteFile, Wanted, require_inside
 from robustctl.registry.locate import FILE
 
 SUMS = "SHA256SUMS"  # in the format of sha256sum, so that ``sha256sum -c`` checks it too
+CARD = "README.md"
+LOCK = ".lock"
+LOCK_SECONDS = 60.0
+MAX_CARD_BYTES = 1_000_000
 
 
 def is_offline() -> bool:
@@ -76,20 +84,107 @@ def get(path: str, request_headers: dict[str, str]) -> Iterator[_Copy]:
     yield _Copy(Path(path), int(start))
 
 
-def push(repo: str, files: dict[str, Path], known: Mapping[Path, str]) -> bool:
-    """Write files and the list of their hashes (some are ``known``) into the directory; False where all are there."""
-    root = Path(repo.removeprefix(FILE))
+def require_writable(repo: str) -> None:
+    """Raise RequestError where the directory, or the nearest one above it that is there, cannot be written to."""
+    root = _root(repo)
+    nearest = next(path for path in (root, *root.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise RequestError(f"{repo}: cannot write to {nearest}")
+
+
+def read_card(repo: str) -> str:
+    """The README.md that is in the directory, empty where there is none.
+
+    Raises:
+        RequestError: it is a link (which would publish what it points to), no file, or larger than 1 MB.
+    """
+    path = _root(repo) / CARD
+    _refuse_links(_root(repo), [CARD])
+    if not path.exists():
+        return ""
+    if not path.is_file() or path.stat().st_size > MAX_CARD_BYTES:
+        raise RequestError(f"{path} is no file of at most {MAX_CARD_BYTES} bytes; a model card is a short text")
+    with writing(path):
+        return path.read_bytes().decode("utf-8", "surrogateescape")
+
+
+def push(repo: str, files: dict[str, Path], known: Mapping[Path, str], owned: re.Pattern[str]) -> bool:
+    """Write files and the list of their hashes into the directory; False where all are there, byte by byte.
+
+    What is written is copied and checked beside its place first and moved then, the list last: a reader in between
+    sees hashes that do not fit, never a mixture that does. Damaged and deleted files are written again.
+
+    Args:
+        known: hashes of files that need not be made.
+        owned: names that only a push writes; those of an earlier push that are not in ``files`` are deleted.
+
+    Raises:
+        RequestError: a link is in the way.
+        RunError: the place is not writable, a file changed meanwhile, or another process pushes there.
+    """
+    root = _root(repo)
+    _refuse_links(root, [*files, SUMS, LOCK])
     sums = {name: known.get(path) or sha256(path) for name, path in sorted(files.items())}
-    if read_sums(root) == sums:
-        return False
-    for name, path in files.items():
-        target = root / name
-        with writing(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(target) as temporary:
-            shutil.copyfile(path, temporary)
-    write_sums(root, sums)
+    with _locked(root):
+        for part in _listed(root, ".*.part"):  # of a push that was killed
+            (root / part).unlink()
+        changed = [name for name, digest in sums.items() if not _holds(root / name, digest)]
+        stale = [name for name in _listed(root, "*") if owned.fullmatch(name) and name not in files]
+        if not changed and not stale and read_sums(root) == sums:
+            return False
+        with ExitStack() as moves:
+            for name in changed:
+                with writing(root / name):
+                    (root / name).parent.mkdir(parents=True, exist_ok=True)
+                _copy_checked(files[name], moves.enter_context(atomic_path(root / name)), sums[name])
+        write_sums(root, sums)
+        for name in stale:
+            (root / name).unlink()
     return True
+
+
+def _root(repo: str) -> Path:
+    return Path(repo.removeprefix(FILE))
+
+
+def _refuse_links(root: Path, names: Iterable[str]) -> None:
+    """Raise RequestError for a file that is a link, or lies in a folder that is one: it leads out of the directory."""
+    for name in names:
+        parts = [root.joinpath(*Path(name).parts[: depth + 1]) for depth in range(len(Path(name).parts))]
+        if link := next((path for path in parts if path.is_symlink()), None):
+            raise RequestError(f"{link} is a link, which leads out of the registry; remove it and push again")
+
+
+def _listed(root: Path, pattern: str) -> list[str]:
+    """Names of the files at the two levels where a push writes."""
+    found = [*root.glob(pattern), *root.glob(f"robustctl/{pattern}")]
+    return [path.relative_to(root).as_posix() for path in found if path.is_symlink() or path.is_file()]
+
+
+def _holds(path: Path, digest: str) -> bool:
+    return path.is_file() and sha256(path) == digest
+
+
+def _copy_checked(source: Path, target: Path, digest: str) -> None:
+    shutil.copyfile(source, target)
+    if sha256(target) != digest:
+        raise RunError(f"{source} changed while it was pushed")
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """One process at a time pushes to a directory."""
+    with writing(root / LOCK):
+        root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(root / LOCK, timeout=LOCK_SECONDS, mode=0o666)  # other users push to a shared directory too
+        try:
+            lock.acquire()
+        except Timeout:
+            raise RunError(f"another process pushes to {root}; push again when it has finished") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_sums(root: Path, sums: dict[str, str]) -> None:

@@ -21,7 +21,10 @@ from robustctl.results import UnionResult
 
 NOTES = ("union-only", "outside")  # flags that say how a number was made, not that it is too high
 SHARD_BYTES = 5_000_000_000  # the default of huggingface_hub's own writer
-EVALS = re.compile(r"robustctl/eval-[\w.-]+\.json")
+# What only a push writes: left over from an earlier one, it would be read as part of this one.
+OWNED = re.compile(
+    r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|robustctl/(run|eval-[\w.-]+)\.json"
+)
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ def preflight(repo: str) -> str:
     """Check ``repo`` and the token before long work; returns whose token it is (empty for a directory)."""
     check_target(Target(repo))
     if repo.startswith(FILE):
+        folder.require_writable(repo)
         return ""
     from robustctl.registry import hub
 
@@ -139,12 +143,11 @@ def publish(package: Package, target: Target, *, dry_run: bool = False) -> str |
 
 
 def _publish(package: Package, target: Target, dry_run: bool) -> str | None:
-    if dry_run or target.repo.startswith(FILE):
-        existing = Path(target.repo.removeprefix(FILE)) / "README.md"
-        old = existing.read_bytes().decode("utf-8", "surrogateescape") if existing.is_file() else ""
-        files = _with_card(package, old, target)
-        return target.repo if not dry_run and _push_to_folder(target.repo, files, package.sha256) else None
-    return _push_to_hub(package, target)
+    in_folder = target.repo.startswith(FILE)
+    if not dry_run and not in_folder:
+        return _push_to_hub(package, target)
+    files = _with_card(package, folder.read_card(target.repo) if in_folder else "", target)
+    return target.repo if not dry_run and _push_to_folder(target.repo, files, package.sha256) else None
 
 
 def _sharded(package: Package, scratch: Path) -> Package:
@@ -168,7 +171,7 @@ def _push_to_hub(package: Package, target: Target) -> str | None:
     remote = {file.path: file for file in there}
     files = _with_card(package, _existing_card(target.repo, commit, remote), target)
     changed = {name: one for name, one in files.items() if not _same(one, remote.get(name), package.sha256)}
-    stale = [name for name in remote if EVALS.fullmatch(name) and name not in files]
+    stale = [name for name in remote if OWNED.fullmatch(name) and name not in files]
     if not changed and not stale:
         return None
     message = f"robustctl {__version__} push"
@@ -182,7 +185,7 @@ def _push_to_folder(repo: str, files: dict[str, bytes | Path], known: Mapping[Pa
             paths[name] = content if isinstance(content, Path) else Path(scratch) / str(number)
             if isinstance(content, bytes):
                 paths[name].write_bytes(content)
-        return folder.push(repo, paths, known)
+        return folder.push(repo, paths, known, OWNED)
 
 
 def _with_card(package: Package, existing: str, target: Target) -> dict[str, bytes | Path]:
@@ -210,6 +213,10 @@ def _existing_card(repo: str, commit: str, remote: dict[str, RemoteFile]) -> str
 
     if "README.md" not in remote:
         return ""
+    if remote["README.md"].size > folder.MAX_CARD_BYTES:
+        raise RequestError(
+            f"README.md of {repo} is larger than {folder.MAX_CARD_BYTES} bytes; shorten it and push again"
+        )
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "README.md"
         download(hub.wanted(repo, commit, remote["README.md"], path), hub.get, lambda n: None)
