@@ -38,6 +38,7 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from robustctl.errors import RequestError, RunError
 from robustctl.registry.download import RETRIED, TIMEOUT_SECONDS, Again, RemoteFile, Wanted, require_inside, retried
+from robustctl.registry.entry import COMMIT
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,12 +98,12 @@ def list_files(repo: str, revision: str, kind: Kind = "model") -> tuple[str, lis
 
     Raises:
         RequestError: no such repo or revision for this user, or a file name that leaves its folder.
-        RunError: the hub does not answer.
+        RunError: the hub does not answer, or with something that is no commit.
     """
     api = HfApi(endpoint=endpoint())
     commit = call(repo, lambda: api.repo_info(repo, repo_type=kind, revision=revision, timeout=TIMEOUT_SECONDS).sha)
-    if not commit:
-        raise RunError(f"{repo}: {shown_endpoint()} does not say which commit {revision!r} is")
+    if not isinstance(commit, str) or not COMMIT.fullmatch(commit):  # it becomes the name of a folder here
+        raise RunError(f"{repo}: {shown_endpoint()} does not say which commit {revision!r} is, but {commit!r:.80}")
     tree = call(
         repo,
         lambda: list(islice(api.list_repo_tree(repo, recursive=True, revision=commit, repo_type=kind), MAX_FILES)),

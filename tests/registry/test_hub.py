@@ -1,6 +1,7 @@
 """The hub's client: identity, data sets, and a token that must never be seen."""
 
 import hashlib
+import json
 import logging
 import os
 import subprocess
@@ -14,6 +15,8 @@ from hub_server import TOKEN, Fault, Server
 from robustctl.cli import main
 from robustctl.errors import RequestError, RunError
 from robustctl.registry import hub as client
+from robustctl.registry.locate import home
+from robustctl.registry.pull import pull
 from robustctl.runs import Run
 
 
@@ -58,6 +61,17 @@ def test_an_answer_that_makes_no_sense_is_a_run_error(hub: Server) -> None:
     hub.faults[:] = [Fault("GET /api/models", 200, body=b"{not json", times=99)]
     with pytest.raises(RunError, match="makes no sense"):
         client.list_files("alice/m", "main")
+
+
+@pytest.mark.parametrize("sha", ["../../../evil", "/etc", "", "a" * 41, 40 * "A", 7, None, ["a" * 40]], ids=str)
+def test_a_commit_that_is_no_hash_is_refused(hub: Server, sha: object) -> None:
+    body = json.dumps({"id": "alice/m", "sha": sha, "siblings": [], "tags": []}).encode()
+    hub.add("alice/m", {"config.json": b"{}", "a.parquet": b"x"})
+    hub.faults.append(Fault(r"GET /api/(models|datasets)/alice/m(/revision/main)?$", 200, body=body, times=99))
+    for ask in (lambda: pull("alice/m"), lambda: client.download_dataset("alice/m")):
+        with pytest.raises(RunError, match="does not say which commit 'main' is"):
+            ask()
+    assert not [path for path in home().rglob("*") if path.is_file()]
 
 
 def test_a_gated_repo_says_where_to_accept_its_terms(hub: Server) -> None:
