@@ -90,10 +90,69 @@ def test_three_faults_are_listed_with_their_lines(tmp_path: Path) -> None:
         ("linf: 8/255, l1: 12}\n  ep", "lnif: 8/255, l1: 12}\n  ep", "unknown norm 'lnif'. Did you mean 'linf'?"),
         ("epochs: 3", "epochs: 3\n  epochs: 4", "line 8: train.epochs: given twice"),
         ("selection: {images: 1000}", "", "selection: missing"),
+        (
+            "preact-resnet18:",
+            "preact-resnet81:",
+            "line 13: optim.lr.preact-resnet81: unknown architecture 'preact-resnet81'. Did you mean 'preact-resnet1",
+        ),
+        (
+            "selection:",
+            "architecture:\n  preact-resnet81: {activation: softplus}\nselection:",
+            "line 17: architecture.preact-resnet81: unknown architecture 'preact-resnet81'. Did you mean",
+        ),
+        ("5e-4", "5e-4\n  nesterov: true\n  momentum: 0", "line 12: optim: nesterov: true needs a momentum above 0"),
+        (
+            "optim:",
+            "optim:\n  name: adam\n  momentum: 0.5",
+            "line 14: optim.momentum: unknown key. Known: decay_on, lr,",
+        ),
+        ("optim:", "optim:\n  name: adamm", "line 12: optim: unknown name. Did you mean 'adam'?"),
+        (
+            "selection:",
+            "extra: {path: x, share: 0.999}\nselection:",
+            "line 16: extra.share: 0.999 of a batch of 128 is 128 images; both sources must give at least one",
+        ),
+        (
+            "selection:",
+            "extra: {path: x, share: 0.1}\nresize: [{at: 0, size: 32, batch_size: 4}]\nselection:",
+            "line 16: extra.share: 0.1 of a batch of 4 is 0 images",
+        ),
+        (
+            "name: e-at",
+            "name: ramp\n  weight: 0.5\n  pair: [linf, l1]\n  auto_steps: 0",
+            "line 7: method.auto_steps: input should be greater than 0",
+        ),
+        ("steps: 10}", "steps: 10}\nouter: {name: trades}", "line 11: attack.start: outer trades needs a random start"),
     ],
 )
 def test_fault_names_the_users_key_and_what_would_be_right(tmp_path: Path, old: str, new: str, expected: str) -> None:
     assert expected in message(tmp_path, GOOD.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "expected"),
+    [
+        ("msd", "attack.start=random", "attack.start: method msd starts from zero, not from random"),
+        (
+            "msd",
+            "outer={name: trades}",
+            "outer.name: method msd begins at the clean image, where trades has no gradient",
+        ),
+        ("fgsm-zero", "outer={name: trades}", "use cross-entropy or trades-xent"),
+        ("free", "outer={name: trades-xent}", "use cross-entropy"),
+        ("z-mc", "outer={name: trades}", "outer: method z-mc has a loss of its own; remove the block"),
+    ],
+)
+def test_attack_that_could_not_climb_is_refused(name: str, override: str, expected: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        recipe.load(f"cifar10/{name}", [override])
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["fgsm", "max", "e-at"])
+def test_trades_goes_with_attacks_from_a_random_start(name: str) -> None:
+    overrides = ["outer={name: trades}", *([] if name == "fgsm" else ["attack.start=random"])]
+    assert recipe.load(f"cifar10/{name}", overrides).settings.outer.name == "trades"
 
 
 def test_override_is_checked_like_the_file_and_recorded(tmp_path: Path) -> None:

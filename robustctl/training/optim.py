@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from robustctl.training.settings import Optim, Regularize
+from robustctl.training.settings import Adam, Optim, Regularize
 
 
 def is_weight(parameter: nn.Parameter) -> bool:
@@ -25,7 +25,7 @@ def optimizer(model: nn.Module, optim: Optim, lr: float, device: torch.device) -
         if group
     ]
     fused = device.type == "cuda"
-    if optim.name == "adam":
+    if isinstance(optim, Adam):
         return torch.optim.Adam(groups, lr=lr, fused=fused)
     return torch.optim.SGD(groups, lr=lr, momentum=optim.momentum, nesterov=optim.nesterov, fused=fused)
 

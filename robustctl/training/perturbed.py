@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from robustctl.errors import RequestError
 from robustctl.sampling.perturbation import Perturbation
 from robustctl.threats import Norm, Threat
-from robustctl.training.methods import AttackName, MethodConfig
+from robustctl.training.methods import AttackName, MethodConfig, OuterName
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +46,10 @@ class PerturbedConfig(MethodConfig):
         if self.distribution is not None or norms in ({"linf"}, {"l2"}):
             return []
         return [f"train.threats: method {self.name} samples one ball, linf or l2, or the method's distribution"]
+
+    def outers(self) -> tuple[OuterName, ...]:
+        """None: these methods have losses of their own."""
+        return ()
 
     def perturbation(self, threats: tuple[Threat, ...]) -> Perturbation:
         """The distribution that is trained on."""

@@ -5,8 +5,19 @@ The method's own block is checked by the ``Config`` in its file of ``robustctl/t
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, SerializeAsAny, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    SerializeAsAny,
+    Tag,
+    model_validator,
+)
 
+from robustctl import discovery
 from robustctl.spec import Scalar
 from robustctl.threats import Threat
 from robustctl.training.blocks import Block, NonNegativeFinite, PositiveFinite, Radii, Share, Steps, threats
@@ -16,6 +27,25 @@ from robustctl.training.schedules import Schedule
 
 def _for_every_architecture(value: Any) -> Any:
     return value if isinstance(value, dict) else {"default": value}
+
+
+def _is_architecture(name: str) -> str:
+    """Check the part before ``/``: what comes after it is for another library to know."""
+    family, known = name.partition("/")[0], discovery.names("robustctl.architectures")
+    if family not in known:
+        raise ValueError(str(discovery.unknown("architecture", family, known)))
+    return name
+
+
+def _is_architecture_or_default(name: str) -> str:
+    return name if name == "default" else _is_architecture(name)
+
+
+ArchitectureName = Annotated[str, AfterValidator(_is_architecture)]
+LearningRates = Annotated[
+    dict[Annotated[str, AfterValidator(_is_architecture_or_default)], PositiveFinite],
+    BeforeValidator(_for_every_architecture),
+]
 
 
 class About(Block):
@@ -92,22 +122,49 @@ class TradesXent(Block):
 Outer = Annotated[CrossEntropy | Trades | TradesXent, Field(discriminator="name")]
 
 
-class Optim(Block):
-    """Optimiser. ``lr`` is a number, or one for each architecture and a ``default``.
+class Optimizer(Block):
+    """What every optimiser takes. ``lr`` is a number, or one for each architecture and a ``default``.
 
     ``decay_on``: weight decay on every parameter, or not on biases and normalisation.
     """
 
-    name: Literal["sgd", "adam"] = "sgd"
-    lr: Annotated[dict[str, PositiveFinite], BeforeValidator(_for_every_architecture)]
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    nesterov: bool = False
+    lr: LearningRates
     weight_decay: NonNegativeFinite
     decay_on: Literal["all", "weights"] = "all"
 
     def lr_for(self, architecture: str) -> float | None:
         """The learning rate for an architecture, or None where the recipe has none for it."""
         return self.lr[architecture] if architecture in self.lr else self.lr.get("default")
+
+
+class Sgd(Optimizer):
+    """Stochastic gradient descent."""
+
+    name: Literal["sgd"] = "sgd"
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> "Sgd":
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov: true needs a momentum above 0")
+        return self
+
+
+class Adam(Optimizer):
+    """Adam (Kingma and Ba 2015) with PyTorch's betas; it has no momentum to set."""
+
+    name: Literal["adam"]
+
+
+def _optimizer_name(value: Any) -> Any:
+    return value.get("name", "sgd") if isinstance(value, dict) else getattr(value, "name", "sgd")
+
+
+Optim = Annotated[
+    Annotated[Sgd, Tag("sgd")] | Annotated[Adam, Tag("adam")],
+    Discriminator(_optimizer_name),
+]
 
 
 class Augment(Block):
@@ -188,7 +245,32 @@ def _attack_faults(method: MethodConfig, attack: Apgd | Pgd | None) -> list[str]
         return [f"attack: method {method.name} takes no attack block; remove it"]
     if attack.name not in method.takes:
         return [f"attack.name: method {method.name} needs {' or '.join(method.takes)}, not {attack.name}"]
+    if attack.start not in method.starts:
+        return [f"attack.start: method {method.name} starts from {' or '.join(method.starts)}, not from {attack.start}"]
     return []
+
+
+def _outer_faults(method: MethodConfig, outer: Outer, attack: Apgd | Pgd | None) -> list[str]:
+    takes = method.outers()
+    if outer.name == "cross-entropy":
+        return []
+    if not takes:
+        return [f"outer: method {method.name} has a loss of its own; remove the block"]
+    if outer.name not in takes:
+        zero = f"method {method.name} begins at the clean image, where {outer.name} has no gradient to climb"
+        return [f"outer.name: {zero}; use {' or '.join(takes)}"]
+    if outer.name == "trades" and attack and attack.start == "zero":
+        return ["attack.start: outer trades needs a random start, its gradient is 0 at the clean image"]
+    return []
+
+
+def _extra_faults(extra: Extra, batch_sizes: set[int]) -> list[str]:
+    counts = {size: round(extra.share * size) for size in sorted(batch_sizes)}
+    return [
+        f"extra.share: {extra.share} of a batch of {size} is {count} images; both sources must give at least one"
+        for size, count in counts.items()
+        if not 0 < count < size
+    ]
 
 
 class Settings(Block):
@@ -204,7 +286,7 @@ class Settings(Block):
     evaluate: Evaluate
     attack: Attack | None = None
     outer: Outer = CrossEntropy(name="cross-entropy")
-    architecture: dict[str, dict[str, Scalar]] = Field(default_factory=dict)
+    architecture: dict[ArchitectureName, dict[str, Scalar]] = Field(default_factory=dict)
     optim: Optim
     schedule: Schedule
     augment: Augment = Augment()
@@ -240,8 +322,10 @@ class Settings(Block):
             faults.append(f"attack.steps lacks {', '.join(sorted(missing))}, which train.threats names")
         if self.resize and self.resize[0].at != 0:
             faults.append("resize must begin at epoch 0 (at: 0)")
-        if isinstance(self.outer, Trades) and self.attack and self.attack.start == "zero":
-            faults.append("attack.start: outer trades needs a random start, its gradient is 0 at the clean image")
+        faults += _outer_faults(self.method, self.outer, self.attack)
+        if self.extra:
+            phases = {phase.batch_size for phase in self.resize or ()}
+            faults += _extra_faults(self.extra, phases or {self.train.batch_size})
         if self.average and self.projection:
             faults.append("average cannot be combined with projection, which moves the weights itself")
         if faults:

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from robustctl.training import optim
-from robustctl.training.settings import Optim, Regularize
+from robustctl.training.settings import Regularize, Sgd
 
 
 def model() -> nn.Module:
@@ -14,7 +14,7 @@ def model() -> nn.Module:
 
 def test_weight_decay_spares_biases_and_normalisation_where_asked() -> None:
     net = model()
-    config = Optim(lr={"default": 0.1}, weight_decay=0.1, decay_on="weights")
+    config = Sgd(lr={"default": 0.1}, weight_decay=0.1, decay_on="weights")
     groups = optim.optimizer(net, config, 0.1, torch.device("cpu")).param_groups
     decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
     assert decayed == {id(net[0].weight), id(net[3].weight)}
@@ -22,7 +22,7 @@ def test_weight_decay_spares_biases_and_normalisation_where_asked() -> None:
 
 
 def test_rate_reaches_every_group() -> None:
-    config = Optim(lr={"default": 0.1}, weight_decay=0.1, decay_on="weights")
+    config = Sgd(lr={"default": 0.1}, weight_decay=0.1, decay_on="weights")
     optimizer = optim.optimizer(model(), config, 0.1, torch.device("cpu"))
     optim.set_lr(optimizer, 0.5)
     assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5]

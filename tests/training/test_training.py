@@ -1,6 +1,7 @@
 """Every recipe on disk is run for two steps, and every method resumed, on random images and a small network."""
 
 import pickle
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ import torch
 from robustctl import checkpoint, recipe
 from robustctl.architectures import build
 from robustctl.data import ImageData
+from robustctl.registry import locate
 from robustctl.spec import Architecture, ModelSpec
 from robustctl.training.loop import Loop
 from robustctl.training.settings import Phase, Settings
-from robustctl.training.start import build_loop
+from robustctl.training.start import build_loop, learning_rate
 
 SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32), "imagenet": (3, 32, 32)}
 """ImageNet's recipes meet small images: what is tested is the recipe, not the network's size."""
@@ -60,6 +62,44 @@ def loop_of(name: str, folder: Path, *, resuming: bool = False) -> Loop:
     torch.manual_seed(0)
     data, cpu = random_data(spec.input_shape), torch.device("cpu")
     return build_loop(build(spec), spec, data, settings, folder, seed=0, device=cpu, resuming=resuming)
+
+
+@cache
+def architectures_of_entries() -> set[str]:
+    return {locate.read_entry(entry).architecture.name for entry in locate.entry_files()}
+
+
+@pytest.mark.parametrize("name", recipe.names())
+def test_architectures_that_a_recipe_names_are_there(name: str) -> None:
+    settings = recipe.load(name).settings
+    assert set(settings.optim.lr) <= architectures_of_entries() | set(settings.architecture) | {"default"}
+    shape = (3, 224, 224) if settings.dataset == "imagenet" else SHAPES[settings.dataset]
+    for architecture, args in settings.architecture.items():
+        spec = ModelSpec(
+            architecture=Architecture(name=architecture, args=args),
+            input_shape=shape,
+            n_classes=10,
+            dataset=settings.dataset,
+        )
+        with torch.device("meta"):
+            model = build(spec)
+        assert model(torch.empty(1, *shape, device="meta")).shape == (1, 10)
+        assert settings.optim.lr_for(architecture) is not None
+
+
+@pytest.mark.parametrize(
+    ("recipe_name", "entry", "lr"),
+    [
+        ("imagenet/ramp", "xcit-s12", 1e-4),  # RAMP, section 5
+        ("imagenet/ramp", "engstrom-rn50-imagenet", 5e-3),
+        ("cifar10/ramp", "croce-rn18-linf", 0.05),  # B.7
+        ("cifar10/e-at", "rebuffi-rn18", 0.05),
+        ("cifar10/e-at-extra", "gowal-2021-rn18", 0.05),
+        ("cifar10/e-at", "gowal-wrn70", 0.01),
+    ],
+)
+def test_model_is_fine_tuned_at_the_published_rate(recipe_name: str, entry: str, lr: float) -> None:
+    assert learning_rate(recipe.load(recipe_name).settings, locate.read_entry(entry)) == lr
 
 
 @pytest.mark.parametrize("name", recipe.names())

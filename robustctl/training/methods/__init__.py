@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 
 AttackName = Literal["apgd", "pgd"]
+StartName = Literal["zero", "random"]
+OuterName = Literal["cross-entropy", "trades", "trades-xent"]
 
 Probe = Callable[[Threat, int], float]
 """Robust accuracy on the selection split, in a threat, after so many steps of training on it alone from the start."""
@@ -33,16 +35,21 @@ class MethodConfig(Block):
     """The ``method`` block of a recipe; ``name`` is the file's name with ``-`` for ``_``.
 
     ``takes`` are the names that the recipe's ``attack`` block may have; without any, the method brings its own attack
-    or needs none, and the block must not be there.
+    or needs none, and the block must not be there. ``starts`` are the values that ``attack.start`` may have.
     """
 
     takes: ClassVar[tuple[AttackName, ...]] = ("apgd", "pgd")
+    starts: ClassVar[tuple[StartName, ...]] = ("zero", "random")
 
     name: str
 
     def faults(self, norms: frozenset[Norm]) -> list[str]:
         """What is wrong with training this method on these norms, one message a fault that names the user's keys."""
         return []
+
+    def outers(self) -> tuple[OuterName, ...]:
+        """The outer losses that this method can be trained with; none where it has a loss of its own."""
+        return ("cross-entropy", "trades", "trades-xent")
 
 
 def needs_several(name: str, norms: frozenset[Norm]) -> list[str]:

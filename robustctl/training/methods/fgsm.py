@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from robustctl.threats import Norm, Threat
 from robustctl.training.blocks import PositiveFinite
-from robustctl.training.methods import AttackName, MethodConfig, TrainingMethod, needs_linf
+from robustctl.training.methods import AttackName, MethodConfig, OuterName, TrainingMethod, needs_linf
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +33,9 @@ class Config(MethodConfig):
 
     def faults(self, norms: frozenset[Norm]) -> list[str]:
         return needs_linf(self.name, norms)
+
+    def outers(self) -> tuple[OuterName, ...]:
+        return ("cross-entropy", "trades-xent") if self.start == "zero" else super().outers()
 
 
 class Method(TrainingMethod):

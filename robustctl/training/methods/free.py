@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import PositiveInt
 
 from robustctl.threats import Norm, Threat
-from robustctl.training.methods import AttackName, MethodConfig, TrainingMethod, needs_linf
+from robustctl.training.methods import AttackName, MethodConfig, OuterName, TrainingMethod, needs_linf
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +28,10 @@ class Config(MethodConfig):
 
     def faults(self, norms: frozenset[Norm]) -> list[str]:
         return needs_linf(self.name, norms)
+
+    def outers(self) -> tuple[OuterName, ...]:
+        # The perturbation climbs the outer loss itself, and both forms of TRADES are flat at the clean image.
+        return ("cross-entropy",)
 
 
 class Method(TrainingMethod):

@@ -9,7 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from robustctl.threats import Norm, Threat
-from robustctl.training.methods import AttackName, MethodConfig, TrainingMethod, needs_several
+from robustctl.training.methods import (
+    AttackName,
+    MethodConfig,
+    OuterName,
+    StartName,
+    TrainingMethod,
+    needs_several,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,11 +27,15 @@ if TYPE_CHECKING:
 
 class Config(MethodConfig):
     takes: ClassVar[tuple[AttackName, ...]] = ("pgd",)
+    starts: ClassVar[tuple[StartName, ...]] = ("zero",)
 
     name: Literal["msd"]
 
     def faults(self, norms: frozenset[Norm]) -> list[str]:
         return needs_several(self.name, norms)
+
+    def outers(self) -> tuple[OuterName, ...]:
+        return ("cross-entropy", "trades-xent")
 
 
 class Method(TrainingMethod):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from robustctl.threats import Threat
-from robustctl.training.methods import AttackName, MethodConfig, TrainingMethod
+from robustctl.training.methods import AttackName, MethodConfig, OuterName, TrainingMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,6 +17,9 @@ class Config(MethodConfig):
     takes: ClassVar[tuple[AttackName, ...]] = ()
 
     name: Literal["natural"]
+
+    def outers(self) -> tuple[OuterName, ...]:
+        return ()
 
 
 class Method(TrainingMethod):

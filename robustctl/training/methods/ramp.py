@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import PositiveInt
+
 from robustctl.threats import Norm, Threat
 from robustctl.training.blocks import NonNegativeFinite
 from robustctl.training.methods import MethodConfig, Probe, TrainingMethod
@@ -34,7 +36,7 @@ class Config(MethodConfig):
     pair: tuple[Norm, Norm] | Literal["auto"]
     weight: NonNegativeFinite
     pairing: Literal["kl", "mse", "cosine"] = "kl"
-    auto_steps: int = 100
+    auto_steps: PositiveInt = 100
 
     def faults(self, norms: frozenset[Norm]) -> list[str]:
         if self.pair == "auto":
