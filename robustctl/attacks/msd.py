@@ -1,6 +1,6 @@
 """Multi Steepest Descent (Maini, Wong and Kolter, arXiv:1909.04068, Alg. 1): one path through a union of balls."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ def msd(
     step_sizes: Sequence[float],
     steps: int,
     loss: Loss = losses.ce,
+    report: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Tensor:
     """Try every norm's projected step from the same point, keep the one of the highest loss for each image, repeat.
 
@@ -29,6 +30,8 @@ def msd(
         x: images (n, c, h, w) in [0,1]; the trajectory starts there.
         y: what ``loss`` compares the logits with: labels (n,), or soft labels (n, k).
         threats: the balls. step_sizes: of each, in its own norm, > 0.
+        report: told of the last step: the logits (norms, n, k) at every norm's point, and which norm each image
+            took (n,), an index into ``threats``.
 
     Returns:
         The last point (n, c, h, w); each image's lies in one of the balls, up to float rounding.
@@ -43,6 +46,9 @@ def msd(
                 for threat, size in zip(threats, step_sizes, strict=True)
             ]
         )  # (norms, n, c, h, w)
-        values = loss(oracle.logits(tried.flatten(0, 1)), labels).view(len(threats), len(x))
-        x_adv = tried[values.argmax(dim=0), rows]
+        logits = oracle.logits(tried.flatten(0, 1))
+        chosen = loss(logits, labels).view(len(threats), len(x)).argmax(dim=0)
+        x_adv = tried[chosen, rows]
+    if report:
+        report(logits.view(len(threats), len(x), -1), chosen)
     return x_adv

@@ -294,10 +294,11 @@ class Loop:
         rate = self.images / max(now - self.measured, 1e-9)
         self.seconds += now - self.measured
         method_steps = self.meter.count("loss")
+        own_shares = any(name.startswith("share/") for name in means)  # the method's: of images, not of batches
         shares = {
             name.replace("robust_error", "share"): self.meter.count(name) / method_steps
             for name in means
-            if name.startswith("robust_error/")
+            if name.startswith("robust_error/") and not own_shares
         }
         line = {"kind": "steps", "pass": this.kind, "epoch": this.epoch + 1, "step": self.step, **means, **shares}
         self._write({**line, "images_per_second": round(rate, 1), "seconds": round(self.seconds, 2)})

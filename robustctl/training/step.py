@@ -133,6 +133,13 @@ class Step:
         self.error = self.engine.world.mean(wrong)
         self.record(f"robust_error/{name}", self.error)
 
+    def record_share(self, name: str, taken: Tensor) -> None:
+        """Report the share of images that train on the point called ``name``; taken (n,) is true for those.
+
+        Without this the metrics give the share of batches in which ``record_error`` knew the name.
+        """
+        self.record(f"share/{name}", taken.float().mean())
+
     def _target(self, oracle: Oracle) -> Tensor:
         # Cross-entropy with the clean prediction as soft label is TRADES's KL up to a constant of each image.
         if isinstance(self.engine.outer, Trades):

@@ -98,16 +98,25 @@ def test_avg_is_the_mean_over_norms_and_images(example: Any) -> None:
 
 def test_max_takes_each_images_worst_norm(example: Any) -> None:
     loss = max_method.Method(max_method.Config(name="max"), ALL).loss(example.step())
-    worst = []
+    worst, chosen = [], []
     for i in N:
         losses = [ce_at(example, attacked(example, i, threat), i) for threat in ALL]
-        worst.append(losses[max(range(3), key=lambda k: losses[k].item())])
+        chosen.append(max(range(3), key=lambda k: losses[k].item()))
+        worst.append(losses[chosen[-1]])
     example.assert_same(loss, mean(worst))
+    assert_shares(example, chosen)
+
+
+def assert_shares(example: Any, chosen: list[int]) -> None:
+    """The metrics say how many images trained on each norm's point."""
+    means = example.meter.means()
+    for k, threat in enumerate(ALL):
+        assert means[f"share/{threat.norm}"] == pytest.approx(chosen.count(k) / len(chosen))
 
 
 def test_msd_picks_the_worst_step_of_each_iteration_for_each_image(example: Any) -> None:
     loss = msd.Method(msd.Config(name="msd"), ALL).loss(example.step())
-    values, chosen = [], []
+    values, chosen, last = [], [], []
     for i in N:
         point = example.x[i]
         for _ in range(3):
@@ -116,9 +125,14 @@ def test_msd_picks_the_worst_step_of_each_iteration_for_each_image(example: Any)
             best = max(range(3), key=lambda k: ce_at(example, tried[k], i).item())
             chosen.append(best)
             point = tried[best]
+        last.append((best, [int(example.model(one[None]).argmax()) != int(example.y[i]) for one in tried]))
         values.append(ce_at(example, point, i))
     assert len(set(chosen)) > 1, "the example must make images choose differently"
     example.assert_same(loss, mean(values))
+    assert_shares(example, [best for best, _ in last])
+    for k, threat in enumerate(ALL):
+        wrong = sum(errors[k] for _, errors in last) / len(last)
+        assert example.meter.means()[f"robust_error/{threat.norm}"] == pytest.approx(wrong)
 
 
 @pytest.mark.parametrize("method", ["sat", "e-at"])

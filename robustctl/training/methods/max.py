@@ -27,14 +27,18 @@ class Method(TrainingMethod):
     def loss(self, step: Step) -> Tensor:
         points = [step.attack(threat) for threat in self.threats]
         values = [step.judge(x_adv, threat.norm) for x_adv, threat in zip(points, self.threats, strict=True)]
-        return step.mean(step.losses(worst(points, values), "max"))
+        chosen = worst(values)
+        x_adv = points[0]
+        for i, (point, threat) in enumerate(zip(points, self.threats, strict=True)):
+            x_adv = x_adv.where((chosen != i).view(-1, 1, 1, 1), point)
+            step.record_share(threat.norm, chosen == i)
+        return step.mean(step.losses(x_adv, "max"))
 
 
-def worst(points: list[Tensor], values: list[Tensor]) -> Tensor:
-    """Of several batches (n, c, h, w), each image's point of the highest value (n,); the first where they tie."""
-    x_adv, highest = points[0], values[0]
-    for point, value in zip(points[1:], values[1:], strict=True):
+def worst(values: list[Tensor]) -> Tensor:
+    """Of several values (n,), the index (n,) of each image's highest; the first where they tie."""
+    highest, chosen = values[0], values[0].new_zeros(len(values[0])).long()
+    for i, value in enumerate(values[1:], start=1):
         higher = value > highest
-        x_adv = x_adv.where(~higher.view(-1, 1, 1, 1), point)
-        highest = highest.where(~higher, value)
-    return x_adv
+        highest, chosen = highest.where(~higher, value), chosen.masked_fill(higher, i)
+    return chosen

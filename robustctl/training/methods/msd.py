@@ -1,7 +1,8 @@
 """MSD (Maini, Wong and Kolter, arXiv:1909.04068, Algorithm 1): one trajectory that takes every norm's steepest step.
 
 From the clean image on, each step tries the projected step of every norm and keeps, for each image, the one of the
-highest loss. The steps are those of the recipe's ``pgd`` block; the last point is trained on.
+highest loss. The steps are those of the recipe's ``pgd`` block; the last point is trained on. The metrics have,
+for each norm, the error at its last projected point and the share of images that took this point.
 """
 
 from __future__ import annotations
@@ -50,6 +51,11 @@ class Method(TrainingMethod):
         def climb(oracle: Oracle, target: Tensor) -> Tensor:
             from robustctl.attacks.msd import msd
 
-            return msd(oracle, step.x, target, self.threats, step_sizes=sizes, steps=steps)
+            return msd(oracle, step.x, target, self.threats, step_sizes=sizes, steps=steps, report=report)
+
+        def report(logits: Tensor, chosen: Tensor) -> None:
+            for i, threat in enumerate(self.threats):
+                step.record_error(threat.norm, logits[i])
+                step.record_share(threat.norm, chosen == i)
 
         return step.mean(step.losses(step.run(climb), "msd"))

@@ -68,11 +68,13 @@ class Method(TrainingMethod):
         q, r = (self.threats[norm] for norm in self.pair)
         logits_q = self._logits(step, q)
         logits_r = self._logits(step, r)
-        highest = step.outer(logits_q).maximum(step.outer(logits_r))
+        loss_q, loss_r = step.outer(logits_q), step.outer(logits_r)
+        step.record_share(q.norm, loss_q >= loss_r)
+        step.record_share(r.norm, loss_q < loss_r)
         kept = logits_q.detach().argmax(1) == step.labels
         pairing = step.mean(pair_losses(self.config.pairing, logits_q, logits_r), kept)
         step.record("pairing", pairing)
-        return step.mean(highest) + self.config.weight * pairing
+        return step.mean(loss_q.maximum(loss_r)) + self.config.weight * pairing
 
     def _logits(self, step: Step, threat: Threat) -> Tensor:
         logits = step.logits(step.attack(threat))
