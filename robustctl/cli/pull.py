@@ -18,14 +18,13 @@ def command(
     """Bring a model here: pinned to a commit, every file checked. Then it can be named in finetune and eval."""
     from robustctl.registry import pull
     from robustctl.registry.fetch import fetch_entry
-    from robustctl.registry.locate import entry_files, read_entry
+    from robustctl.registry.locate import entry_files, read_entry, split_revision
 
     if repo in entry_files():
         typer.echo(f"{repo}: {fetch_entry(repo, read_entry(repo), keep_original)}")
         return
     if "/" not in repo:
         read_entry(repo)  # says which name is near
-    name, _, revision = repo.partition("@")
-    directory = pull.pull(name, revision or "main")
+    directory = pull.pull(*split_revision(repo))
     typer.echo(f"{repo}: {directory}")
     typer.echo(f"next: robustctl eval {repo} --union")

@@ -20,6 +20,8 @@ CARD = "README.md"
 LOCK = ".lock"
 LOCK_SECONDS = 60.0
 MAX_CARD_BYTES = 1_000_000
+LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
+MAX_SUMS_BYTES = 10_000_000
 
 
 def is_offline() -> bool:
@@ -31,16 +33,15 @@ def list_files(repo: str, revision: str) -> tuple[str, list[RemoteFile]]:
     """The files that the list of hashes names; the "commit" is the hash of that list.
 
     Raises:
-        RequestError: no such directory, no list, or a revision other than ``main``.
+        RequestError: no such directory, no list or a damaged one, links, or a revision other than ``main``.
     """
-    root = Path(repo.removeprefix(FILE))
+    root = _root(repo)
     if revision != "main":
         raise RequestError(f"{repo} is a plain directory and has no revision {revision!r}")
     if not (root / SUMS).is_file():
         raise RequestError(f"{repo} holds no model that robustctl pushed (no {SUMS})")
     sums = read_sums(root)
-    for path in sums:
-        require_inside(repo, path)
+    _refuse_links(root, [*sums, SUMS])
     missing = [path for path in sums if not (root / path).is_file()]
     if missing:
         raise RequestError(f"{repo} lacks files that its {SUMS} names: {', '.join(missing)}")
@@ -49,11 +50,30 @@ def list_files(repo: str, revision: str) -> tuple[str, list[RemoteFile]]:
 
 
 def read_sums(root: Path) -> dict[str, str]:
-    """Hash by path of a directory's list; empty where it has none."""
+    """Hash by path of a directory's list; empty where it has none.
+
+    Raises:
+        RequestError: it is no such list, or it names a file outside the directory.
+    """
     path = root / SUMS
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    pairs = (line.split("  ", 1) for line in lines if "  " in line)
-    return {name: digest for digest, name in pairs}
+    if not path.is_file():
+        return {}
+    found = [LINE.fullmatch(line) for line in _lines(path)]
+    sums = {line[2]: line[1] for line in found if line}
+    if len(sums) < len(found):
+        raise RequestError(f"{path} is no list of SHA-256 hashes and files, a line each, as sha256sum writes it")
+    for name in sums:
+        require_inside(str(root), name)
+    return sums
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        if path.stat().st_size > MAX_SUMS_BYTES:
+            raise RequestError(f"{path} has more than {MAX_SUMS_BYTES} bytes")
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"cannot read {path}: {error}") from None
 
 
 def wanted(repo: str, _commit: str, file: RemoteFile, path: Path) -> Wanted:
@@ -130,7 +150,7 @@ def push(repo: str, files: dict[str, Path], known: Mapping[Path, str], owned: re
             (root / part).unlink()
         changed = [name for name, digest in sums.items() if not _holds(root / name, digest)]
         stale = [name for name in _listed(root, "*") if owned.fullmatch(name) and name not in files]
-        if not changed and not stale and read_sums(root) == sums:
+        if not changed and not stale and _lists(root, sums):
             return False
         with ExitStack() as moves:
             for name in changed:
@@ -163,6 +183,14 @@ def _listed(root: Path, pattern: str) -> list[str]:
 
 def _holds(path: Path, digest: str) -> bool:
     return path.is_file() and sha256(path) == digest
+
+
+def _lists(root: Path, sums: dict[str, str]) -> bool:
+    """Whether the list of hashes is this one; a damaged list is another."""
+    try:
+        return read_sums(root) == sums
+    except RequestError:
+        return False
 
 
 def _copy_checked(source: Path, target: Path, digest: str) -> None:

@@ -21,6 +21,7 @@ from robustctl.registry.locate import (
     pulled,
     pulled_directory,
     repo_home,
+    split_revision,
 )
 from robustctl.standards import STANDARDS
 
@@ -146,7 +147,7 @@ def remove(name: str) -> list[Path]:
     files = [home() / "entries" / f"{name}.yaml", home() / "weights" / f"{name}.safetensors", record_file(name)]
     is_name = entries.NAME.fullmatch(name) is not None  # and not a path out of these folders
     found = [path for path in files if is_name and path.is_file()]
-    repo = repo_home(name.partition("@")[0])
+    repo = repo_home(split_revision(name)[0])
     if not found and name in pulled():
         with writing(repo):
             shutil.rmtree(repo)
@@ -172,7 +173,6 @@ def verify_weights(only: str | None) -> Iterator[tuple[str, str | None]]:
             same = record is not None and record.sha256 == sha256(weights)
             yield name, None if same else f"{weights} is not what was fetched"
     for repo in pulled():
-        name, _, revision = repo.partition("@")
-        directory = pulled_directory(name, revision or "main")
+        directory = pulled_directory(*split_revision(repo))
         if directory is not None and only in (None, repo):
             yield repo, fault_in(directory)

@@ -86,14 +86,20 @@ def locate(text: str, *, fetch: bool = True) -> Located:
         return _from_entry(text, fetch)
     if Path(text).is_dir():
         return _from_directory(Path(text), Path(text).resolve().name)
-    repo, _, revision = text.partition("@")
-    if (directory := pulled_directory(repo, revision or "main")) is not None:
+    repo, revision = split_revision(text)
+    if (directory := pulled_directory(repo, revision)) is not None:
         return _from_directory(directory, text)
     if REPO_ID.fullmatch(repo) and not Path(text).exists():
         raise RequestError(f"model {text!r} is neither a directory nor a pulled repo; fetch it: robustctl pull {text}")
     if Path(text).exists():
         raise RequestError(f"model {text!r} is a file; register it first: robustctl models import {text} --name ...")
     raise unknown("model", text, [*entry_files(), *pulled()])
+
+
+def split_revision(text: str) -> tuple[str, str]:
+    """Repo and revision of ``user/name@revision``; a plain directory has no revisions, and its path may hold ``@``."""
+    repo, _, revision = text.partition("@") if not text.startswith(FILE) else (text, "", "")
+    return repo, revision or "main"
 
 
 def pulled() -> list[str]:

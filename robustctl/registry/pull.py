@@ -25,6 +25,7 @@ from robustctl.registry.locate import (
     pulled_directory,
     ref_file,
     repo_home,
+    split_revision,
 )
 from robustctl.spec import CONFIG, WEIGHTS, read_spec
 
@@ -69,10 +70,10 @@ def pull(repo: str, revision: str = "main") -> Path:
 
 def ensure(text: str) -> Located:
     """Find a model as ``locate`` does, and pull it first where it is a repo that is not here yet."""
-    repo, _, revision = text.partition("@")
+    repo, revision = split_revision(text)
     remote = repo.startswith(FILE) or (REPO_ID.fullmatch(repo) is not None and not Path(text).exists())
-    if remote and text not in entry_files() and pulled_directory(repo, revision or "main") is None:
-        pull(repo, revision or "main")
+    if remote and text not in entry_files() and pulled_directory(repo, revision) is None:
+        pull(repo, revision)
     return locate(text)
 
 

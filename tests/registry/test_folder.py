@@ -10,7 +10,7 @@ from filelock import FileLock
 
 from robustctl.errors import RequestError, RunError
 from robustctl.registry import folder
-from robustctl.registry.folder import fault_in, push, read_card, require_writable
+from robustctl.registry.folder import fault_in, list_files, push, read_card, require_writable
 
 OWNED = re.compile(r"old-\d\.bin")
 
@@ -49,6 +49,43 @@ def test_a_push_repairs_what_was_damaged(root: Path, files: dict[str, Path], dam
     assert push(f"file://{root}", files, {}, OWNED)
     assert fault_in(root) is None
     assert not push(f"file://{root}", files, {}, OWNED)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xff\xfe\x00binary", "cannot read .*SHA256SUMS"),
+        (b"0" * 64 + b"  ../outside\n", "leaves its folder: '../outside'"),
+        (b"0" * 64 + b"  /etc/passwd\n", "leaves its folder: '/etc/passwd'"),
+        (b"0" * 64 + b"  gone.bin\n", "lacks files that its SHA256SUMS names: gone.bin"),
+        (b"a.bin\n", "is no list of SHA-256 hashes"),
+        (b"0" * 63 + b"  a.bin\n", "is no list of SHA-256 hashes"),
+        (b"0" * 10_000_001, "more than 10000000 bytes"),
+    ],
+    ids=range(7),
+)
+def test_a_damaged_list_of_hashes_is_refused_and_the_next_push_repairs_it(
+    root: Path, files: dict[str, Path], content: bytes, message: str
+) -> None:
+    (root / "SHA256SUMS").write_bytes(content)
+    with pytest.raises(RequestError, match=message):
+        list_files(f"file://{root}", "main")
+    assert push(f"file://{root}", files, {}, OWNED)
+    assert {file.path for file in list_files(f"file://{root}", "main")[1]} == set(files)
+
+
+def test_a_directory_without_its_list_is_no_registry(root: Path) -> None:
+    (root / "SHA256SUMS").unlink()
+    with pytest.raises(RequestError, match="holds no model that robustctl pushed"):
+        list_files(f"file://{root}", "main")
+
+
+@pytest.mark.parametrize("name", ["a.bin", "robustctl", "SHA256SUMS"])
+def test_a_reader_does_not_follow_links(root: Path, tmp_path: Path, name: str) -> None:
+    (root / name).rename(tmp_path / "outside")
+    (root / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(RequestError, match=f"{name} is a link"):
+        list_files(f"file://{root}", "main")
 
 
 def test_what_an_earlier_push_left_is_deleted_and_what_a_user_put_there_stays(

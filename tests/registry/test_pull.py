@@ -1,6 +1,7 @@
 """Pulling with the real hub client from a hub on the loopback."""
 
 import multiprocessing
+import re
 import socket
 from pathlib import Path
 
@@ -8,11 +9,13 @@ import pytest
 import torch
 from hub_server import Fault, Server
 
+import robustctl
 from robustctl import checkpoint
 from robustctl.errors import RequestError, RunError
+from robustctl.registry.folder import push
 from robustctl.registry.local import verify_weights
 from robustctl.registry.locate import home as home_dir
-from robustctl.registry.locate import locate
+from robustctl.registry.locate import locate, pulled
 from robustctl.registry.pull import pull
 
 WEIGHTS = r"GET /alice/m/resolve/.*model.safetensors"
@@ -162,6 +165,17 @@ def test_offline_opens_no_socket(repo: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert pull(repo) == directory
     with pytest.raises(RunError, match="HF_HUB_OFFLINE is set"):
         pull("alice/other")
+
+
+def test_the_path_of_a_directory_may_hold_an_at_sign(tmp_path: Path, model_dir: Path) -> None:
+    place = tmp_path / "me@work" / "m"
+    push(f"file://{place}", {path.name: path for path in model_dir.iterdir()}, {}, re.compile("none"))
+    model = robustctl.load_model(f"file://{place}")
+    assert pulled() == [f"file://{place}"]
+    original, _ = checkpoint.load_model(model_dir)
+    x = torch.rand(3, 1, 8, 8)
+    assert torch.equal(model(x), original(x))
+    assert dict(verify_weights(None)) == {f"file://{place}": None}
 
 
 def _pull_in_process(repo: str) -> None:
