@@ -133,6 +133,11 @@ class UnionResult(_Frozen):
                 raise ValueError(f"its {name} figure does not follow from its per-point verdicts")
         return self
 
+    def is_bound(self, name: str) -> bool:
+        """Whether the figure called ``clean``, ``union``, ``average`` or a norm is only an upper bound."""
+        bounds = [norm for norm, accuracy in self.norms.items() if accuracy.upper_bound]
+        return bool(bounds) if name == "average" else name in bounds
+
     def write(self, path: Path) -> None:
         """Write the JSON atomically; raises RunError when that is not possible."""
         write_text(path, json.dumps(self.model_dump(mode="json", by_alias=True), indent=None) + "\n")

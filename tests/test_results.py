@@ -81,6 +81,15 @@ def test_union_is_the_points_robust_in_every_norm():
     assert result.union.acc <= min(accuracy.acc for accuracy in result.norms.values())
 
 
+def test_of_a_union_only_result_norms_and_average_are_bounds():
+    points = make().points
+    threats = [Threat.parse("linf:8/255"), Threat.parse("l1:12")]
+    bounded = make(norms=results.summarize(points, threats, {}, upper_bound=True)["norms"])
+    names = ("clean", "linf", "l1", "average", "union")
+    assert [bounded.is_bound(name) for name in names] == [False, True, True, True, False]
+    assert not any(make().is_bound(name) for name in names)
+
+
 def test_a_result_reads_back_equal(tmp_path):
     result = make()
     result.write(tmp_path / "r.json")

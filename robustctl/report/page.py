@@ -48,12 +48,11 @@ def _union(results: Labelled) -> list[str]:
     ]
 
 
-def _figures(result: UnionResult) -> list[tuple[str, float, tuple[float, float]]]:
-    """Name, accuracy and interval of each row of the chart."""
+def _figures(result: UnionResult) -> list[tuple[str, Accuracy]]:
+    """Name and accuracy of each row of the chart."""
     named: list[tuple[str, Accuracy]] = [("clean", result.clean)]
     named += [(norm, result.norms[norm]) for norm in NORMS if norm in result.norms]
-    named.append(("union", result.union))
-    return [(name, accuracy.acc, accuracy.ci95) for name, accuracy in named]
+    return [*named, ("union", result.union)]
 
 
 def _chart(results: Labelled) -> str:
@@ -66,7 +65,8 @@ def _chart(results: Labelled) -> str:
         top = row * group + 8
         marks.append(f'<text x="{LEFT - 12}" y="{top + group / 2}" text-anchor="end">{name}</text>')
         for i, (_, result) in enumerate(results):
-            marks += [_mark(acc, ci95, top + ROW * (i + 0.7), i) for at, acc, ci95 in _figures(result) if at == name]
+            y = top + ROW * (i + 0.7)
+            marks += [_mark(acc, result.is_bound(name), y, i) for at, acc in _figures(result) if at == name]
     return style.chart([label for label, _ in results], marks, height)
 
 
@@ -79,12 +79,17 @@ def _grid(height: int) -> str:
     return "".join(lines)
 
 
-def _mark(acc: float, ci95: tuple[float, float], y: float, i: int) -> str:
-    low, at, high = (LEFT + WIDTH * value for value in (ci95[0], acc, ci95[1]))
+def _mark(accuracy: Accuracy, is_bound: bool, y: float, i: int) -> str:
+    """A point with its interval; an upper bound is a hollow point beside the sign ``<=``."""
+    low, at, high = (LEFT + WIDTH * value for value in (accuracy.ci95[0], accuracy.acc, accuracy.ci95[1]))
     colour = style.colour(i)
+    sign = "&lt;= " if is_bound else ""
+    fill = "none" if is_bound else colour
     return (
         f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}" stroke="{colour}" stroke-width="2"/>'
-        f'<circle cx="{at:.1f}" cy="{y:.1f}" r="5" fill="{colour}"><title>{100 * acc:.1f} %</title></circle>'
+        f'<circle cx="{at:.1f}" cy="{y:.1f}" r="5" fill="{fill}" stroke="{colour}">'
+        f"<title>{sign}{100 * accuracy.acc:.1f} %</title></circle>"
+        + (f'<text x="{high + 6:.1f}" y="{y + 4:.1f}">{sign.strip()}</text>' if is_bound else "")
     )
 
 
@@ -104,6 +109,12 @@ def _comparison(base: UnionResult, label: str, result: UnionResult) -> str:
         return f'<tr><td>{escape(label)}</td><td colspan="5" class="words">{words}</td></tr>'
     lines = []
     for name in ("clean", *base.norms, "union"):
+        if base.is_bound(name) or result.is_bound(name):
+            lines.append(
+                f'<tr><td>{escape(label)}</td><td>{name}</td><td colspan="4" class="words">upper bounds do not compare'
+                "</td></tr>"
+            )
+            continue
         before, after = base.points.column(name), result.points.column(name)
         paired = mcnemar(before, after)
         change = 100 * (sum(after) - sum(before)) / len(after)
@@ -115,7 +126,7 @@ def _comparison(base: UnionResult, label: str, result: UnionResult) -> str:
 
 def _details(label: str, result: UnionResult) -> str:
     rounded = ", ".join(
-        f"{norm} {100 * accuracy.acc_8bit:.1f}"
+        f"{norm} {'<= ' * accuracy.upper_bound}{100 * accuracy.acc_8bit:.1f}"
         for norm, accuracy in result.norms.items()
         if accuracy.acc_8bit is not None
     )

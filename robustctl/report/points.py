@@ -5,13 +5,14 @@ import io
 from collections.abc import Sequence
 
 from robustctl.results import UnionResult
-from robustctl.threats import NORMS
+from robustctl.threats import NORMS, Norm
 
 
 def render(results: Sequence[tuple[str, UnionResult]]) -> str:
     """CSV with the columns result, index (in the split), label, clean, linf, l2, l1, union.
 
-    1 is right or robust, 0 wrong or broken, empty where that norm was not evaluated.
+    1 is right or robust, 0 wrong or broken, empty where that norm was not evaluated. <=1 is unbroken in a norm of which
+    not every attack was tried, because the point is broken in another norm and only the union was asked.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -19,7 +20,14 @@ def render(results: Sequence[tuple[str, UnionResult]]) -> str:
     for label, result in results:
         points = result.points
         blank = [""] * len(points.index)
-        columns = [points.clean, *(points.robust.get(norm, blank) for norm in NORMS), points.union()]
+        norms = [_column(result, norm) if norm in points.robust else blank for norm in NORMS]
+        columns: list[Sequence[object]] = [points.clean, *norms, points.union()]
         for index, true_label, *verdicts in zip(points.index, points.label, *columns, strict=True):
             writer.writerow([label, index, true_label, *verdicts])
     return text.getvalue()
+
+
+def _column(result: UnionResult, norm: Norm) -> list[str]:
+    """The verdicts of a norm."""
+    pairs = zip(result.points.robust[norm], result.points.union(), strict=True)
+    return ["<=1" if robust > union and result.is_bound(norm) else str(robust) for robust, union in pairs]

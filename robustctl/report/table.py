@@ -105,13 +105,12 @@ def _radius(name: str, result: UnionResult) -> str:
 
 
 def _cell(name: str, result: UnionResult, with_radius: bool) -> str:
+    bound = "<= " if result.is_bound(name) else ""
     if name == "average":
-        bound = "<= " if any(accuracy.upper_bound for accuracy in result.norms.values()) else ""
         return percent(result.average, result.average_ci95, bound)
     accuracy = _accuracy(name, result)
     if accuracy is None:
         return "-"
-    bound = "<= " if getattr(accuracy, "upper_bound", False) else ""
     return percent(accuracy.acc, accuracy.ci95, bound) + (f" (eps {_radius(name, result)})" if with_radius else "")
 
 
@@ -122,6 +121,9 @@ def _accuracy(name: str, result: UnionResult) -> Accuracy | None:
 
 
 def _change(name: str, first: UnionResult, second: UnionResult) -> list[str]:
+    """Change and p-value; none between bounds, which say nothing about each other."""
+    if first.is_bound(name) or second.is_bound(name):
+        return ["-", "-"]
     if name == "average":
         return [f"{100 * (second.average - first.average):+.1f}", ""]
     before, after = first.points.column(name), second.points.column(name)

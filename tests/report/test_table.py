@@ -62,6 +62,17 @@ def test_flags_and_bounds_are_shown():
     assert text.count("<= ") == 3
 
 
+def test_bounds_get_no_change_and_no_p():
+    results = [
+        (name, make(name, [1] * 10, [1] * 9 + [0], [1] * good + [0] * (10 - good), union_only=True))
+        for name, good in (("a", 2), ("b", 9))
+    ]
+    rows = {row[0].split()[0]: row[-2:] for row in table.cells(results)}
+    assert rows["linf"] == rows["l1"] == rows["average"] == ["-", "-"]
+    assert rows["union"] == ["+70.0", "0.016"]
+    assert rows["clean"] == ["+0.0", "1.000"]
+
+
 def test_markdown_has_the_same_cells_and_escapes_bars(before):
     text = table.markdown([("a|b", before)])
     assert text.splitlines()[0] == "| accuracy in % | a\\|b |"

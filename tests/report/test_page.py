@@ -1,0 +1,38 @@
+"""The page marks what a reader must not take for a measurement."""
+
+from robustctl import results
+from robustctl.report import page
+from robustctl.results import AttackInfo, DataInfo, Points, UnionResult
+from robustctl.threats import Threat
+
+
+def make(linf: list[int], union_only: bool) -> UnionResult:
+    points = Points(index=[0, 1, 2, 3], label=[0] * 4, clean=[1] * 4, robust={"linf": linf, "l1": [1, 1, 0, 0]})
+    threats = [Threat.parse("linf:8/255"), Threat.parse("l1:12")]
+    return UnionResult(
+        model="m",
+        weights_sha256="0" * 64,
+        data=DataInfo(source="digits", split="test", n=4, index_sha256="1" * 64),
+        attack=AttackInfo(name="standard", protocol="p", seed=0, union_only=union_only),
+        flags=[],
+        seconds=1,
+        device="cpu",
+        versions={},
+        points=points,
+        **results.summarize(points, threats, {"linf": 0.75}, union_only),
+    )
+
+
+def test_bounds_are_marked_in_the_chart_and_are_not_compared() -> None:
+    text = page.render([("a", make([1, 1, 1, 0], True)), ("b", make([1, 1, 1, 1], True))])
+    assert text.count("<title>&lt;= ") == 4, "two norms of two results"
+    assert text.count(">&lt;=</text>") == 4
+    assert text.count("upper bounds do not compare") == 2
+    assert text.count("exact McNemar") == 1
+    assert "linf &lt;= 75.0" in text
+
+
+def test_measurements_carry_no_mark() -> None:
+    text = page.render([("a", make([1, 1, 1, 0], False)), ("b", make([1, 1, 1, 1], False))])
+    assert "&lt;= " not in text
+    assert "do not compare" not in text
