@@ -1,5 +1,6 @@
 """The model registry."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -159,12 +160,20 @@ def mirror(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Fetch and check, but push nothing.")] = False,
 ) -> None:
     """Put a published model on the hub: fetch, convert, check, push with a card that credits its authors."""
+    from robustctl.errors import RunError
     from robustctl.registry.mirror import package
-    from robustctl.registry.push import Target, preflight, publish
+    from robustctl.registry.push import Target, check_target, preflight, publish
 
-    if not dry_run:
-        preflight(repo)
-    address = publish(package(name, repo, licence), Target(repo, private), dry_run=dry_run)
+    target = Target(repo, private)
+    check_target(target)
+    options = [*(["--licence", licence] if licence else []), *(["--dry-run"] if dry_run else [])]
+    again = ["robustctl", "models", "mirror", name, *target.options(), *options]
+    try:
+        if not dry_run:
+            preflight(repo)
+        address = publish(package(name, target, licence), target, dry_run=dry_run)
+    except RunError as error:
+        raise RunError(f"{error}\nTry again: {shlex.join(again)}") from None
     done = "nothing was pushed (dry run)" if dry_run else address or f"{repo} has it already"
     typer.echo(f"{name}: {done}")
 

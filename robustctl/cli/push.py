@@ -1,6 +1,7 @@
 """Publish a run."""
 
 import gc
+import shlex
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from robustctl.registry.push import Package
+    from robustctl.registry.push import Package, Target
     from robustctl.results import UnionResult
     from robustctl.runs import Record, Run
 
@@ -39,13 +40,14 @@ def command(
         target = Target(repo, private, revision, create_pr)
         check_target(target)
         found = _find(run)
-        package = _prepare(found, repo, licence, allow_flags, dry_run)
+    options = [*(["--licence", licence] if licence else []), *(["--allow-flags"] if allow_flags else [])]
+    again = ["robustctl", "push", str(found.path), *target.options(), *options, *(["--dry-run"] if dry_run else [])]
     try:
+        with _no_collection():
+            package = _prepare(found, target, licence, allow_flags, dry_run)
         address = publish(package, target, dry_run=dry_run)
     except RunError as error:
-        raise RunError(
-            f"{error}\n{found.path} is unchanged. Try again: robustctl push {found.path} --repo {repo}"
-        ) from None
+        raise RunError(f"{error}\n{found.path} is unchanged. Try again: {shlex.join(again)}") from None
     if dry_run:
         for name, content in sorted([*package.files.items(), ("README.md", b"")]):
             size = content.stat().st_size if isinstance(content, Path) else len(content)
@@ -77,7 +79,7 @@ def _find(run: str | None) -> "Run":
     return found
 
 
-def _prepare(run: "Run", repo: str, licence: str | None, allow_flags: bool, dry_run: bool) -> "Package":
+def _prepare(run: "Run", target: "Target", licence: str | None, allow_flags: bool, dry_run: bool) -> "Package":
     """The package of a run, after all checks that need no more than it and the token."""
     from robustctl.registry.folder import sha256
     from robustctl.registry.push import preflight
@@ -88,12 +90,12 @@ def _prepare(run: "Run", repo: str, licence: str | None, allow_flags: bool, dry_
     with ThreadPoolExecutor(2) as beside:  # the hub is asked while the weights are hashed, both ways at once
         tensors, file = beside.submit(weights_sha256, weights), beside.submit(sha256, weights)
         if not dry_run:
-            preflight(repo)
-        package = make_package(run, repo, licence, allow_flags, tensors.result())
+            preflight(target.repo, create_pr=target.create_pr)
+        package = make_package(run, target, licence, allow_flags, tensors.result())
         return replace(package, sha256={weights: file.result()})
 
 
-def make_package(run: "Run", repo: str, licence: str | None, allow_flags: bool, digest: str) -> "Package":
+def make_package(run: "Run", target: "Target", licence: str | None, allow_flags: bool, digest: str) -> "Package":
     """Everything of a run, whose tensors have the hash ``digest``, that is published; refuses what must not be.
 
     Raises:
@@ -133,7 +135,7 @@ def make_package(run: "Run", repo: str, licence: str | None, allow_flags: bool, 
         "SHA-256 of the tensors": digest,
     }
     story = Story(
-        name=Path(repo).name if repo.startswith("file://") else repo,
+        place=push.place_of(target),
         spec=spec,
         licence=chosen,
         results=results,

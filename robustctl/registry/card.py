@@ -28,11 +28,28 @@ LICENCES = (  # identifiers of the hub that a model's weights may have
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where the card will stand.
+
+    Attributes:
+        name: the repo's id, or the name of a directory.
+        revision: the branch that it is on.
+        pending: it is proposed in a pull request.
+        directory: it is a plain directory.
+    """
+
+    name: str
+    revision: str = "main"
+    pending: bool = False
+    directory: bool = False
+
+
+@dataclass(frozen=True)
 class Story:
     """What a card tells.
 
     Attributes:
-        name: the repo that the model is pushed to, or the name of the directory.
+        place: where the model is pushed to.
         spec: how it is built.
         licence: hub identifier.
         results: evaluations of these weights, the one of the claim last.
@@ -45,7 +62,7 @@ class Story:
         citation: BibTeX or text.
     """
 
-    name: str
+    place: Place
     spec: ModelSpec
     licence: str
     results: list[UnionResult]
@@ -95,7 +112,7 @@ def metadata(story: Story) -> dict[str, Any]:
     if story.results:
         content["metrics"] = ["accuracy"]
         content["model-index"] = [
-            {"name": story.name.rpartition("/")[2], "results": [_index(one) for one in story.results[-1:]]}
+            {"name": story.place.name.rpartition("/")[2], "results": [_index(one) for one in story.results[-1:]]}
         ]
     return content
 
@@ -140,7 +157,7 @@ def _dataset_type(source: str) -> str:
 def _body(story: Story) -> list[str]:
     spec = story.spec
     made = f"fine-tuned from {plain(story.base)}" if story.base else "trained from scratch"
-    lines = [f"# {plain(story.name.rpartition('/')[2])}", ""]
+    lines = [f"# {plain(story.place.name.rpartition('/')[2])}", ""]
     what = f"A {plain(spec.dataset)} classifier ({plain(spec.architecture.name)}), {made} with robustctl {__version__}."
     lines += [
         story.credit or what,
@@ -152,13 +169,7 @@ def _body(story: Story) -> list[str]:
         *_flags(story.results),
         "## Use",
         "",
-        "    import robustctl",
-        f'    model = robustctl.load_model("{story.name}")  # after: pip install robustctl',
-        f"    logits = model(images)  # (n, {', '.join(map(str, spec.input_shape))}), pixels in [0, 1]",
-        "",
-        "Normalisation is inside the model. The same weights through the hub's own mixin:",
-        '`robustctl.registry.hub_class.RobustClassifier.from_pretrained("' + story.name + '")`.',
-        "",
+        *_use(story.place, spec),
         "## Provenance",
         "",
         *(f"- {label}: {plain(value)}" for label, value in (story.provenance or {}).items()),
@@ -173,6 +184,31 @@ def _body(story: Story) -> list[str]:
         lines += ["", "## Citation", "", *(f"    {line}" for line in story.citation.strip().splitlines())]
     return [
         line.replace("robustctl: begin", "robustctl:begin").replace("robustctl: end", "robustctl:end") for line in lines
+    ]
+
+
+def _use(place: Place, spec: ModelSpec) -> list[str]:
+    """The lines that load it, as they stand."""
+    on_branch = place.revision != "main"
+    name = "." if place.directory else f"{place.name}@{place.revision}" if on_branch else place.name
+    arguments = f'"{place.name}", revision="{place.revision}"' if on_branch else f'"{name}"'
+    note = []
+    if place.pending:
+        note = ["Once the pull request that brings this card is merged:", ""]
+    if place.directory:
+        note = [
+            "In this directory; from elsewhere with its path, or `file://` and its path to check the hashes too:",
+            "",
+        ]
+    return [
+        *note,
+        "    import robustctl",
+        f'    model = robustctl.load_model("{name}")  # after: pip install robustctl',
+        f"    logits = model(images)  # (n, {', '.join(map(str, spec.input_shape))}), pixels in [0, 1]",
+        "",
+        "Normalisation is inside the model. The same weights through the hub's own mixin:",
+        f"`robustctl.registry.hub_class.RobustClassifier.from_pretrained({arguments})`.",
+        "",
     ]
 
 

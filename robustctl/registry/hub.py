@@ -56,11 +56,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Identity:
-    """Whose token it is, what it may do (``read``, ``write``, ``fineGrained``), the organisations."""
+    """Whose token it is, what it may do (``read``, ``write``, ``fineGrained``), the organisations.
+
+    ``read_only`` are those of them in which the user's role is to read.
+    """
 
     name: str
     role: str
     organisations: tuple[str, ...]
+    read_only: tuple[str, ...] = ()
 
 
 def endpoint() -> str:
@@ -154,28 +158,42 @@ def identity() -> Identity:
         raise RequestError("no hub token: set HF_TOKEN, or run 'hf auth login'")
     answer = call("the token", lambda: HfApi(endpoint=endpoint()).whoami())
     role = answer.get("auth", {}).get("accessToken", {}).get("role", "unknown")
-    organisations = tuple(organisation.get("name", "") for organisation in answer.get("orgs", []))
-    return Identity(answer.get("name", "unknown"), role, organisations)
+    roles = {organisation.get("name", ""): organisation.get("roleInOrg") for organisation in answer.get("orgs", [])}
+    read_only = tuple(name for name, role_there in roles.items() if role_there == "read")
+    return Identity(answer.get("name", "unknown"), role, tuple(roles), read_only)
 
 
-def require_write(repo: str) -> Identity:
-    """Check before long work that the token can write to ``repo``; create nothing.
+def require_write(repo: str, create_pr: bool = False) -> Identity:
+    """Check before long work that the token can write to ``repo``, or open a pull request there; create nothing.
 
     Raises:
-        RequestError: it is a reading token, or the namespace is neither the user's nor one of their organisations.
+        RequestError: it is a reading token; the namespace is neither the user's nor that of an organisation in which
+            they may write; or the pull request is for somebody's repo that does not exist.
     """
     who = identity()
     namespace = repo.partition("/")[0]
     if who.role == "read":
         raise RequestError(f"the token of {who.name} may only read; make one with the right to write to {repo}")
-    if namespace not in (who.name, *who.organisations):
-        others = f" and the organisations {', '.join(who.organisations)}" if who.organisations else ""
-        raise RequestError(f"--repo {repo}: the token belongs to {who.name}{others}, not to {namespace}")
-    return who
+    writable = {who.name, *who.organisations} - {*who.read_only}
+    if namespace in writable or (create_pr and exists(repo)):
+        return who
+    if namespace in who.read_only:
+        raise RequestError(
+            f"--repo {repo}: {who.name} may only read in {namespace}; ask its admins for a role that writes"
+        )
+    others = f" and the organisations {', '.join(who.organisations)}" if who.organisations else ""
+    raise RequestError(f"--repo {repo}: the token belongs to {who.name}{others}, not to {namespace}")
 
 
-def create_repo(repo: str, private: bool, branch: str) -> None:
-    """Make the repo and the branch where they do not exist yet."""
+def exists(repo: str) -> bool:
+    """Whether the repo is there and this user may see it."""
+    return call(repo, lambda: HfApi(endpoint=endpoint()).repo_exists(repo))
+
+
+def create_repo(repo: str, private: bool, branch: str, create_pr: bool = False) -> None:
+    """Make the repo and the branch where they do not exist yet; a pull request needs neither if the repo does."""
+    if create_pr and exists(repo):
+        return
     api = HfApi(endpoint=endpoint())
     call(repo, lambda: api.create_repo(repo, private=private, exist_ok=True))
     if branch != "main":
@@ -204,7 +222,12 @@ def commit_files(
             _addition(name, content, sha256) for name, content in files.items()
         ]
         operations += [CommitOperationDelete(path_in_repo=name) for name in deleted]
-        done = api.create_commit(repo, operations, commit_message=message, revision=branch, create_pr=create_pr)
+        try:
+            done = api.create_commit(repo, operations, commit_message=message, revision=branch, create_pr=create_pr)
+        except ValueError as error:
+            if str(error).startswith("Invalid metadata"):  # the hub has looked at the card; the client says it so
+                raise RequestError(f"{repo}: {shown_endpoint()} refuses the card README.md: {error}") from None
+            raise
         return str(done.pr_url or done.commit_url)
 
     return call(repo, commit)

@@ -7,12 +7,12 @@ from robustctl.registry.card import Story, plain
 from robustctl.registry.entry import Accuracy, Entry
 from robustctl.registry.folder import sha256
 from robustctl.registry.local import read_record
-from robustctl.registry.locate import FILE, locate
-from robustctl.registry.push import Package, check_licence
+from robustctl.registry.locate import locate
+from robustctl.registry.push import Package, Target, check_licence, place_of
 from robustctl.registry.scrub import HUB_DATASETS
 
 
-def package(name: str, repo: str, licence: str | None) -> Package:
+def package(name: str, target: Target, licence: str | None) -> Package:
     """Fetch an entry's weights and make what is pushed of them.
 
     Raises:
@@ -33,12 +33,11 @@ def package(name: str, repo: str, licence: str | None) -> Package:
     if entry.zero_shot:
         texts = f"{entry.zero_shot.prompt!r} for {', '.join(entry.zero_shot.classes)}"
         provenance["head"] = f"zero-shot, {texts}; tokens by {entry.zero_shot.tokenizer}"
-    shown = Path(repo).name if repo.startswith(FILE) else repo
     credit = (
         f"{plain(entry.description)}. Converted by robustctl from what its authors published; all credit is theirs."
     )
     story = Story(
-        shown,
+        place_of(target),
         located.spec,
         chosen,
         [],

@@ -11,12 +11,12 @@ from typing import Any
 from robustctl import __version__
 from robustctl.errors import RequestError
 from robustctl.registry import card, folder
-from robustctl.registry.card import LICENCES, Story
+from robustctl.registry.card import LICENCES, Place, Story
 from robustctl.registry.download import RemoteFile, download, git_sha1
 from robustctl.registry.entry import REPO_ID
 from robustctl.registry.folder import sha256
 from robustctl.registry.locate import FILE, REVISION
-from robustctl.registry.scrub import scrub, scrubbed, secret_in
+from robustctl.registry.scrub import last_part, scrub, scrubbed, secret_in
 from robustctl.results import UnionResult
 
 NOTES = ("union-only", "outside")  # flags that say how a number was made, not that it is too high
@@ -53,6 +53,19 @@ class Target:
     branch: str = "main"
     create_pr: bool = False
 
+    def options(self) -> list[str]:
+        """The command line's options that say the same."""
+        flags = {"--private": self.private, "--create-pr": self.create_pr}
+        branch = ["--revision", self.branch] if self.branch != "main" else []
+        return ["--repo", self.repo, *branch, *(name for name, given in flags.items() if given)]
+
+
+def place_of(target: Target) -> Place:
+    """The target as a card knows it; the path of a directory is not published."""
+    if target.repo.startswith(FILE):
+        return Place(last_part(target.repo), directory=True)
+    return Place(target.repo, target.branch, target.create_pr)
+
 
 def check_target(target: Target) -> None:
     """Before long work: is this a place, and may the token write there?
@@ -71,7 +84,7 @@ def check_target(target: Target) -> None:
         raise RequestError(f"--revision {target.branch!r} is no branch name")
 
 
-def preflight(repo: str) -> str:
+def preflight(repo: str, *, create_pr: bool = False) -> str:
     """Check ``repo`` and the token before long work; returns whose token it is (empty for a directory)."""
     check_target(Target(repo))
     if repo.startswith(FILE):
@@ -79,7 +92,7 @@ def preflight(repo: str) -> str:
         return ""
     from robustctl.registry import hub
 
-    return hub.require_write(repo).name
+    return hub.require_write(repo, create_pr).name
 
 
 def check_licence(licence: str | None, base: str | None) -> str:
@@ -166,7 +179,7 @@ def _sharded(package: Package, scratch: Path) -> Package:
 def _push_to_hub(package: Package, target: Target) -> str | None:
     from robustctl.registry import hub
 
-    hub.create_repo(target.repo, target.private, target.branch)
+    hub.create_repo(target.repo, target.private, target.branch, target.create_pr)
     commit, there = hub.list_files(target.repo, target.branch)
     remote = {file.path: file for file in there}
     files = _with_card(package, _existing_card(target.repo, commit, remote), target)

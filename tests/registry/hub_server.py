@@ -57,6 +57,7 @@ class Server:
         self.files: dict[str, bytes] = {}
         self.faults: list[Fault] = []
         self.log: list[str] = []
+        self.roles: dict[str, str] = {}  # of every user in an organisation, where it is not the right to write
         self.lock = threading.RLock()
         handler = type("Handler", (_Handler,), {"hub": self})
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -144,7 +145,11 @@ class _Handler(BaseHTTPRequestHandler):
         path, query = unquote(parts.path), parse_qs(parts.query)
         for pattern, method in ROUTES:
             if found := re.fullmatch(pattern, f"{self.command} {path}"):
-                method(self, *found.groups(), **({"query": query} if "commit" in pattern else {}))
+                method(
+                    self,
+                    *found.groups(),
+                    **({"query": query} if "/commit/" in pattern or "/preupload/" in pattern else {}),
+                )
                 return
         self.drain()
         self.json(404, {"error": f"no route {self.path}"})
@@ -174,18 +179,18 @@ class _Handler(BaseHTTPRequestHandler):
             return
         name, role, organisations = user
         token = {"accessToken": {"displayName": "test", "role": role}}
-        orgs = [{"name": organisation, "type": "org"} for organisation in organisations]
+        orgs = [{"name": one, "type": "org", "roleInOrg": self.hub.roles.get(one, "write")} for one in organisations]
         self.json(200, {"type": "user", "name": name, "orgs": orgs, "auth": token})
 
-    def repo(self, name: str, write: bool = False) -> Repo | None:
-        """The repo if this user may see it (or write to it); else the error has been sent."""
+    def repo(self, name: str, write: bool = False, pull_request: bool = False) -> Repo | None:
+        """The repo if this user may see it (or write to it, or to a pull request); else the error has been sent."""
         user, found = self.user(), self.hub.repos.get(name)
         mine = user is not None and name.split("/")[0] in (user[0], *user[2])
         if found is None or (found.private and not mine):
             self.drain()
             self.json(401 if user is None else 404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
             return None
-        if write and not (mine and user and user[1] == "write"):
+        if write and not ((mine or pull_request) and user and user[1] == "write"):
             self.drain()
             self.json(403, {"error": "You don't have the rights"}, {"X-Error-Message": "You don't have the rights"})
             return None
@@ -326,9 +331,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.drain()
         self.json(200, {"errors": [], "warnings": []})
 
-    def preupload(self, name: str, revision: str) -> None:
+    def preupload(self, name: str, revision: str, query: dict[str, list[str]]) -> None:
         asked = json.loads(self.drain())
-        if self.repo(name, write=True) is None:
+        if self.repo(name, write=True, pull_request="create_pr" in query) is None:
             return
         mode = [
             {"path": one["path"], "uploadMode": "lfs" if LARGE.match(one["path"]) else "regular", "shouldIgnore": False}
@@ -338,7 +343,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def batch(self, name: str) -> None:
         asked = json.loads(self.drain())
-        if self.repo(name, write=True) is None:
+        if self.repo(name, write=True, pull_request=True) is None:  # the request does not say what it is for
             return
         objects = []
         for one in asked["objects"]:
@@ -369,7 +374,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def commit(self, name: str, revision: str, query: dict[str, list[str]]) -> None:
         lines = [json.loads(line) for line in self.drain().splitlines()]
-        repo = self.repo(name, write=True)
+        repo = self.repo(name, write=True, pull_request="create_pr" in query)
         if repo is None:
             return
         with self.hub.lock:

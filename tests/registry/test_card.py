@@ -9,14 +9,30 @@ from hypothesis import strategies as st
 from samples import result
 
 from robustctl.registry import card
-from robustctl.registry.card import TEXT_BEGIN, TEXT_END, YAML_BEGIN, YAML_END, Story, front_matter, plain, render
+from robustctl.registry.card import (
+    TEXT_BEGIN,
+    TEXT_END,
+    YAML_BEGIN,
+    YAML_END,
+    Place,
+    Story,
+    front_matter,
+    plain,
+    render,
+)
 from robustctl.spec import Architecture, ModelSpec
 
 SPEC = ModelSpec(architecture=Architecture(name="kw-small"), input_shape=(1, 8, 8), n_classes=10, dataset="digits")
 
 
 def story(**changes: object) -> Story:
-    values = {"name": "alice/m", "spec": SPEC, "licence": "mit", "results": [result("m", "0" * 64, 6)], "table": "|a|"}
+    values = {
+        "place": Place("alice/m"),
+        "spec": SPEC,
+        "licence": "mit",
+        "results": [result("m", "0" * 64, 6)],
+        "table": "|a|",
+    }
     return Story(**(values | changes))
 
 
