@@ -11,6 +11,8 @@ from robustctl.threats import Norm, Threat
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+IMAGENET = "imagenet"
+"""The data set whose images have all sizes."""
 
 Scalar = bool | int | float | str
 
@@ -33,10 +35,39 @@ class Normalization(BaseModel):
     std: list[Annotated[float, Field(gt=0)]]
 
 
+class Resize(BaseModel):
+    """How an image of another size becomes the model's input: resized, then the centre is cut out.
+
+    Attributes:
+        side: pixels of the shorter side after resizing; None cuts without resizing (black where the image is smaller).
+        interpolation: as Pillow's ``Image.resize`` does it, which averages over more pixels where it shrinks.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    side: PositiveInt | None
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+    @classmethod
+    def usual(cls, side: int) -> "Resize":
+        """What is usual on ImageNet: the shorter side to 256 pixels (bilinear) where the model takes 224."""
+        return cls(side=round(side * 256 / 224))
+
+    def of(self, old: int, new: int) -> "Resize":
+        """The same for inputs of ``new`` pixels a side in place of ``old``."""
+        return self.model_copy(update={"side": self.side and round(self.side * new / old)})
+
+    def text(self, side: int) -> str:
+        """In words, for a model that takes ``side`` pixels."""
+        resized = f"shorter side to {self.side} ({self.interpolation}), " if self.side else ""
+        return f"{resized}centre {side}x{side}"
+
+
 class ModelSpec(BaseModel):
     """Everything that is needed to rebuild a classifier around its weights.
 
-    ``input_shape`` is (channels, height, width); ``norm`` and ``eps`` say what it was trained for, if known.
+    ``input_shape`` is (channels, height, width); ``norm`` and ``eps`` say what it was trained for, if known. ``resize``
+    is what its authors did to images of other sizes; without it, only models of data set imagenet take such images.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,6 +80,14 @@ class ModelSpec(BaseModel):
     dataset: str
     norm: Norm | None = None
     eps: str | None = None
+    resize: Resize | None = None
+
+    @property
+    def resizing(self) -> Resize | None:
+        """What is done to images of other sizes; None where they are refused."""
+        if self.resize is None and self.dataset == IMAGENET:
+            return Resize.usual(self.input_shape[-1])
+        return self.resize
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelSpec":
@@ -59,6 +98,8 @@ class ModelSpec(BaseModel):
         channels = self.input_shape[0]
         if self.normalization and {len(self.normalization.mean), len(self.normalization.std)} != {channels}:
             raise ValueError(f"normalization needs {channels} values of mean and of std, one a channel")
+        if self.resize and self.input_shape[1] != self.input_shape[2]:
+            raise ValueError("resize is for models that take square images")
         return self
 
 

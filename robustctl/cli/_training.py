@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from robustctl.architectures import Classifier
-    from robustctl.data import ImageData
+    from robustctl.data import EncodedData, ImageData
     from robustctl.recipe import Recipe
     from robustctl.registry.locate import Located
     from robustctl.runs import Record, Run
@@ -59,7 +59,7 @@ class Job:
     recipe: "Recipe | None"
     model: str
     located: "Located | None"
-    data: "ImageData"
+    data: "ImageData | EncodedData"
     seed: int
     spec: "ModelSpec | None" = None
 
@@ -70,6 +70,7 @@ def carry_out(request: Request) -> None:
     from robustctl.oracle import pick_device
     from robustctl.registry.push import preflight
     from robustctl.training.distributed import local_device, world
+    from robustctl.training.start import resizing_spec
 
     if request.max_steps is not None and request.dry_run:
         request = replace(request, max_steps=None)
@@ -84,6 +85,7 @@ def carry_out(request: Request) -> None:
         if not w.leads:
             os.environ["ROBUSTCTL_QUIET"] = "1"
         model, spec = _model(job)
+        spec = resizing_spec(spec, job.data)
         _say(w, _header(job, spec))
         if request.dry_run:
             return
@@ -103,7 +105,7 @@ def _fresh(request: Request) -> Job:
     located = locate(request.model, fetch=not request.dry_run) if request.command == "finetune" else None
     dataset = located.spec.dataset if located else _dataset_of(request.recipe, request.data)
     chosen = recipe.load(request.recipe, request.overrides, dataset)
-    data = _data(request.data, chosen.settings.dataset)
+    data = _data(request.data, chosen.settings, located.spec if located else None)
     return Job(request, chosen.settings, chosen, request.model, located, data, request.seed or 0)
 
 
@@ -116,13 +118,18 @@ def _dataset_of(recipe_name: str, data: str | None) -> str | None:
     return next((name for name, standard in STANDARDS.items() if data in (name, standard.source)), None)
 
 
-def _data(source: str | None, dataset: str) -> "ImageData":
+def _data(source: str | None, settings: "Settings", spec: "ModelSpec | None") -> "ImageData | EncodedData":
+    """The training split; images of several sizes only where the model, the data set or the recipe allows them."""
     from robustctl.registry import datasets
+    from robustctl.spec import IMAGENET
     from robustctl.standards import STANDARDS
 
+    dataset = settings.dataset
     if source is None and dataset not in STANDARDS:
         raise RequestError(f"say where the images of {dataset!r} are: --data FOLDER, .npz file or hub data set")
-    return datasets.load(source or STANDARDS[dataset].source, "train")
+    any_size = bool(settings.augment.resized_crop or dataset == IMAGENET or (spec and spec.resizing))
+    side = spec.input_shape[-1] if spec else None
+    return datasets.load_to_train(source or STANDARDS[dataset].source, "train", any_size=any_size, side=side)
 
 
 def _run_to_resume(request: Request) -> "Run":
@@ -165,10 +172,11 @@ def _resumed(request: Request, run: "Run") -> Job:
         changed += [f"--set {override} (give --recipe too)" for override in request.overrides]
     if changed:
         raise RequestError(f"cannot resume {run.path} with a changed request: {'; '.join(changed)}")
-    data = _data(record.data["source"], settings.dataset)
+    spec = read_spec(run.path)
+    data = _data(record.data["source"], settings, spec)
     if data.content_sha256 != record.data["content_sha256"]:
         raise RequestError(f"cannot resume {run.path}: the images of {record.data['source']} have changed")
-    return Job(request, settings, None, record.model, None, data, record.seed, read_spec(run.path))
+    return Job(request, settings, None, record.model, None, data, record.seed, spec)
 
 
 def _model(job: Job) -> tuple["Classifier", "ModelSpec"]:
@@ -178,18 +186,17 @@ def _model(job: Job) -> tuple["Classifier", "ModelSpec"]:
     from robustctl import checkpoint
     from robustctl.architectures import build
     from robustctl.spec import Architecture, ModelSpec
-    from robustctl.training.start import new_head
+    from robustctl.training.start import input_shape, new_head
 
     torch.manual_seed(job.seed)
     if job.spec is not None:
         return build(job.spec), job.spec
     if job.located is None:
         arguments = job.settings.architecture.get(job.model, {})
-        channels, height, width = job.data.x.shape[1:]
         spec = ModelSpec(
             schema="robustctl.model/1",
             architecture=Architecture(name=job.model, args=arguments),
-            input_shape=(channels, height, width),
+            input_shape=input_shape(job.data, job.settings),
             n_classes=job.data.n_classes,
             dataset=job.settings.dataset,
         )

@@ -1,9 +1,12 @@
 """PNG and JPEG bytes to pixels, in threads."""
 
 import io
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,15 +15,25 @@ from torch import Tensor
 
 from robustctl.errors import RequestError
 
-MODES = {"1": "L", "L": "L", "RGB": "RGB", "P": "RGB", "RGBA": "RGB"}
-CHUNK = 512  # images a task: large enough that handing out tasks costs nothing
+MODES = {"1": "L", "L": "L", "RGB": "RGB", "P": "RGB", "RGBA": "RGB", "CMYK": "RGB"}
+MAX_PIXELS = 64_000_000
+"""The largest image of ImageNet has less than half of it; a file of a few bytes can claim far more."""
+CHUNK = 512  # small images a task: large enough that handing out tasks costs nothing
+FEW = 4  # photographs a task
 
 
-def decode(encoded: Sequence[bytes], name_of: Callable[[int], str]) -> Tensor:
+class Encoded(Protocol):
+    """PNG or JPEG bytes, an image each: a list of them, or where they are read from."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int, /) -> bytes: ...
+
+
+def decode(encoded: Encoded, name_of: Callable[[int], str]) -> Tensor:
     """Decode images of one size.
 
     Args:
-        encoded: PNG or JPEG bytes, one an image.
         name_of: what to call image i in a message.
 
     Returns:
@@ -31,7 +44,7 @@ def decode(encoded: Sequence[bytes], name_of: Callable[[int], str]) -> Tensor:
     """
 
     def pixels(start: int) -> list[np.ndarray]:
-        return [_pixels(encoded[i], name_of, i) for i in range(start, min(start + CHUNK, len(encoded)))]
+        return [_array(open_image(encoded[i], name_of(i))) for i in range(start, min(start + CHUNK, len(encoded)))]
 
     with ThreadPoolExecutor() as pool:
         images = list(chain.from_iterable(pool.map(pixels, range(0, len(encoded), CHUNK))))
@@ -45,15 +58,76 @@ def decode(encoded: Sequence[bytes], name_of: Callable[[int], str]) -> Tensor:
     return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
 
 
-def _pixels(encoded: bytes, name_of: Callable[[int], str], i: int) -> np.ndarray:
-    """(h, w, 1) or (h, w, 3) uint8."""
+def gather(
+    n: int, shape: tuple[int, int, int], image_of: Callable[[int], Image.Image], pool: Executor | None = None
+) -> Tensor:
+    """Pixels uint8 (n, c, h, w) of images that all have ``shape`` (c, h, w).
+
+    Args:
+        image_of: the i-th image, of mode L or RGB as ``shape`` has 1 or 3 channels; called in threads.
+        pool: the threads, or None for some of its own.
+    """
+    pixels = np.empty((n, *shape), np.uint8)
+
+    def fill(start: int) -> None:
+        for i in range(start, min(start + FEW, n)):
+            pixels[i] = _array(image_of(i)).transpose(2, 0, 1)
+
+    own: AbstractContextManager[Executor] = nullcontext(pool) if pool else ThreadPoolExecutor(threads())
+    with own as executor:
+        for _ in executor.map(fill, range(0, n, FEW)):
+            pass
+    return torch.from_numpy(pixels)
+
+
+def threads() -> int:
+    """How many threads decode: one a core, shared between the processes of ``torchrun`` on this machine."""
+    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def open_image(encoded: bytes, name: str, *, colour: bool = False) -> Image.Image:
+    """Decode one image to mode L or RGB.
+
+    Args:
+        name: what to call it in a message.
+        colour: give grey images three equal channels.
+
+    Raises:
+        RequestError: it cannot be decoded, is not of 8-bit grey or colour, or is larger than ``MAX_PIXELS``.
+    """
     try:
-        image = Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG"))
-        mode = MODES.get(image.mode)
-        if mode is None:
-            raise ValueError(f"its mode is {image.mode}; 8-bit grey or RGB is needed")
-        array = np.asarray(image if image.mode == mode else image.convert(mode))
+        image = _identified(encoded)
+        mode = "RGB" if colour else MODES[image.mode]
+        image.load()
+        return image if image.mode == mode else image.convert(mode)
     except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError) as error:
-        reason = "it is neither PNG nor JPEG" if isinstance(error, UnidentifiedImageError) else error
-        raise RequestError(f"cannot decode {name_of(i)}: {reason}") from None
-    return array[:, :, None] if mode == "L" else array
+        raise _undecodable(name, error) from None
+
+
+def size_of(encoded: bytes, name: str) -> tuple[int, int, int]:
+    """(channels, height, width) from the image's first bytes; raises RequestError as ``open_image``."""
+    try:
+        image = _identified(encoded)
+    except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError) as error:
+        raise _undecodable(name, error) from None
+    return (1 if MODES[image.mode] == "L" else 3), image.height, image.width
+
+
+def _identified(encoded: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG"))
+    if image.mode not in MODES:
+        raise ValueError(f"its mode is {image.mode}; 8-bit grey or RGB is needed")
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"it has {image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are read")
+    return image
+
+
+def _undecodable(name: str, error: Exception) -> RequestError:
+    reason = "it is neither PNG nor JPEG" if isinstance(error, UnidentifiedImageError) else error
+    return RequestError(f"cannot decode {name}: {reason}")
+
+
+def _array(image: Image.Image) -> np.ndarray:
+    """(h, w, 1) or (h, w, 3) uint8."""
+    array = np.asarray(image)
+    return array[:, :, None] if array.ndim == 2 else array

@@ -1,4 +1,4 @@
-"""Labelled images in memory, as every source returns them."""
+"""Labelled images in memory."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,12 +11,10 @@ from torch import Tensor
 from robustctl.errors import RequestError
 
 
-@dataclass(frozen=True)
-class ImageData:
-    """Images and labels of (a part of) one split.
+class Labelled:
+    """What images of one split have in common, be they decoded or not.
 
     Attributes:
-        x: images (n, c, h, w) on the CPU: uint8 in 0..255, or float32 in [0,1].
         y: labels (n,) int64 in 0..n_classes-1.
         n_classes: number of classes of the source, not only of those that occur here.
         source: what the user called it.
@@ -24,7 +22,6 @@ class ImageData:
         indices: position of each image in the split, (n,) int64.
     """
 
-    x: Tensor
     y: Tensor
     n_classes: int
     source: str
@@ -34,6 +31,62 @@ class ImageData:
     def __len__(self) -> int:
         return len(self.y)
 
+    @property
+    def where(self) -> str:
+        """Source and split, for messages."""
+        return f"{self.source} ({self.split})"
+
+    @property
+    def index_sha256(self) -> str:
+        """Hash of the split's name and the indices in it: which images, in which order."""
+        return hashlib.sha256(self.split.encode() + b"\n" + self.indices.numpy().tobytes()).hexdigest()
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of an image."""
+        raise NotImplementedError
+
+    def require_shape(self, input_shape: tuple[int, int, int]) -> None:
+        """Raise RequestError unless the images have the shape that a model takes."""
+        if self.shape != input_shape:
+            raise RequestError(
+                f"images of {self.where} are {_shape(self.shape)}, the model takes {_shape(input_shape)}"
+            )
+
+    def require_labels(self, n_classes: int) -> None:
+        """Raise RequestError for a label outside a model's classes, with its index in the split."""
+        outside = (self.y < 0) | (self.y >= n_classes)
+        if outside.any():
+            position = int(outside.nonzero()[0])
+            raise RequestError(
+                f"image {int(self.indices[position])} of {self.where} has label {int(self.y[position])}, "
+                f"outside the model's classes 0..{n_classes - 1}"
+            )
+
+
+@dataclass(frozen=True)
+class ImageData(Labelled):
+    """Images in memory, and labels, of (a part of) one split.
+
+    Attributes:
+        x: images (n, c, h, w) on the CPU: uint8 in 0..255, or float32 in [0,1].
+        preprocessing: what was done to images of other sizes, in words; None where they are as they were.
+    """
+
+    x: Tensor
+    y: Tensor
+    n_classes: int
+    source: str
+    split: str
+    indices: Tensor
+    preprocessing: str | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of an image."""
+        _, channels, height, width = self.x.shape
+        return channels, height, width
+
     def images(self, positions: Sequence[int] | Tensor) -> Tensor:
         """Images (len(positions), c, h, w) as float32 in [0,1]."""
         return to_float(self.x[torch.as_tensor(positions)])
@@ -42,11 +95,6 @@ class ImageData:
         """The images at these positions, which keep their indices in the split."""
         chosen = torch.as_tensor(positions)
         return replace(self, x=self.x[chosen], y=self.y[chosen], indices=self.indices[chosen])
-
-    @property
-    def index_sha256(self) -> str:
-        """Hash of the split's name and the indices in it: which images, in which order."""
-        return hashlib.sha256(self.split.encode() + b"\n" + self.indices.numpy().tobytes()).hexdigest()
 
     @property
     def content_sha256(self) -> str:
@@ -62,18 +110,8 @@ class ImageData:
         Raises:
             RequestError: other channels or size, or a label outside the classes (with its index in the split).
         """
-        where = f"{self.source} ({self.split})"
-        if self.x.shape[1:] != input_shape:
-            raise RequestError(
-                f"images of {where} are {_shape(self.x.shape[1:])}, the model takes {_shape(input_shape)}"
-            )
-        outside = (self.y < 0) | (self.y >= n_classes)
-        if outside.any():
-            position = int(outside.nonzero()[0])
-            raise RequestError(
-                f"image {int(self.indices[position])} of {where} has label {int(self.y[position])}, "
-                f"outside the model's classes 0..{n_classes - 1}"
-            )
+        self.require_shape(input_shape)
+        self.require_labels(n_classes)
 
 
 def to_float(x: Tensor) -> Tensor:

@@ -3,25 +3,34 @@ over the data and the batch's number in it, so a position in the training is two
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from robustctl.data import ImageData
+from robustctl.data import EncodedData, ImageData
 from robustctl.data.augment import random_crop, random_flip
+from robustctl.data.decode import gather, threads
 from robustctl.data.image_data import to_float
-from robustctl.errors import RequestError
+from robustctl.data.resize import crop_draws, random_part, random_parts
+from robustctl.errors import RequestError, RunError
 from robustctl.geometry import image_generator
+from robustctl.spec import ModelSpec
 from robustctl.training.settings import Augment
+
+Data = ImageData | EncodedData
 
 SELECTION_SEED = 0
 """The images held out are the same for every seed, so that runs can be compared by their selection accuracy."""
 AHEAD = 3
 """Batches that are kept ready where workers prepare them, the present one included."""
 
+Key = tuple[int, int, int, int | None, tuple[int, int]]
+"""Pass, batch, its size, the images' size, and the rows that are wanted."""
 
-def hold_out(data: ImageData, n: int) -> tuple[ImageData, ImageData]:
+
+def hold_out(data: Data, n: int) -> tuple[Data, Data]:
     """Split training data into what is trained on and ``n`` images for selection.
 
     Raises:
@@ -35,24 +44,101 @@ def hold_out(data: ImageData, n: int) -> tuple[ImageData, ImageData]:
     return data.select(order[n:].sort().values), data.select(order[:n].sort().values)
 
 
+class Source(Protocol):
+    """Where a batch's images come from. ``y`` (n,) are the labels of all images, on ``device``."""
+
+    @property
+    def y(self) -> Tensor: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def take(self, positions: Tensor, crops: Tensor | None, least: float, side: int | None) -> Tensor:
+        """Images at these positions, (m, c, h, w), uint8 or float32 in [0,1].
+
+        Args:
+            crops: what random crops are made of, as ``crop_draws`` makes it, or None for the whole images.
+            least: smallest share of an image that a random crop takes.
+            side: height and width of the crops, or None for the model's; whole images may come in another size.
+        """
+
+    def shuffled(self, generator: Generator) -> Tensor:
+        """All positions in a random order."""
+
+
 @dataclass(frozen=True)
 class Images:
-    """Images of one source on the training's device: x uint8 or float32 (n, c, h, w), y (n,)."""
+    """Images in memory, on the CPU or on the training's device: x uint8 or float32 (n, c, h, w), y (n,)."""
 
     x: Tensor
     y: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images are."""
+        return self.x.device
 
     def floats(self, positions: Tensor) -> Tensor:
         """Images at these positions, float32 in [0,1]."""
         return to_float(self.x[positions])
 
-    def order(self, seed: int, epoch: int, length: int) -> Tensor:
-        """Positions of ``length`` images for one pass: permutations one after another, each image once in each."""
-        rounds = -(-length // len(self.y))
-        parts = [
-            torch.randperm(len(self.y), generator=image_generator(seed, epoch, "order", turn)) for turn in range(rounds)
-        ]
-        return torch.cat(parts)[:length]
+    def take(self, positions: Tensor, crops: Tensor | None, least: float, side: int | None) -> Tensor:
+        """Images as ``Source.take`` says; whole ones in their own size."""
+        x = self.x[positions.to(self.device)]
+        return x if crops is None else random_parts(x, crops, least, side or x.shape[-1])
+
+    def shuffled(self, generator: Generator) -> Tensor:
+        """All positions in a random order."""
+        return torch.randperm(len(self.y), generator=generator)
+
+
+class Streamed:
+    """Images on the disk, decoded when they are taken.
+
+    Args:
+        spec: of the model that is trained.
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(self, data: EncodedData, spec: ModelSpec) -> None:
+        self.data, self.y = data, data.y
+        self.shape = spec.input_shape
+        self.resize = spec.resizing if data.any_size else None
+        self.pool = ThreadPoolExecutor(threads())
+
+    def take(self, positions: Tensor, crops: Tensor | None, least: float, side: int | None) -> Tensor:
+        """Images as ``Source.take`` says; whole ones are resized and cut to ``side`` where they may have any size.
+
+        Raises:
+            RunError: an image cannot be read or decoded any more.
+        """
+        chosen = positions.tolist()
+        channels, _, width = self.shape
+        side = side or width
+        try:
+            if crops is None:
+                resize = self.resize and self.resize.of(width, side)
+                shape = (channels, side, side) if resize else self.shape
+                return self.data.fitted(chosen, shape, resize, self.pool)
+            return gather(
+                len(chosen),
+                (channels, side, side),
+                lambda i: random_part(self.data.image(chosen[i], channels), crops[i], least, side),
+                self.pool,
+            )
+        except RequestError as error:
+            raise RunError(f"{error}; put a sound file in its place and go on with --resume") from None
+
+    def shuffled(self, generator: Generator) -> Tensor:
+        """All positions in an order in which they can be read fast."""
+        return self.data.encoded.shuffled(self.data.indices, generator)
+
+
+def order(data: Source, seed: int, epoch: int, length: int) -> Tensor:
+    """Positions of ``length`` images for one pass: permutations one after another, each image once in each."""
+    rounds = -(-length // len(data.y))
+    return torch.cat([data.shuffled(image_generator(seed, epoch, "order", turn)) for turn in range(rounds)])[:length]
 
 
 class Batches:
@@ -62,12 +148,12 @@ class Batches:
         data: the training images.
         extra: pseudo-labelled images that fill ``share`` of each batch, or None; a pass ends with ``data``.
         device: where batches go. Images that are there already are picked and changed there; others are prepared by
-            two workers, ahead of time, and sent.
+            ``workers`` threads, ahead of time, and sent.
     """
 
     def __init__(
         self,
-        data: Images,
+        data: Source,
         augment: Augment,
         seed: int,
         n_classes: int,
@@ -83,9 +169,9 @@ class Batches:
         self.n_classes = n_classes
         self.extra = extra
         self.share = share
-        self.device = device or data.x.device
+        self.device = device or data.device
         self.workers = ThreadPoolExecutor(workers) if workers else None
-        self._ahead: dict[tuple[int, int, int, int | None], Future[tuple[Tensor, Tensor]]] = {}
+        self._ahead: dict[Key, Future[tuple[Tensor, Tensor]]] = {}
         self._orders: dict[tuple[int, int], tuple[Tensor, Tensor | None]] = {}
 
     def count(self, batch_size: int) -> int:
@@ -99,25 +185,37 @@ class Batches:
             raise RequestError(f"train.batch_size takes {own} images, but there are {len(self.data.y)} to train on")
         return len(self.data.y) // own
 
-    def get(self, epoch: int, number: int, batch_size: int, size: int | None = None) -> tuple[Tensor, Tensor]:
-        """Images (batch_size, c, h, w) float32 in [0,1], and labels (batch_size,) or, under mixup, (batch_size, k).
+    def get(
+        self, epoch: int, number: int, batch_size: int, size: int | None = None, part: slice | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Images (n, c, h, w) float32 in [0,1], and labels (n,) or, under mixup, (n, k).
 
         Args:
             epoch: number of this pass over the data.
             number: the batch's number in it.
             size: height and width to resize to, or None.
+            part: the rows of the batch that are wanted, with both ends; None: all. They do not depend on the others.
+
+        Raises:
+            RunError: an image on the disk cannot be read or decoded any more.
         """
+        rows = (part.start, part.stop) if part else (0, batch_size)
         if self.workers is None:
-            return self._make(epoch, number, batch_size, size)
-        wanted = [(epoch, i, batch_size, size) for i in range(number, min(number + AHEAD, self.count(batch_size)))]
+            return self._make(epoch, number, batch_size, size, rows)
+        last = min(number + AHEAD, self.count(batch_size))
+        wanted = [(epoch, i, batch_size, size, rows) for i in range(number, last)]
         self._order(epoch, batch_size)  # here, not in two workers at once
         self._ahead = {key: self._ahead.get(key) or self.workers.submit(self._make, *key) for key in wanted}
         x, y = self._ahead[wanted[0]].result()
         return x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
 
-    def _make(self, epoch: int, number: int, batch_size: int, size: int | None) -> tuple[Tensor, Tensor]:
-        x, y = self._pick(epoch, number, batch_size)
+    def _make(
+        self, epoch: int, number: int, batch_size: int, size: int | None, rows: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
         generator = image_generator(self.seed, epoch, "augment", number)
+        # Random numbers are drawn for the whole batch, whatever part of it is wanted: so they are the same for each.
+        needed = (0, batch_size) if self.augment.mixup else rows
+        x, y = self._pick(epoch, number, batch_size, size, needed, generator)
         if self.augment.crop:
             x = random_crop(x, self.augment.crop, generator)
         if self.augment.flip:
@@ -129,6 +227,7 @@ class Batches:
             x = cutout(x, self.augment.cutout, generator)
         if self.augment.mixup:
             x, y = mixup(x, y, self.n_classes, self.augment.mixup, generator)
+        x, y = x[slice(*rows)], y[slice(*rows)]
         if self.workers is not None and self.device.type == "cuda":
             x, y = x.pin_memory(), y.pin_memory()
         return x, y
@@ -136,23 +235,33 @@ class Batches:
     def _own(self, batch_size: int) -> int:
         return batch_size - round(self.share * batch_size) if self.extra else batch_size
 
-    def _pick(self, epoch: int, number: int, batch_size: int) -> tuple[Tensor, Tensor]:
+    def _pick(
+        self, epoch: int, number: int, batch_size: int, size: int | None, needed: tuple[int, int], generator: Generator
+    ) -> tuple[Tensor, Tensor]:
+        """A whole batch; images on the disk are black where they are not needed, which saves their decoding."""
         own = self._own(batch_size)
+        least = self.augment.resized_crop
+        crops = crop_draws(batch_size, generator) if least else None
         positions, extra_positions = self._order(epoch, batch_size)
-        chosen = positions[number * own : (number + 1) * own].to(self.data.x.device)
-        x, y = self.data.x[chosen], self.data.y[chosen]
+        chosen = positions[number * own : (number + 1) * own]
+        y = self.data.y[chosen.to(self.data.y.device)]
+        first, last = (min(end, own) for end in needed) if isinstance(self.data, Streamed) else (0, own)
+        x = self.data.take(chosen[first:last], None if crops is None else crops[first:last], least, size)
+        if last - first < own:
+            x = F.pad(x, (0, 0, 0, 0, 0, 0, first, own - last))
         if self.extra is None or extra_positions is None:
             return x, y
         rest = batch_size - own
-        also = extra_positions[number * rest : (number + 1) * rest].to(x.device)
-        return torch.cat([x, self.extra.x[also]]), torch.cat([y, self.extra.y[also]])
+        also = extra_positions[number * rest : (number + 1) * rest]
+        extra = self.extra.take(also, None if crops is None else crops[own:], least, size)
+        return torch.cat([x, extra]), torch.cat([y, self.extra.y[also.to(self.extra.y.device)]])
 
     def _order(self, epoch: int, batch_size: int) -> tuple[Tensor, Tensor | None]:
         key = (epoch, batch_size)
         if key not in self._orders:
             length = self.count(batch_size) * (batch_size - self._own(batch_size))
-            extra = self.extra.order(self.seed, -1 - epoch, length) if self.extra else None
-            self._orders = {key: (self.data.order(self.seed, epoch, len(self.data.y)), extra)}
+            extra = order(self.extra, self.seed, -1 - epoch, length) if self.extra else None
+            self._orders = {key: (order(self.data, self.seed, epoch, len(self.data.y)), extra)}
         return self._orders[key]
 
 

@@ -172,15 +172,24 @@ class Augment(Block):
 
     Attributes:
         crop: pixels of padding before a random crop of the old size; 0 is none.
+        resized_crop: least share of the image that a random crop takes, which is resized to the full size (ImageNet's
+            augmentation: 0.08); images may then have any size. 0 is none.
         flip: left-right flips with probability one half.
         cutout: side of the square that is blanked at a random place; 0 is none.
         mixup: alpha of the Beta distribution that pairs of images are mixed by; 0 is none.
     """
 
     crop: NonNegativeInt = 0
+    resized_crop: Share = 0.0
     flip: bool = False
     cutout: NonNegativeInt = 0
     mixup: NonNegativeFinite = 0.0
+
+    @model_validator(mode="after")
+    def _one_crop(self) -> "Augment":
+        if self.crop and self.resized_crop:
+            raise ValueError("crop and resized_crop exclude each other: one of them must be 0")
+        return self
 
 
 class Selection(Block):

@@ -7,12 +7,12 @@ import torch
 
 from robustctl import discovery
 from robustctl.architectures import Classifier
-from robustctl.data import ImageData, pseudo_labels
+from robustctl.data import EncodedData, ImageData, pseudo_labels
 from robustctl.errors import RequestError
-from robustctl.spec import ModelSpec
+from robustctl.spec import ModelSpec, Resize
 from robustctl.threats import Norm
 from robustctl.training import resume
-from robustctl.training.batches import Batches, Images, hold_out
+from robustctl.training.batches import Batches, Images, Streamed, hold_out
 from robustctl.training.distributed import World, share_batch_norm
 from robustctl.training.loop import SAVE_SECONDS, Loop
 from robustctl.training.methods import TrainingMethod
@@ -21,6 +21,7 @@ from robustctl.training.settings import Settings
 
 RESIDENT_SHARE = 0.4
 """Images are kept on a GPU where they take less than this share of its free memory."""
+IMAGENET_SIDE = 224
 COPIES_ON_DISK = 8
 """Weights, best weights, and the state twice while it is replaced, with two optimisers' momenta."""
 
@@ -28,7 +29,7 @@ COPIES_ON_DISK = 8
 def build_loop(
     model: Classifier,
     spec: ModelSpec,
-    data: ImageData,
+    data: ImageData | EncodedData,
     settings: Settings,
     directory: Path,
     *,
@@ -43,7 +44,7 @@ def build_loop(
 
     Args:
         model: trained in place.
-        data: the whole training split; the recipe's selection images are held out of it.
+        data: the whole training split; the recipe's selection images are held out of it, and held in memory.
 
     Raises:
         RequestError: the recipe does not fit the model, the data or the processes, or the saved state is damaged.
@@ -53,6 +54,8 @@ def build_loop(
     for size in (settings.train.batch_size, *(phase.batch_size for phase in settings.resize or ())):
         world.part(size)  # refuses what cannot be shared evenly before anything starts
     train, selected = hold_out(data, settings.selection.images)
+    if isinstance(selected, EncodedData):
+        selected = selected.decoded(spec.input_shape, spec.resizing if selected.any_size else None)
     model.to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if world.size > 1:
@@ -82,6 +85,24 @@ def make_method(settings: Settings) -> TrainingMethod:
     module = discovery.load("robustctl.training.methods", settings.method.name, "method")
     method: TrainingMethod = module.Method(settings.method, settings.train_threats)
     return method
+
+
+def input_shape(data: ImageData | EncodedData, settings: Settings) -> tuple[int, int, int]:
+    """(channels, height, width) that a new network takes: those of the images where all have one size.
+
+    Where they have not: colour images of the last phase's size, or of 224 pixels.
+    """
+    if isinstance(data, EncodedData) and data.any_size:
+        side = max(settings.resize, key=lambda phase: phase.at).size if settings.resize else IMAGENET_SIDE
+        return 3, side, side
+    return data.shape
+
+
+def resizing_spec(spec: ModelSpec, data: ImageData | EncodedData) -> ModelSpec:
+    """The spec, which after training on images of several sizes says how they are resized."""
+    if isinstance(data, EncodedData) and data.any_size:
+        return spec.model_copy(update={"resize": spec.resizing or Resize.usual(spec.input_shape[-1])})
+    return spec
 
 
 def learning_rate(settings: Settings, spec: ModelSpec) -> float:
@@ -124,23 +145,28 @@ def new_head(model: Classifier, old: ModelSpec, n_classes: int, weights: dict[st
     return old.model_copy(update={"n_classes": n_classes, "norm": None, "eps": None})
 
 
-def _batches(train: ImageData, spec: ModelSpec, settings: Settings, seed: int, device: torch.device) -> Batches:
-    """Batches from the device's own memory where the images fit, else from workers."""
+def _batches(
+    train: ImageData | EncodedData, spec: ModelSpec, settings: Settings, seed: int, device: torch.device
+) -> Batches:
+    """Batches from the device's own memory where the images fit, else from workers, which decode them if need be."""
     extra = None
     if settings.extra:
         extra = pseudo_labels.read(Path(settings.extra.path), spec.input_shape, spec.n_classes)
-    size = train.x.nbytes + (extra[0].nbytes if extra else 0)
-    fits = device.type != "cuda" or size < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
-    home = device if fits else torch.device("cpu")
+    if isinstance(train, EncodedData):
+        resident = False
+    else:
+        size = train.x.nbytes + (extra[0].nbytes if extra else 0)
+        resident = device.type != "cuda" or size < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
+    home = device if resident else torch.device("cpu")
     return Batches(
-        _images(train, home),
+        Streamed(train, spec) if isinstance(train, EncodedData) else _images(train, home),
         settings.augment,
         seed,
         spec.n_classes,
         Images(extra[0].to(home), extra[1].to(home)) if extra else None,
         settings.extra.share if settings.extra else 0.0,
         device=device,
-        workers=0 if fits else 2,
+        workers=0 if resident else 2,
     )
 
 
