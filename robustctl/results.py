@@ -8,9 +8,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypedDict, TypeVar
+from typing import Annotated, Any, Literal, Self, TypedDict, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from robustctl.errors import RequestError
 from robustctl.files import write_text
@@ -53,12 +61,25 @@ class NormAccuracy(Accuracy):
 
 
 class DataInfo(_Frozen):
-    """Which images: ``index_sha256`` hashes their positions in the split."""
+    """Which images: ``index_sha256`` hashes their positions in the split.
+
+    ``preprocessing`` says how images of other sizes were made fit for the model; it is left out where they fitted.
+    """
 
     source: str
     split: str
     n: Annotated[int, Field(ge=1)]
     index_sha256: str
+    preprocessing: str | None = None
+
+    @property
+    def text(self) -> str:
+        """Source, split and preprocessing."""
+        return ", ".join(filter(None, [f"{self.source} ({self.split})", self.preprocessing]))
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in write(self).items() if value is not None}
 
 
 class AttackInfo(_Frozen):
@@ -265,6 +286,9 @@ def unlike(first: UnionResult, second: UnionResult) -> list[str]:
         reasons.append(f"n: {first.data.n} against {second.data.n}")
     elif first.data.index_sha256 != second.data.index_sha256:
         reasons.append("the lists of points differ")
+    if first.data.preprocessing != second.data.preprocessing:
+        shown = [data.preprocessing or "images as they are" for data in (first.data, second.data)]
+        reasons.append(f"preprocessing: {shown[0]} against {shown[1]}")
     if list(first.norms) != list(second.norms) and set(first.norms) != set(second.norms):
         reasons.append(f"norms: {', '.join(first.norms)} against {', '.join(second.norms)}")
     for norm in NORMS:

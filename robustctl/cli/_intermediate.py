@@ -50,7 +50,7 @@ def run(
 
     chosen_device = pick_device(device)
     spec = subject.located.spec
-    images = datasets.load(source, split, n)
+    images = datasets.load(source, split, n, spec)
     model = checkpoint.load_from(spec, subject.located.weights)
     key = digest(evaluation_key(model, spec, images, request))
     with writing(subject.eval_dir):

@@ -59,7 +59,7 @@ def attack(
     threats = choose_threats(subject, norms, eps)
     where = pick_device(device)
     chosen = pick_precision(precision, where)
-    images = datasets.load(data or subject.default_data(), split, n)
+    images = datasets.load(data or subject.default_data(), split, n, subject.located.spec)
     images.require(subject.located.spec.input_shape, subject.located.spec.n_classes)
     classifier = checkpoint.load_from(subject.located.spec, subject.located.weights).to(where)
     if own_labels:
@@ -135,7 +135,7 @@ def intermediate(
         raise RequestError(f"--distribution {distribution}: the comparison is for linf:RADIUS")
     subject = find_subject(model)
     perturbation.require(subject.located.spec.input_shape)
-    images = datasets.load(data or subject.default_data(), split, n)
+    images = datasets.load(data or subject.default_data(), split, n, subject.located.spec)
     images.require(subject.located.spec.input_shape, subject.located.spec.n_classes)
     classifier = checkpoint.load_from(subject.located.spec, subject.located.weights).to(pick_device(device))
     result = compare(

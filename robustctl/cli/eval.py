@@ -226,7 +226,7 @@ def evaluate(
     union.require_protocol(request.protocol)
     chosen_device = pick_device(shards.local_device(device))
     spec = subject.located.spec
-    images = datasets.load(source, split, n)
+    images = datasets.load(source, split, n, spec)
     model = checkpoint.load_from(spec, subject.located.weights)
     key = union.evaluation_key(model, spec, images, request)
     with writing(subject.eval_dir):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from robustctl.errors import RequestError
+from robustctl.results import DataInfo
 
 
 class Labelled:
@@ -95,6 +96,17 @@ class ImageData(Labelled):
         """The images at these positions, which keep their indices in the split."""
         chosen = torch.as_tensor(positions)
         return replace(self, x=self.x[chosen], y=self.y[chosen], indices=self.indices[chosen])
+
+    @property
+    def info(self) -> DataInfo:
+        """What a result says about its images."""
+        return DataInfo(
+            source=self.source,
+            split=self.split,
+            n=len(self),
+            index_sha256=self.index_sha256,
+            preprocessing=self.preprocessing,
+        )
 
     @property
     def content_sha256(self) -> str:

@@ -14,7 +14,7 @@ import torch
 
 import robustctl
 from robustctl.data import ImageData
-from robustctl.results import Accuracy, DataInfo, wilson_mean
+from robustctl.results import Accuracy, wilson_mean
 from robustctl.results_intermediate import (
     AdversarialLoss,
     Cost,
@@ -89,7 +89,7 @@ def summarize(
     return IntermediateResult(
         model=name,
         weights_sha256=weights,
-        data=DataInfo(source=data.source, split=data.split, n=len(data), index_sha256=data.index_sha256),
+        data=data.info,
         distribution=_distribution(request),
         clean=Accuracy.of([int(one.clean_right) for one in measures]),
         clean_loss=MeanLoss.of([one.clean_loss for one in measures]),

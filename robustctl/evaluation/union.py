@@ -26,7 +26,7 @@ from robustctl.evaluation.protocols import PROTOCOLS, Family
 from robustctl.evaluation.store import Key, Row, Store, decode, encode
 from robustctl.oracle import Oracle, Precision
 from robustctl.progress import Advance, progress, say
-from robustctl.results import AttackInfo, DataInfo, Points, UnionResult, summarize
+from robustctl.results import AttackInfo, Points, UnionResult, summarize
 from robustctl.spec import ModelSpec
 from robustctl.threats import Norm, Threat
 
@@ -96,7 +96,7 @@ def evaluation_key(model: Classifier, spec: ModelSpec, data: ImageData, request:
         "precision": request.precision,
         "union only": request.union_only,
         "seed": request.seed,
-        "data": [data.source, data.split],
+        "data": [data.source, data.split, *filter(None, [data.preprocessing])],
         "images": data.content_sha256,
         "list of points": data.index_sha256,
         "n": len(data),
@@ -347,7 +347,7 @@ def _result(
     return UnionResult(
         model=name,
         weights_sha256=weights_sha256(model),
-        data=DataInfo(source=data.source, split=data.split, n=len(data), index_sha256=data.index_sha256),
+        data=data.info,
         attack=AttackInfo(
             name=request.protocol,
             protocol=describe(request),

@@ -133,7 +133,7 @@ def _details(label: str, result: UnionResult) -> str:
     facts = {
         "model": result.model,
         "weights": result.weights_sha256,
-        "images": f"{result.data.n} of {result.data.source} ({result.data.split})",
+        "images": f"{result.data.n} of {result.data.text}",
         "list of images": result.data.index_sha256,
         "attack": f"{table.attack_name(result)}, seed {result.attack.seed}, {result.attack.precision}",
         "families": result.attack.protocol,
@@ -151,7 +151,7 @@ def _q_details(label: str, result: IntermediateResult) -> str:
     facts = {
         "model": result.model,
         "weights": result.weights_sha256,
-        "images": f"{result.data.n} of {result.data.source} ({result.data.split})",
+        "images": f"{result.data.n} of {result.data.text}",
         "list of images": result.data.index_sha256,
         "perturbations": result.distribution.text,
         "estimated by": f"{' and '.join(name for kind, name in kinds.items() if kind in used)}, "

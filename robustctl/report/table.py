@@ -47,7 +47,7 @@ def footnotes(results: Labelled) -> list[str]:
     for label, result in results:
         model = "" if label == result.model else f"{result.model}, "
         notes.append(
-            f"{label}: {model}{result.data.n} points of {result.data.source} ({result.data.split}), "
+            f"{label}: {model}{result.data.n} points of {result.data.text}, "
             f"{attack_name(result)}, seed {result.attack.seed}, {result.seconds:.0f} s on {result.device}."
         )
         notes += [f"{label}: {flag}" for flag in result.flags]
