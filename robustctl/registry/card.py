@@ -120,7 +120,9 @@ def metadata(story: Story) -> dict[str, Any]:
 def _index(result: UnionResult) -> dict[str, Any]:
     """One result of ``model-index``. Norm and eps stand in the metrics: the hub merges what differs elsewhere.
 
-    Its data set is a hub id only where the images came from there: the hub shows the number on that data set's page.
+    A norm that was not attacked on every point (``upper_bound``) has no accuracy here, and nor has the average then:
+    the table marks bounds, this form cannot. Its data set is a hub id only where the images came from there: the hub
+    shows the number on that data set's page.
     """
     source = result.data.source
     name = next((known for known, hub_id in HUB_DATASETS.items() if hub_id == source), source)
@@ -138,9 +140,11 @@ def _index(result: UnionResult) -> dict[str, Any]:
     metrics += [
         metric(f"robust accuracy, {norm}, eps {one.eps_text}", one.acc, one.ci95, norm=norm, eps=one.eps_text)
         for norm, one in result.norms.items()
+        if not one.upper_bound
     ]
     threats = " ".join(f"{norm}:{one.eps_text}" for norm, one in result.norms.items())
-    metrics.append(metric("average robust accuracy", result.average, result.average_ci95, threats=threats))
+    if not any(one.upper_bound for one in result.norms.values()):
+        metrics.append(metric("average robust accuracy", result.average, result.average_ci95, threats=threats))
     metrics.append(metric("union robust accuracy", result.union.acc, result.union.ci95, threats=threats))
     return {
         "task": {"type": "image-classification", "name": "Image Classification"},
@@ -222,8 +226,12 @@ def _flags(results: list[UnionResult]) -> list[str]:
 
 def plain(value: object) -> str:
     """Text that neither Markdown nor HTML reads as markup, in one line."""
-    text = html.escape(" ".join(str(value).split()), quote=False)
-    return re.sub(r"([\\`*_\[\]|#])", r"\\\1", text)
+    return in_table(html.escape(str(value), quote=False))
+
+
+def in_table(value: object) -> str:
+    """Text that Markdown does not read as markup, in one line; ``render`` itself escapes the HTML of a table."""
+    return re.sub(r"([\\`*_\[\]|#])", r"\\\1", " ".join(str(value).split()))
 
 
 def _split(existing: str) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from robustctl.errors import RequestError
-from robustctl.registry.card import Story, plain
+from robustctl.registry.card import Story, in_table, plain
 from robustctl.registry.entry import Accuracy, Entry
 from robustctl.registry.folder import sha256
 from robustctl.registry.local import read_record
@@ -64,4 +64,4 @@ def _published(entry: Entry) -> str:
 def _row(one: Accuracy) -> str:
     what = f"{one.norm} {one.eps}" if one.norm else "clean"
     cells = (what, f"{100 * one.value:.2f}", one.n or "?", one.protocol, one.source)
-    return f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} |"
+    return f"| {' | '.join(map(in_table, cells))} |"

@@ -20,7 +20,10 @@ from robustctl.registry.card import (
     plain,
     render,
 )
+from robustctl.report.table import markdown
+from robustctl.results import summarize
 from robustctl.spec import Architecture, ModelSpec
+from robustctl.threats import Threat
 
 SPEC = ModelSpec(architecture=Architecture(name="kw-small"), input_shape=(1, 8, 8), n_classes=10, dataset="digits")
 
@@ -133,3 +136,16 @@ def test_a_model_that_was_not_evaluated_says_so() -> None:
     text = render(story(results=[], table=""))
     assert "Not evaluated." in text
     assert "model-index" not in front_matter(text)
+
+
+def test_bounds_are_marked_in_the_table_and_are_no_accuracies_of_the_model_index() -> None:
+    found = result("m", "0" * 64, 6)
+    threats = [Threat.of("linf", "0.15"), Threat.of("l1", "1.8")]
+    bounded = found.model_copy(update=dict(summarize(found.points, threats, {}, True)))
+    text = render(story(results=[bounded], table=markdown([("after", bounded)])))
+    (index,) = front_matter(text)["model-index"]
+    names = [metric["name"] for metric in index["results"][0]["metrics"]]
+    assert names == ["clean accuracy", "union robust accuracy"]
+    for row in ("linf 0.15", "l1 1.8", "average"):
+        assert f"| {row} | &lt;= 60.0 [" in text
+    assert "| union | 60.0 [" in text
