@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 from robustctl import recipe
 from robustctl.errors import RequestError
 from robustctl.standards import STANDARDS
+from robustctl.training.settings import Settings
 
 GOOD = """\
 dataset: cifar10
@@ -49,6 +51,42 @@ def test_shipped_recipe_is_valid_and_says_where_it_comes_from(name: str) -> None
     if loaded.settings.dataset in STANDARDS:
         standard = {threat.norm: threat.eps for threat in STANDARDS[loaded.settings.dataset].threats}
         assert all(threat.eps == standard[threat.norm] for threat in loaded.settings.evaluate_threats)
+
+
+def value(settings: Settings, key: str) -> object:
+    found: object = settings.model_dump(mode="json")
+    for part in key.split("."):
+        found = found[int(part) if part.isdigit() else part] if found is not None else None  # type: ignore[index]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "published"),
+    [
+        ("cifar10/ramp-wrn", "outer.name", "trades-xent"),  # RAMP B.6: that of Croce and Hein
+        ("cifar10/e-at-wrn", "outer.name", "trades-xent"),
+        ("cifar10/z-mc", "schedule.name", "one-cycle"),  # thesis 3.3.4: OneCycleLR's defaults
+        ("cifar10/z-ps", "schedule.name", "one-cycle"),
+        ("cifar10/overfitting-l1", "regularize.l1", 5e-5),  # thesis 2.3.6
+        ("cifar10/overfitting-l2", "optim.weight_decay", 5e-3),
+        ("cifar10/overfitting-l2", "optim.decay_on", "weights"),
+        ("cifar10/overfitting-l2", "regularize", None),
+        ("mnist/avg", "train.threats.l1", "12"),  # MSD 5.2
+        ("mnist/avg", "evaluate.threats.l1", "10"),
+        ("imagenet/ramp", "train.batch_size", 64),  # RAMP section 5
+        ("imagenet/e-at", "train.batch_size", 256),  # E-AT section A
+    ],
+)
+def test_recipe_has_the_published_value(name: str, key: str, published: object) -> None:
+    assert value(recipe.load(name).settings, key) == published
+
+
+def test_imagenets_batches_shrink_as_images_grow() -> None:
+    resized = [phases for name in recipe.names() if (phases := recipe.load(name).settings.resize)]
+    assert resized
+    for phases in resized:
+        assert [phase.size for phase in phases] == sorted({phase.size for phase in phases})
+        assert [phase.batch_size for phase in phases] == sorted({phase.batch_size for phase in phases}, reverse=True)
 
 
 def test_every_method_has_a_recipe() -> None:
@@ -217,8 +255,6 @@ def test_differences_name_the_changed_keys() -> None:
     [("cifar10/e-at", 3072, "holds: .*radius 0.6138"), ("mnist/e-at", 784, "DOES NOT hold: .*radius 1.7379")],
 )
 def test_hull_line_says_whether_the_assumption_holds(name: str, dimension: int, verdict: str) -> None:
-    import re
-
     line = recipe.hull_line(recipe.load(name).settings, dimension)
     assert line is not None and re.search(verdict, line)
     assert recipe.hull_line(recipe.load("cifar10/sat").settings, 3072) is None
