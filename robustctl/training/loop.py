@@ -328,6 +328,7 @@ class Loop:
         """
         method = self.method.gathered_state(self.world)
         self._check_finite()
+        self.saved = time.monotonic()  # in every process: the first to find a save due makes all of them save
         if not self.world.leads:
             return
         if weights:
@@ -348,7 +349,6 @@ class Loop:
             "metrics_bytes": metrics.stat().st_size if metrics.exists() else 0,
         }
         resume.save(self.directory, state)
-        self.saved = time.monotonic()
 
     def _check_finite(self) -> None:
         finite = torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()])

@@ -14,6 +14,7 @@ import torch
 from robustctl import checkpoint
 from robustctl.errors import InterruptedRun, RunError
 from robustctl.training import resume
+from robustctl.training.distributed import World
 
 METHODS: dict[str, dict[str, Any]] = {
     "at": {"name": "at"},
@@ -181,6 +182,13 @@ def test_catastrophic_overfitting_stops_before_the_bad_weights_are_saved(
     state = resume.load(tmp_path / "run")
     assert state is not None and state["at"] == [1, 0, 5]
     assert all(torch.equal(state["model"][name], value) for name, value in weights(tmp_path / "run").items())
+
+
+def test_every_process_knows_when_all_have_saved(settings_for: Make, make_loop: Make, tmp_path: Path) -> None:
+    loop = make_loop(of(settings_for, "at"), tmp_path / "run", world=World(rank=1))
+    before = loop.saved = loop.saved - 1000
+    loop.save()
+    assert loop.saved > before + 999 and not list((tmp_path / "run").iterdir()), "only the leading process writes"
 
 
 def test_average_is_what_is_kept(settings_for: Make, make_loop: Make, tmp_path: Path) -> None:
