@@ -117,7 +117,10 @@ def share_batch_norm(model: nn.Module) -> None:
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm over all processes on any device (``torch.nn.SyncBatchNorm`` refuses the CPU)."""
+    """Batch norm over all processes on any device (``torch.nn.SyncBatchNorm`` refuses the CPU).
+
+    Half precision is normalised in float32, as the built-in one does.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -125,13 +128,15 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         from torch.distributed.nn.functional import all_reduce
 
         size = dist.get_world_size()
-        mean: Tensor = all_reduce(x.mean((0, 2, 3))) / size  # type: ignore[no-untyped-call]
-        spread = (x - mean.view(1, -1, 1, 1)).square().mean((0, 2, 3))
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean: Tensor = all_reduce(wide.mean((0, 2, 3))) / size  # type: ignore[no-untyped-call]
+        centred = wide - mean.view(1, -1, 1, 1)
+        spread = centred.square().mean((0, 2, 3))
         variance: Tensor = all_reduce(spread) / size  # type: ignore[no-untyped-call]
         self._track(mean.detach(), variance.detach(), size * x.numel() // x.shape[1])
         scale = (variance + self.eps).rsqrt() * self.weight
-        out: Tensor = (x - mean.view(1, -1, 1, 1)) * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
-        return out
+        out: Tensor = centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+        return out.to(x.dtype)
 
     def _track(self, mean: Tensor, variance: Tensor, n: int) -> None:
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
