@@ -11,7 +11,7 @@ from typing import Any
 from robustctl.errors import RunError
 
 WATCHED_STEPS = 5
-"""First steps in which the attack must do something."""
+"""First steps of the method in which the attack must do something."""
 EXPLOSION = 10.0
 """A mean loss this many times the first steps' mean (or that of a blind guess, if larger) has exploded."""
 

@@ -193,7 +193,7 @@ class Loop:
         torch.manual_seed((self.seed * 1_000_003 + self.step) % 2**63)  # dropout and the like
         x, y = self.batches.get(self.at, self.step_in_pass // self.method_replays(this), *this.size)
         part = self.world.part(len(x))
-        step = Step(self.engine, x[part], y[part], self.step, watch=self.step < WATCHED_STEPS)
+        step = Step(self.engine, x[part], y[part], self.step, watch=self._done_alike(this) < WATCHED_STEPS)
         optimizer = self.optimizers["method" if this.kind == "method" else "natural"]
         lr = self._lr(this)
         optim.set_lr(optimizer, lr)
@@ -228,10 +228,15 @@ class Loop:
         epoch = this.epoch + self.step_in_pass / this.steps
         return self.lr * self.settings.schedule.factor(epoch, self.settings.train.epochs)
 
+    def _done_alike(self, this: Pass) -> int:
+        """Steps done in passes of the same kind as ``this``, the present one."""
+        return sum(one.steps for one in self.passes[: self.at] if one.kind == this.kind) + self.step_in_pass
+
     def _look(self, this: Pass) -> None:
-        """Read the meter now and then; each of the first steps is looked at."""
-        if self.step <= WATCHED_STEPS or self.step % LOG_EVERY == 0:
-            if self.step < WATCHED_STEPS:
+        """Read the meter now and then; each of the first steps is looked at, natural ones and the method's."""
+        done = self._done_alike(this)
+        if done <= WATCHED_STEPS or self.step % LOG_EVERY == 0:
+            if done < WATCHED_STEPS:
                 self.guards.check(self._means(), self.step)
             else:
                 self._flush(this)

@@ -15,6 +15,8 @@ from robustctl import checkpoint
 from robustctl.errors import InterruptedRun, RunError
 from robustctl.training import resume
 from robustctl.training.distributed import World
+from robustctl.training.guards import WATCHED_STEPS
+from robustctl.training.step import Step
 
 METHODS: dict[str, dict[str, Any]] = {
     "at": {"name": "at"},
@@ -167,6 +169,22 @@ def test_attack_without_effect_stops_the_run(settings_for: Make, make_loop: Make
         loop.model.net[-1].weight.zero_()  # constant logits: no gradient reaches the image
     with pytest.raises(RunError, match="perturbs nothing"):
         loop.run()
+
+
+@pytest.mark.parametrize("before", [{"pretrain": {"epochs": 2, "lr": 0.05}}, {"projection": {"beta": 0.5}}])
+def test_attack_that_does_not_attack_is_found_after_natural_training(
+    before: dict[str, Any], settings_for: Make, make_loop: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def backwards(step: Step, oracle: Any, x_adv: torch.Tensor, target: torch.Tensor) -> None:
+        step.record("watch/clean", 1.0)
+        step.record("watch/adversarial", 0.9)
+
+    monkeypatch.setattr(Step, "_compare", backwards)
+    loop = make_loop(settings_for({"name": "at"}, **before), tmp_path / "run")
+    natural = sum(one.steps for one in loop.passes[: [one.kind for one in loop.passes].index("method")])
+    with pytest.raises(RunError, match="does not attack"):
+        loop.run()
+    assert loop.step == natural + 1 > WATCHED_STEPS
 
 
 def test_catastrophic_overfitting_stops_before_the_bad_weights_are_saved(
