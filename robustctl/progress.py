@@ -23,22 +23,23 @@ def say(line: str) -> None:
 
 
 @contextmanager
-def progress(description: str, total: int) -> Iterator[Advance]:
+def progress(description: str, total: int, done: int = 0) -> Iterator[Advance]:
     """Show progress through ``total`` units while the block runs.
 
+    ``done`` of them were done before: the time left follows from the others.
     A terminal gets a live bar; a log file gets a plain line every half minute; ``--quiet`` silences both.
     """
     if "ROBUSTCTL_QUIET" in os.environ:
         yield lambda n, note="": None
     elif sys.stderr.isatty():
-        with _bar(description, total) as advance:
+        with _bar(description, total, done) as advance:
             yield advance
     else:
-        yield _plain(description, total)
+        yield _plain(description, total, done)
 
 
 @contextmanager
-def _bar(description: str, total: int) -> Iterator[Advance]:
+def _bar(description: str, total: int, before: int) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -50,7 +51,7 @@ def _bar(description: str, total: int) -> Iterator[Advance]:
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(description, total=total, note="")
+        task = bar.add_task(description, total=total, completed=before, note="")
 
         def advance(n: int, note: str = "") -> None:
             bar.update(task, advance=n, note=note)
@@ -58,18 +59,18 @@ def _bar(description: str, total: int) -> Iterator[Advance]:
         yield advance
 
 
-def _plain(description: str, total: int) -> Advance:
+def _plain(description: str, total: int, before: int) -> Advance:
     start = last = time.monotonic()
-    done = 0
+    done = before
 
     def advance(n: int, note: str = "") -> None:
         nonlocal done, last
         done += n
         now = time.monotonic()
-        if now - last < SECONDS_BETWEEN_PLAIN_LINES or done == 0:
+        if now - last < SECONDS_BETWEEN_PLAIN_LINES or done == before:
             return
         last = now
-        left = (now - start) / done * (total - done)
+        left = (now - start) / (done - before) * (total - done)
         print(f"{description}: {done}/{total}, about {left:.0f} s left {note}".rstrip(), file=sys.stderr, flush=True)
 
     return advance

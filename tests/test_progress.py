@@ -1,4 +1,5 @@
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,6 +20,17 @@ def test_a_log_gets_plain_lines_with_the_time_left(
     assert len(lines) == 2
     assert lines[0].startswith("attack: 4/10, about 0 s left robust 41.2 %")
     assert lines[1].startswith("attack: 10/10, about 0 s left")
+
+
+def test_what_was_done_before_does_not_shorten_the_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 100.0, 200.0])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with progress.progress("training", 1000, 900) as advance:
+        advance(0)
+        advance(50)
+    assert capsys.readouterr().err == "training: 950/1000, about 200 s left\n"
 
 
 def test_lines_are_rare(capsys: pytest.CaptureFixture[str]) -> None:

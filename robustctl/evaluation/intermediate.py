@@ -155,8 +155,8 @@ def _fill(model: Classifier, data: ImageData, request: Request, store: Store) ->
     done = store.measures()
     todo = [position for position in range(len(data)) if position not in done]
     size = max(1, request.batch_size // max(DRAWS, request.chains))
-    with kept_memory(), progress("intermediate-q", len(data)) as advance, Oracle(model, "float32") as oracle:
-        advance(len(done))
+    bar = progress("intermediate-q", len(data), len(done))
+    with kept_memory(), bar as advance, Oracle(model, "float32") as oracle:
         for first in range(0, len(todo), size):
             positions = todo[first : first + size]
             measured = _measure(oracle, data, positions, request)
