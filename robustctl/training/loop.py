@@ -130,36 +130,42 @@ class Loop:
             InterruptedRun: SIGTERM or Ctrl-C; everything is saved.
         """
         end = min(max_steps or self.steps, self.steps)
-        if self.step == 0:
-            self._prepare()
-            self.save()
-        self.model.train()
-        self.measured = self.saved = time.monotonic()
-        with kept_memory(), stop_request() as stop, progress("training", end) as advance:
-            advance(self.step)
-            while not self.done(end):
-                self._one_pass(end, stop, advance)
+        with kept_memory(), stop_request() as stop:
+            if self.step == 0:
+                self.save()  # whatever stops the run from here on, it can be resumed
+                self._prepare(stop)
+            self.model.train()
+            self.measured = self.saved = time.monotonic()
+            with progress("training", end, self.step) as advance:
+                while not self.done(end):
+                    self._one_pass(end, stop, advance)
         self.save()
         self.world.wait()
         return Outcome(self.step, self.best, self.seconds)
 
-    def _prepare(self) -> None:
-        """Let the method look at the start; the model is as before afterwards."""
+    def _prepare(self, stop: StopRequest) -> None:
+        """Let the method look at the start, and save what it found; the model is as before afterwards."""
         start = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        found = self.method.prepare(partial(self._probe, start), self.start_norm)
+        found = self.method.prepare(partial(self._probe, start, stop), self.start_norm)
         self.model.load_state_dict(start)
         if found:
             self._write({"kind": "prepare", **found})
+            self.save(weights=False)
             if self.world.leads:
                 say(f"measured before training: {json.dumps(found)}")
 
-    def _probe(self, start: dict[str, Tensor], threat: Threat, steps: int) -> float:
+    def _probe(self, start: dict[str, Tensor], stop: StopRequest, threat: Threat, steps: int) -> float:
         """Robust accuracy in ``threat`` on the selection split after a short training on it alone."""
         self.model.load_state_dict(start)
         self.model.train()
         optimizer = optim.optimizer(self.model, self.settings.optim, self.lr, self.device)
         size = self.passes[0].size
         for number in range(steps):
+            if self.world.any([stop.asked])[0]:
+                raise InterruptedRun(
+                    "interrupted while the method measured the start, before the first step; "
+                    f"begin again with --resume --out {self.directory}"
+                )
             x, y = self.batches.get(-1, number % self.batches.count(size[0]), *size)
             part = self.world.part(len(x))
             step = Step(replace(self.engine, meter=Meter()), x[part], y[part], number)

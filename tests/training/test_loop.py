@@ -15,7 +15,7 @@ from robustctl import checkpoint
 from robustctl.errors import InterruptedRun, RunError
 from robustctl.training import resume
 from robustctl.training.distributed import World
-from robustctl.training.guards import WATCHED_STEPS
+from robustctl.training.guards import WATCHED_STEPS, StopRequest
 from robustctl.training.step import Step
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -152,6 +152,39 @@ def test_sigterm_saves_and_says_how_to_go_on(settings_for: Make, make_loop: Make
     assert all(torch.equal(value, weights(tmp_path / "run")[key]) for key, value in weights(tmp_path / "whole").items())
 
 
+def test_sigterm_while_the_pair_is_measured_leaves_a_run_that_resumes(
+    settings_for: Make, make_loop: Make, tmp_path: Path
+) -> None:
+    make_loop(of(settings_for, "ramp-auto"), tmp_path / "whole").run()
+    loop = make_loop(of(settings_for, "ramp-auto"), tmp_path / "run")
+    measure = loop.method.prepare
+
+    def prepare(probe: Any, start_norm: Any) -> Any:
+        def probe_and_signal(threat: Any, steps: int) -> float:
+            if threat.norm == "l2":
+                os.kill(os.getpid(), signal.SIGTERM)
+            return float(probe(threat, steps))
+
+        return measure(probe_and_signal, start_norm)
+
+    loop.method.prepare = prepare
+    with pytest.raises(InterruptedRun, match="before the first step.*--resume"):
+        loop.run()
+    make_loop(of(settings_for, "ramp-auto"), tmp_path / "run", resuming=True).run()
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+    assert all(torch.equal(value, weights(tmp_path / "run")[key]) for key, value in weights(tmp_path / "whole").items())
+
+
+def test_pair_is_measured_once(settings_for: Make, make_loop: Make, tmp_path: Path) -> None:
+    settings = of(settings_for, "ramp-auto")
+    loop = make_loop(settings, tmp_path / "run")
+    loop._one_pass = None  # stands for a kill before the first step
+    with pytest.raises(TypeError):
+        loop.run()
+    make_loop(settings, tmp_path / "run", resuming=True).run()
+    assert [line["kind"] for line in metrics(tmp_path / "run")].count("prepare") == 1
+
+
 def test_exploding_loss_stops_and_keeps_the_last_good_weights(
     settings_for: Make, make_loop: Make, tmp_path: Path
 ) -> None:
@@ -219,7 +252,7 @@ def test_average_is_what_is_kept(settings_for: Make, make_loop: Make, tmp_path: 
 def test_measured_pair_is_recorded_and_the_start_unchanged(settings_for: Make, make_loop: Make, tmp_path: Path) -> None:
     loop = make_loop(of(settings_for, "ramp-auto"), tmp_path / "run")
     start = {name: tensor.clone() for name, tensor in loop.model.state_dict().items()}
-    loop._prepare()
+    loop._prepare(StopRequest())
     assert all(torch.equal(value, start[name]) for name, value in loop.model.state_dict().items())
     (line,) = metrics(tmp_path / "run")
     own = line["own_robust_accuracy"]
