@@ -34,7 +34,7 @@ class Method(TrainingMethod):
     """Keeps the errors of this epoch's batches, by norm.
 
     A batch's error enters the probabilities two batches later, so that the host can choose the next norm without
-    waiting for the device.
+    waiting for the batch that the device is at.
     """
 
     def __init__(self, config: Config, threats: tuple[Threat, ...]) -> None:
@@ -45,7 +45,7 @@ class Method(TrainingMethod):
     def start_epoch(self) -> None:
         self.errors = [0.0] * len(self.threats)
         self.batches = [0] * len(self.threats)
-        self.recent: list[tuple[int, Tensor]] = []
+        self.recent: list[tuple[int, Reading]] = []
 
     def probabilities(self) -> list[float]:
         """Chance of each norm: its running error over the sum of both; halves until both norms have met a batch."""
@@ -60,7 +60,7 @@ class Method(TrainingMethod):
         chosen = step.choose(probabilities)
         threat = self.threats[chosen]
         losses = step.losses(step.attack(threat), threat.norm)
-        self.recent.append((chosen, step.error))
+        self.recent.append((chosen, Reading(step.error)))
         for one, probability in zip(self.threats, probabilities, strict=True):
             step.record(f"probability/{one.norm}", probability)
         return step.mean(losses)
@@ -79,4 +79,24 @@ class Method(TrainingMethod):
         import torch
 
         self.errors, self.batches = state["errors"], state["batches"]
-        self.recent = [(chosen, torch.tensor(error)) for chosen, error in state["recent"]]
+        self.recent = [(chosen, Reading(torch.tensor(error))) for chosen, error in state["recent"]]
+
+
+class Reading:
+    """A scalar on its way to the host: ``float`` waits for it alone, not for what the device was given since."""
+
+    def __init__(self, value: Tensor) -> None:
+        import torch
+
+        self.value = value.detach()
+        self.arrived: torch.cuda.Event | None = None
+        if value.is_cuda:
+            self.value = torch.empty((), dtype=value.dtype, pin_memory=True)
+            self.value.copy_(value.detach(), non_blocking=True)
+            self.arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self.arrived.record(torch.cuda.current_stream(value.device))
+
+    def __float__(self) -> float:
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return float(self.value)
