@@ -130,12 +130,13 @@ class Loop:
             InterruptedRun: SIGTERM or Ctrl-C; everything is saved.
         """
         end = min(max_steps or self.steps, self.steps)
+        self.measured = self.saved = time.monotonic()
         with kept_memory(), stop_request() as stop:
             if self.step == 0:
                 self.save()  # whatever stops the run from here on, it can be resumed
                 self._prepare(stop)
             self.model.train()
-            self.measured = self.saved = time.monotonic()
+            self._clock()
             with progress("training", end, self.step) as advance:
                 while not self.done(end):
                     self._one_pass(end, stop, advance)
@@ -267,6 +268,7 @@ class Loop:
         self.at += 1
         self.step_in_pass = 0
         self.save(weights=this.kind != "natural")
+        self._clock()  # the images a second of the next line are those of training alone
 
     def _select(self, this: Pass) -> None:
         accuracies = self.selector.measure(self.kept)
@@ -301,9 +303,7 @@ class Loop:
         if not means:
             return
         self.guards.check(means, self.step)
-        now = time.monotonic()
-        rate = self.images / max(now - self.measured, 1e-9)
-        self.seconds += now - self.measured
+        rate = self.images / max(self._clock(), 1e-9)
         method_steps = self.meter.count("loss")
         own_shares = any(name.startswith("share/") for name in means)  # the method's: of images, not of batches
         shares = {
@@ -314,7 +314,13 @@ class Loop:
         line = {"kind": "steps", "pass": this.kind, "epoch": this.epoch + 1, "step": self.step, **means, **shares}
         self._write({**line, "images_per_second": round(rate, 1), "seconds": round(self.seconds, 2)})
         self.meter.clear()
-        self.images, self.measured = 0, now
+        self.images = 0
+
+    def _clock(self) -> float:
+        """Seconds since the last look at the clock; they count as time of the training."""
+        last, self.measured = self.measured, time.monotonic()
+        self.seconds += self.measured - last
+        return self.measured - last
 
     def _means(self) -> dict[str, float]:
         """What the meters of all processes hold, on average; all have the same names."""
@@ -339,6 +345,7 @@ class Loop:
         """
         method = self.method.gathered_state(self.world)
         self._check_finite()
+        self._clock()
         self.saved = time.monotonic()  # in every process: the first to find a save due makes all of them save
         if not self.world.leads:
             return

@@ -6,6 +6,7 @@ import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -257,6 +258,30 @@ def test_measured_pair_is_recorded_and_the_start_unchanged(settings_for: Make, m
     (line,) = metrics(tmp_path / "run")
     own = line["own_robust_accuracy"]
     assert set(own) == {"linf", "l2", "l1"} and set(line["pair"]) == set(sorted(own, key=own.get)[:2])
+
+
+def test_images_per_second_are_of_training_alone_and_seconds_of_everything(
+    settings_for: Make, make_loop: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for({"name": "natural"}, overfitting_check={})
+    loop = make_loop(settings, tmp_path / "run")
+    now = [0.0]
+
+    def lasting(seconds: float, call: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **options: Any) -> Any:
+            now[0] += seconds
+            return call(*args, **options)
+
+        return timed
+
+    monkeypatch.setattr("robustctl.training.loop.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("robustctl.training.loop.pgd_accuracy", lasting(100, lambda *args: 0.5))
+    monkeypatch.setattr("robustctl.training.loop.resume.save", lasting(100, resume.save))
+    monkeypatch.setattr(loop, "_one_step", lasting(1, loop._one_step))
+    outcome = loop.run()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {line["images_per_second"] for line in lines if line["kind"] == "steps"} == {8.0}
+    assert outcome.seconds == 10 * 1 + 2 * 100 + 3 * 100, "steps, checks, and all saves but the last"
 
 
 def test_learning_rate_follows_the_schedule_over_the_epochs(
