@@ -51,20 +51,23 @@ class Wanted:
     """One file.
 
     Attributes:
-        url: where it is; never holds a secret.
+        url: where it is; may hold a password, so messages show ``str(wanted)``.
         path: where it goes.
         size: its bytes, where known.
         sha256: its hash, where known; ``git_sha1`` is the hub's hash of small files.
         limit: the most bytes to take where the size is not known.
     """
 
-    url: str
+    url: str = field(repr=False)
     path: Path
     size: int | None = None
     sha256: str | None = None
     git_sha1: str | None = None
     headers: dict[str, str] = field(default_factory=dict, repr=False)
     limit: int = MAX_BYTES
+
+    def __str__(self) -> str:
+        return shown(self.url)
 
 
 class Again(ConnectionError):
@@ -88,10 +91,17 @@ def download(wanted: Wanted, get: Get, advance: Callable[[int], None]) -> None:
     if not (wanted.sha256 or wanted.git_sha1):
         part.unlink(missing_ok=True)  # only a known hash tells whether old bytes and new ones are of the same file
     _check_space(wanted, part)
-    retried(wanted.url, lambda: _fetch(wanted, part, get, advance))
+    retried(str(wanted), lambda: _fetch(wanted, part, get, advance))
     _check(wanted, part)
     with writing(wanted.path):
         part.replace(wanted.path)
+
+
+def shown(url: str) -> str:
+    """An address without the user name and the password that it may hold; a path stays as it is."""
+    scheme, slashes, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{slashes}{host.rpartition('@')[2]}{slash}{path}"
 
 
 def require_inside(repo: str, path: str) -> None:
@@ -136,7 +146,7 @@ def _fetch(wanted: Wanted, part: Path, get: Get, advance: Callable[[int], None])
             for chunk in response.iter_raw():
                 got += len(chunk)
                 if got > limit:
-                    raise RunError(f"{wanted.url} sends more than the {limit} bytes that it should have")
+                    raise RunError(f"{wanted} sends more than the {limit} bytes that it should have")
                 file.write(chunk)
                 advance(len(chunk))
     expected = wanted.size if wanted.size is not None else _announced(response, have if continued else 0)
@@ -162,26 +172,26 @@ def _refuse(wanted: Wanted, response: Response) -> None:
         asked = response.headers.get("retry-after", "")
         raise Again(f"the server answered {status}", float(asked) if asked.isdecimal() else 0.0)
     if status in (401, 403):
-        raise RequestError(f"{wanted.url}: access refused ({status}); it needs a token (HF_TOKEN) that may read it")
+        raise RequestError(f"{wanted}: access refused ({status}); it needs a token (HF_TOKEN) that may read it")
     if status in (404, 410):
-        raise RequestError(f"{wanted.url}: there is no such file ({status})")
+        raise RequestError(f"{wanted}: there is no such file ({status})")
     if status == 416:
         wanted.path.with_name(f"{wanted.path.name}.part").unlink(missing_ok=True)
         raise Again("the server cannot continue there")
     if status not in (200, 206):
-        raise RunError(f"{wanted.url}: the server answered {status}")
+        raise RunError(f"{wanted}: the server answered {status}")
     if response.headers.get("content-type", "").startswith("text/html"):
-        raise RunError(f"{wanted.url} answered with a web page (HTML) instead of the file; it may ask for a login")
+        raise RunError(f"{wanted} answered with a web page (HTML) instead of the file; it may ask for a login")
     length = _announced(response, 0)
     if status == 200 and wanted.size is not None and length is not None and length != wanted.size:
-        raise RunError(f"{wanted.url} has {length} bytes, expected {wanted.size}")
+        raise RunError(f"{wanted} has {length} bytes, expected {wanted.size}")
 
 
 def _check(wanted: Wanted, part: Path) -> None:
     fault = fault_of(wanted, part)
     if fault:
         part.unlink(missing_ok=True)
-        raise RunError(f"{wanted.url}: {fault}; the file was deleted. Run the same command again")
+        raise RunError(f"{wanted}: {fault}; the file was deleted. Run the same command again")
 
 
 def fault_of(wanted: Wanted, part: Path) -> str | None:
@@ -216,4 +226,4 @@ def _check_space(wanted: Wanted, part: Path) -> None:
     missing = wanted.size - (part.stat().st_size if part.is_file() else 0)
     free = shutil.disk_usage(wanted.path.parent).free
     if missing > free:
-        raise RunError(f"{wanted.path.parent} has {free} bytes free, {wanted.url} needs {missing}; make room first")
+        raise RunError(f"{wanted.path.parent} has {free} bytes free, {wanted} needs {missing}; make room first")

@@ -176,4 +176,4 @@ def _probe(source: Source, get: Get) -> None:
     """Open a plain file and look at the answer's head; the body is not read."""
     assert source.url
     wanted = Wanted(source.url, Path(source.file), source.size)
-    retried(source.url, partial(probe, wanted, get))
+    retried(str(wanted), partial(probe, wanted, get))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 if "HF_HUB_DISABLE_XET" not in os.environ:
     os.environ["HF_HUB_DISABLE_XET"] = "1"
@@ -37,7 +37,16 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from robustctl.errors import RequestError, RunError
-from robustctl.registry.download import RETRIED, TIMEOUT_SECONDS, Again, RemoteFile, Wanted, require_inside, retried
+from robustctl.registry.download import (
+    RETRIED,
+    TIMEOUT_SECONDS,
+    Again,
+    RemoteFile,
+    Wanted,
+    require_inside,
+    retried,
+    shown,
+)
 from robustctl.registry.entry import COMMIT
 
 if TYPE_CHECKING:
@@ -74,8 +83,7 @@ def endpoint() -> str:
 
 def shown_endpoint() -> str:
     """The address without a user name or password that it may hold."""
-    parts = urlsplit(endpoint())
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return shown(endpoint())
 
 
 def is_offline() -> bool:
@@ -101,7 +109,7 @@ def list_files(repo: str, revision: str, kind: Kind = "model") -> tuple[str, lis
     """The commit that ``revision`` is now, and its files.
 
     Raises:
-        RequestError: no such repo or revision for this user, or a file name that leaves its folder.
+        RequestError: no such repo or revision for this user, too many files, or a file name that leaves its folder.
         RunError: the hub does not answer, or with something that is no commit.
     """
     api = HfApi(endpoint=endpoint())
@@ -110,8 +118,10 @@ def list_files(repo: str, revision: str, kind: Kind = "model") -> tuple[str, lis
         raise RunError(f"{repo}: {shown_endpoint()} does not say which commit {revision!r} is, but {commit!r:.80}")
     tree = call(
         repo,
-        lambda: list(islice(api.list_repo_tree(repo, recursive=True, revision=commit, repo_type=kind), MAX_FILES)),
+        lambda: list(islice(api.list_repo_tree(repo, recursive=True, revision=commit, repo_type=kind), MAX_FILES + 1)),
     )
+    if len(tree) > MAX_FILES:
+        raise RequestError(f"{repo} holds more than {MAX_FILES} files and folders; nothing was fetched")
     return commit, [_remote_file(repo, item) for item in tree if isinstance(item, RepoFile)]
 
 
@@ -140,7 +150,7 @@ def headers() -> dict[str, str]:
 @contextmanager
 def get(url: str, request_headers: dict[str, str]) -> Iterator[Any]:
     """Open a streaming GET; whatever the network does becomes a ConnectionError."""
-    require_online(url)
+    require_online(shown(url))
     try:
         with get_session().stream("GET", url, headers=request_headers, timeout=TIMEOUT_SECONDS) as response:
             yield response
@@ -156,7 +166,11 @@ def identity() -> Identity:
     """
     if not own_token():
         raise RequestError("no hub token: set HF_TOKEN, or run 'hf auth login'")
-    answer = call("the token", lambda: HfApi(endpoint=endpoint()).whoami())
+    return call("the token", _whoami)
+
+
+def _whoami() -> Identity:
+    answer = HfApi(endpoint=endpoint()).whoami()
     role = answer.get("auth", {}).get("accessToken", {}).get("role", "unknown")
     roles = {organisation.get("name", ""): organisation.get("roleInOrg") for organisation in answer.get("orgs", [])}
     read_only = tuple(name for name, role_there in roles.items() if role_there == "read")

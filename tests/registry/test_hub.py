@@ -74,6 +74,40 @@ def test_a_commit_that_is_no_hash_is_refused(hub: Server, sha: object) -> None:
     assert not [path for path in home().rglob("*") if path.is_file()]
 
 
+@pytest.mark.parametrize("body", [b"[]", b'{"orgs": 3}', b'{"auth": []}', b'{"orgs": ["team"]}', b"7"], ids=str)
+def test_an_answer_about_the_token_that_makes_no_sense_is_a_run_error(hub: Server, body: bytes) -> None:
+    hub.faults.append(Fault("GET /api/whoami-v2", 200, body=body, times=99))
+    with pytest.raises(RunError, match="the token: .* makes no sense"):
+        client.identity()
+
+
+def test_a_repo_of_too_many_files_is_refused_and_not_cut(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.add("alice/m", {f"{i}.json": b"{}" for i in range(4)})
+    monkeypatch.setattr(client, "MAX_FILES", 4)
+    assert len(client.list_files("alice/m", "main")[1]) == 4
+    hub.add("alice/m", {"5.json": b"{}"})
+    with pytest.raises(RequestError, match="alice/m holds more than 4 files"):
+        client.list_files("alice/m", "main")
+
+
+def test_a_password_in_the_endpoint_is_in_no_message(
+    hub: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.add("alice/m", {"config.json": b"{}", "model.safetensors": b"x"})
+    hub.faults.append(Fault("resolve", 404, times=99))
+    monkeypatch.setenv("HF_ENDPOINT", hub.url.replace("://", "://me:secret@"))
+    assert robust("pull", "alice/m") == 2
+    error = capsys.readouterr().err
+    assert f"{hub.url}/alice/m/resolve/" in error and "there is no such file (404)" in error
+    assert "secret" not in error and "me:" not in error
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with (
+        pytest.raises(RunError, match=r"^http://127.0.0.1:\d+/x: HF_HUB_OFFLINE"),
+        client.get(f"{client.endpoint()}/x", {}),
+    ):
+        pass
+
+
 def test_a_gated_repo_says_where_to_accept_its_terms(hub: Server) -> None:
     hub.add("bob/m", {"config.json": b"{}"})
     hub.faults.append(Fault("GET /api/models", 403, headers={"X-Error-Code": "GatedRepo"}, times=99))
