@@ -88,6 +88,11 @@ class Source(BaseModel):
         """Whether it names one commit, where it could name one."""
         return self.repo is None or COMMIT.fullmatch(str(self.revision)) is not None
 
+    @property
+    def place(self) -> str:
+        """What its hash is kept under; a page may have several files."""
+        return f"{self.page}: {self.file}" if self.page else str(self)
+
     def __str__(self) -> str:
         return f"{self.repo}@{self.revision}: {self.file}" if self.repo else f"{self.url or self.page}"
 

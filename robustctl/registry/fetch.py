@@ -59,15 +59,33 @@ def bring(name: str, entry: Entry, path: Path, keys: KeyRules) -> Path:
     """
     if not path.is_file():
         raise RequestError(f"no file {path}")
-    found = sha256(path)
-    expected = {source.sha256 for source in entry.sources if source.sha256}
-    if expected and found not in expected:
-        raise RequestError(f"{path} is not the published file of {name}: its SHA-256 is {found}")
+    place = _place(name, entry, path)
     weights = entry_weights(name)
     tokenizer = tokenizer_beside(path, entry)
     convert(path, weights, entry.spec, keys, detect=True, zero_shot=entry.zero_shot, tokenizer=tokenizer)
-    write_record(name, path.name, path, (tokenizer.name, tokenizer) if tokenizer else None)
+    of_tokenizer = (entry.zero_shot.tokenizer.place, tokenizer) if entry.zero_shot and tokenizer else None
+    write_record(name, (place, path), of_tokenizer)
     return weights
+
+
+def _place(name: str, entry: Entry, path: Path) -> str:
+    """Which source a file brought by hand is of: the one that has its hash, else one whose hash nobody knows yet.
+
+    Raises:
+        RequestError: there is no such source.
+    """
+    found = sha256(path)
+    record = read_record(name)
+    firsts = {place: file.sha256 for place, file in record.files.items()} if record else {}
+    known = {source.place: source.sha256 or firsts.get(source.place) for source in entry.sources}
+    if record and not entry.sources:  # an import of the user's own, whose weights are gone
+        known = {record.source: record.source_sha256}
+    same = [place for place, digest in known.items() if digest == found]
+    by_hand_first = sorted(entry.sources, key=lambda source: source.page is None)
+    open_ = [source.place for source in by_hand_first if known[source.place] is None]
+    if not same and known and (not open_ or any(source.sha256 for source in entry.sources)):
+        raise RequestError(f"{path} is not the published file of {name}: its SHA-256 is {found}")
+    return next(iter([*same, *open_, path.name]))
 
 
 def _by_hand(name: str, entry: Entry) -> list[str]:
@@ -91,7 +109,7 @@ def _fetch(name: str, entry: Entry, source: Source, keep_original: bool) -> Path
     tokenizer = None
     if entry.zero_shot:
         place = entry.zero_shot.tokenizer
-        tokenizer = str(place), _download(name, place, staging / "tokenizer.json", MAX_TOKENIZER_BYTES)
+        tokenizer = place.place, _download(name, place, staging / "tokenizer.json", MAX_TOKENIZER_BYTES)
     published = _download(name, source, staging / Path(source.file).name)
     convert(
         published,
@@ -101,7 +119,7 @@ def _fetch(name: str, entry: Entry, source: Source, keep_original: bool) -> Path
         zero_shot=entry.zero_shot,
         tokenizer=tokenizer[1] if tokenizer else None,
     )
-    write_record(name, str(source), published, tokenizer)
+    write_record(name, (source.place, published), tokenizer)
     if keep_original:
         published.replace(weights.with_name(f"{name}-{published.name}"))
     shutil.rmtree(staging)
@@ -123,11 +141,8 @@ def _wanted(source: Source, path: Path, record: Record | None, limit: int = MAX_
     """What to download; a hash that the entry lacks is that of the first download."""
     from robustctl.registry import hub
 
-    digest, size = source.sha256, source.size
-    if record and record.source == str(source):
-        digest, size = digest or record.source_sha256, size or record.source_size
-    elif record and record.tokenizer == str(source):
-        digest = digest or record.tokenizer_sha256
+    first = record.files.get(source.place) if record else None
+    digest, size = source.sha256 or (first and first.sha256), source.size or (first and first.size)
     if source.url:
         return Wanted(source.url, path, size, digest, limit=limit)
     commit, there = on_hub(source)

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from robustctl import __version__
 from robustctl.errors import RequestError
@@ -35,22 +35,40 @@ SHAPES: dict[str, tuple[tuple[int, int, int], int]] = {
 } | {name: (standard.input_shape, standard.n_classes) for name, standard in STANDARDS.items()}
 
 
+class Published(BaseModel):
+    """A published file as it was when it was first taken."""
+
+    model_config = ConfigDict(frozen=True)
+
+    sha256: str
+    size: int
+
+
 class Record(BaseModel):
     """Beside an entry's weights: what they are and where they came from.
 
     Attributes:
         sha256: of the safetensors file here.
         source: the place it was made from, or the name of the imported file.
-        source_sha256, source_size: of that file; the first download's are binding ever after.
-        tokenizer, tokenizer_sha256: the same of a CLIP's tokenizer.
+        tokenizer: the place of a CLIP's tokenizer.
+        files: every file that was ever taken for this entry, by its place; the first one of a place binds ever after.
     """
 
     sha256: str
     source: str
-    source_sha256: str
-    source_size: int
     tokenizer: str | None = None
-    tokenizer_sha256: str | None = None
+    files: dict[str, Published]
+
+    @model_validator(mode="after")
+    def _knows_its_files(self) -> "Record":
+        if not {self.source, self.tokenizer or self.source} <= set(self.files):
+            raise ValueError("the hash of its own source is missing")
+        return self
+
+    @property
+    def source_sha256(self) -> str:
+        """Of the file that the weights were made from."""
+        return self.files[self.source].sha256
 
 
 def record_file(name: str) -> Path:
@@ -67,15 +85,26 @@ def read_record(name: str) -> Record | None:
         raise RequestError(f"{path} is damaged; remove it together with the weights: models remove {name}") from None
 
 
-def write_record(name: str, source: str, published: Path, tokenizer: tuple[str, Path] | None = None) -> None:
-    """Record the weights of an entry that have just been made from ``published`` (and a tokenizer: place, file)."""
+def write_record(name: str, source: tuple[str, Path], tokenizer: tuple[str, Path] | None = None) -> None:
+    """Record the weights of an entry that have just been made from a published file (its place, the file).
+
+    Args:
+        tokenizer: place and file of a CLIP's.
+
+    Raises:
+        RequestError: another file was taken from the same place before.
+    """
+    old = read_record(name)
+    files = dict(old.files) if old else {}
+    for place, path in filter(None, (source, tokenizer)):
+        found = Published(sha256=sha256(path), size=path.stat().st_size)
+        first = files.setdefault(place, found)
+        if first != found:
+            raise RequestError(
+                f"{path} is not what was first taken from {place}: SHA-256 {found.sha256}, expected {first.sha256}"
+            )
     record = Record(
-        sha256=sha256(entry_weights(name)),
-        source=source,
-        source_sha256=sha256(published),
-        source_size=published.stat().st_size,
-        tokenizer=tokenizer[0] if tokenizer else None,
-        tokenizer_sha256=sha256(tokenizer[1]) if tokenizer else None,
+        sha256=sha256(entry_weights(name)), source=source[0], tokenizer=tokenizer and tokenizer[0], files=files
     )
     write_text(record_file(name), record.model_dump_json(indent=2) + "\n")
 
@@ -131,7 +160,7 @@ def import_model(name: str, source: Path, entry: Entry, keys: KeyRules) -> Entry
         update={"keys": keys, "parameters": answer.parameters, "provenance": provenance | entry.provenance}
     )
     add(name, entry)
-    write_record(name, source.name, source, (tokenizer.name, tokenizer) if tokenizer else None)
+    write_record(name, (source.name, source), (tokenizer.name, tokenizer) if tokenizer else None)
     return entry
 
 

@@ -112,6 +112,44 @@ def test_a_file_that_changed_since_the_first_download_is_refused(
     assert robust("pull", "theirs") == 0
 
 
+def test_the_first_hash_of_a_source_outlives_other_sources_and_imports(
+    hub: Server, tmp_path: Path, published: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.files["a.pt"], hub.files["b.pt"] = published, published + b"other"
+    add_entry(tmp_path, [url(hub), url(hub, "b.pt"), {"page": "https://example.org/x", "file": "c.pt"}])
+    weights = home() / "weights" / "theirs.safetensors"
+    hub.faults.append(Fault("a.pt", 404))
+    assert robust("pull", "theirs") == 0  # of b.pt
+    weights.unlink()
+    hub.files["b.pt"] = b"changed"
+    assert robust("pull", "theirs") == 0  # of a.pt
+    weights.unlink()
+    (tmp_path / "c.pt").write_bytes(published + b"by hand")
+    assert robust("models", "import", tmp_path / "c.pt", "--name", "theirs") == 0
+    weights.unlink()
+    record = read_record("theirs")
+    assert record is not None and record.source == "https://example.org/x: c.pt" and len(record.files) == 3
+    hub.files["a.pt"] = published[:-1] + b"x"
+    capsys.readouterr()
+    assert robust("pull", "theirs") == 1
+    error = capsys.readouterr().err
+    assert f"expected {hashlib.sha256(published).hexdigest()}" in error and "b.pt has 7 bytes, expected" in error
+
+
+def test_a_file_brought_by_hand_must_be_one_that_was_taken_before(
+    hub: Server, tmp_path: Path, published: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.files["a.pt"] = published
+    add_entry(tmp_path, [url(hub)])
+    assert robust("pull", "theirs") == 0
+    (home() / "weights" / "theirs.safetensors").unlink()
+    (tmp_path / "a.pt").write_bytes(published + b"changed")
+    assert robust("models", "import", tmp_path / "a.pt", "--name", "theirs") == 2
+    assert "is not the published file of theirs" in capsys.readouterr().err
+    (tmp_path / "a.pt").write_bytes(published)
+    assert robust("models", "import", tmp_path / "a.pt", "--name", "theirs") == 0
+
+
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
