@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,8 +62,12 @@ def convert(
     detect: bool = False,
     zero_shot: ZeroShot | None = None,
     tokenizer: Path | None = None,
+    record: Callable[[Path], None] = lambda made: None,
 ) -> Answer:
     """Write ``destination`` (safetensors, atomically) from a published file, for a CLIP with its ``tokenizer``.
+
+    Args:
+        record: called with the converted file before it moves to ``destination``: what it cannot record is not kept.
 
     Raises:
         RequestError: the file is damaged, holds more than tensors, or does not fit ``spec``; all misfits are listed.
@@ -85,6 +90,7 @@ def convert(
             answer = _ask(job)
             if answer.fault:
                 raise (RequestError if answer.exit_code == RequestError.exit_code else RunError)(answer.fault)
+            record(Path(folder) / WEIGHTS)
             (Path(folder) / WEIGHTS).replace(destination)
     return answer
 

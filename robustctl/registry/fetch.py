@@ -62,9 +62,17 @@ def bring(name: str, entry: Entry, path: Path, keys: KeyRules) -> Path:
     place = _place(name, entry, path)
     weights = entry_weights(name)
     tokenizer = tokenizer_beside(path, entry)
-    convert(path, weights, entry.spec, keys, detect=True, zero_shot=entry.zero_shot, tokenizer=tokenizer)
     of_tokenizer = (entry.zero_shot.tokenizer.place, tokenizer) if entry.zero_shot and tokenizer else None
-    write_record(name, (place, path), of_tokenizer)
+    convert(
+        path,
+        weights,
+        entry.spec,
+        keys,
+        detect=True,
+        zero_shot=entry.zero_shot,
+        tokenizer=tokenizer,
+        record=partial(write_record, name=name, source=(place, path), tokenizer=of_tokenizer),
+    )
     return weights
 
 
@@ -118,8 +126,8 @@ def _fetch(name: str, entry: Entry, source: Source, keep_original: bool) -> Path
         entry.keys,
         zero_shot=entry.zero_shot,
         tokenizer=tokenizer[1] if tokenizer else None,
+        record=partial(write_record, name=name, source=(source.place, published), tokenizer=tokenizer),
     )
-    write_record(name, (source.place, published), tokenizer)
     if keep_original:
         published.replace(weights.with_name(f"{name}-{published.name}"))
     shutil.rmtree(staging)

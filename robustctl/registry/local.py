@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -85,10 +86,12 @@ def read_record(name: str) -> Record | None:
         raise RequestError(f"{path} is damaged; remove it together with the weights: models remove {name}") from None
 
 
-def write_record(name: str, source: tuple[str, Path], tokenizer: tuple[str, Path] | None = None) -> None:
-    """Record the weights of an entry that have just been made from a published file (its place, the file).
+def write_record(made: Path, name: str, source: tuple[str, Path], tokenizer: tuple[str, Path] | None = None) -> None:
+    """Record the weights of an entry before they take their place: without a record nothing could check them.
 
     Args:
+        made: the safetensors file.
+        source: place and file of what it was made from.
         tokenizer: place and file of a CLIP's.
 
     Raises:
@@ -103,9 +106,7 @@ def write_record(name: str, source: tuple[str, Path], tokenizer: tuple[str, Path
             raise RequestError(
                 f"{path} is not what was first taken from {place}: SHA-256 {found.sha256}, expected {first.sha256}"
             )
-    record = Record(
-        sha256=sha256(entry_weights(name)), source=source[0], tokenizer=tokenizer and tokenizer[0], files=files
-    )
+    record = Record(sha256=sha256(made), source=source[0], tokenizer=tokenizer and tokenizer[0], files=files)
     write_text(record_file(name), record.model_dump_json(indent=2) + "\n")
 
 
@@ -149,18 +150,40 @@ def import_model(name: str, source: Path, entry: Entry, keys: KeyRules) -> Entry
 
     Raises:
         RequestError: the name is taken, or the file is damaged or does not fit; nothing is left behind.
+        RunError: the disk is full; nothing is left behind.
     """
     new_name(name)
     weights = home() / "weights" / f"{name}.safetensors"
     tokenizer = tokenizer_beside(source, entry)
-    answer = convert(source, weights, entry.spec, keys, detect=True, zero_shot=entry.zero_shot, tokenizer=tokenizer)
-    provenance = {"file": source.name, "file_sha256": sha256(source), "robustctl": __version__}
-    keys = keys.model_copy(update={"at": answer.at})
-    entry = entry.model_copy(
-        update={"keys": keys, "parameters": answer.parameters, "provenance": provenance | entry.provenance}
+    record = partial(
+        write_record,
+        name=name,
+        source=(source.name, source),
+        tokenizer=(tokenizer.name, tokenizer) if tokenizer else None,
     )
-    add(name, entry)
-    write_record(name, (source.name, source), (tokenizer.name, tokenizer) if tokenizer else None)
+    with writing(record_file(name)):
+        record_file(name).unlink(missing_ok=True)  # of an entry of this name that is gone
+    try:
+        answer = convert(
+            source,
+            weights,
+            entry.spec,
+            keys,
+            detect=True,
+            zero_shot=entry.zero_shot,
+            tokenizer=tokenizer,
+            record=record,
+        )
+        provenance = {"file": source.name, "file_sha256": sha256(source), "robustctl": __version__}
+        keys = keys.model_copy(update={"at": answer.at})
+        entry = entry.model_copy(
+            update={"keys": keys, "parameters": answer.parameters, "provenance": provenance | entry.provenance}
+        )
+        add(name, entry)
+    except BaseException:
+        for path in (weights, record_file(name)):
+            path.unlink(missing_ok=True)
+        raise
     return entry
 
 

@@ -1,5 +1,6 @@
 """Weights of entries: from a hub repo, from a plain address, by hand; trust on first use; mirrors."""
 
+import errno
 import hashlib
 import io
 import sys
@@ -110,6 +111,29 @@ def test_a_file_that_changed_since_the_first_download_is_refused(
     assert f"expected {record.source_sha256}" in capsys.readouterr().err
     hub.files["a.pt"] = published
     assert robust("pull", "theirs") == 0
+
+
+@pytest.mark.parametrize("where", ["robustctl.checkpoint.save_file", "robustctl.registry.local.write_text"])
+def test_a_full_disk_leaves_no_weights_without_their_record_and_the_same_command_completes(
+    hub: Server,
+    tmp_path: Path,
+    published: bytes,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    hub.files["a.pt"] = published
+    add_entry(tmp_path, [url(hub)])
+    with monkeypatch.context() as patch:
+        patch.setattr(where, full)
+        assert robust("pull", "theirs") == 1
+    assert "no space left while writing" in capsys.readouterr().err
+    assert not list((home() / "weights").glob("[!.]*"))
+    assert robust("pull", "theirs") == 0
+    assert robust("models", "verify", "theirs", "--local") == 0
 
 
 def test_the_first_hash_of_a_source_outlives_other_sources_and_imports(

@@ -13,6 +13,7 @@ import robustctl
 from robustctl import checkpoint, data
 from robustctl.architectures import Classifier
 from robustctl.cli import main
+from robustctl.errors import RunError
 from robustctl.registry.locate import home, locate
 
 MNIST = ["--arch", "kw-small", "--dataset", "mnist", "--norm", "linf", "--eps", "0.3"]
@@ -156,6 +157,18 @@ def test_a_home_without_write_permission_is_named(
     monkeypatch.setenv("ROBUSTCTL_HOME", str(tmp_path / "blocked"))
     assert robust("models", "import", file, "--name", "mine", *TINY) == 1
     assert "cannot write" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["robustctl.checkpoint.save_file", "robustctl.registry.local.entries.write"])
+def test_a_full_disk_leaves_nothing_of_an_import(file: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise RunError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, full)
+        assert robust("models", "import", file, "--name", "mine", *TINY) == 1
+    assert not [path for path in home().rglob("*") if path.is_file()]
+    assert robust("models", "import", file, "--name", "mine", *TINY) == 0
 
 
 def test_bundled_entries_stay(capsys: pytest.CaptureFixture[str]) -> None:
