@@ -180,7 +180,7 @@ def mirror(
 
 @app.command()
 def remove(name: Name) -> None:
-    """Delete an entry of your own and its weights, fetched weights, or a pulled repo."""
+    """Delete an entry of your own and its weights, fetched weights, or a pulled repo (USER/NAME@V: one revision)."""
     from robustctl.registry import local
 
     for path in local.remove(name):

@@ -66,6 +66,11 @@ class Wanted:
     headers: dict[str, str] = field(default_factory=dict, repr=False)
     limit: int = MAX_BYTES
 
+    @property
+    def hashed(self) -> bool:
+        """Whether a hash says which bytes are the right ones."""
+        return bool(self.sha256 or self.git_sha1)
+
     def __str__(self) -> str:
         return shown(self.url)
 
@@ -88,7 +93,7 @@ def download(wanted: Wanted, get: Get, advance: Callable[[int], None]) -> None:
         RunError: everything else, with what to do; the same command continues.
     """
     part = wanted.path.with_name(f"{wanted.path.name}.part")
-    if not (wanted.sha256 or wanted.git_sha1):
+    if not wanted.hashed:
         part.unlink(missing_ok=True)  # only a known hash tells whether old bytes and new ones are of the same file
     _check_space(wanted, part)
     retried(str(wanted), lambda: _fetch(wanted, part, get, advance))

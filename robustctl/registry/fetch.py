@@ -15,7 +15,15 @@ from robustctl.registry.convert import convert
 from robustctl.registry.download import MAX_BYTES, Get, RemoteFile, Wanted, download, fault_of, probe, retried
 from robustctl.registry.entry import Entry, KeyRules, Source
 from robustctl.registry.folder import sha256
-from robustctl.registry.local import MAX_TOKENIZER_BYTES, Record, read_record, tokenizer_beside, write_record
+from robustctl.registry.local import (
+    MAX_TOKENIZER_BYTES,
+    Record,
+    kept_original,
+    read_record,
+    staging_of,
+    tokenizer_beside,
+    write_record,
+)
 from robustctl.registry.locate import entry_weights
 from robustctl.registry.pull import Meter
 
@@ -110,39 +118,48 @@ def _by_hand(name: str, entry: Entry) -> list[str]:
 
 
 def _fetch(name: str, entry: Entry, source: Source, keep_original: bool) -> Path:
-    """One source: download, check against the entry or the first download, convert, record."""
+    """One source: download, check against the entry or the first download, convert, record.
+
+    A file that does not convert, and whose hash nobody knows, is deleted: the next download may be another one.
+    """
     weights = entry_weights(name)
-    staging = weights.with_name(f".{name}")  # an interrupted download waits here for the same command
+    staging = staging_of(name)
     staging.mkdir(exist_ok=True)
     tokenizer = None
     if entry.zero_shot:
-        place = entry.zero_shot.tokenizer
-        tokenizer = place.place, _download(name, place, staging / "tokenizer.json", MAX_TOKENIZER_BYTES)
+        tokenizer = _download(name, entry.zero_shot.tokenizer, staging / "tokenizer.json", MAX_TOKENIZER_BYTES)
     published = _download(name, source, staging / Path(source.file).name)
-    convert(
-        published,
-        weights,
-        entry.spec,
-        entry.keys,
-        zero_shot=entry.zero_shot,
-        tokenizer=tokenizer[1] if tokenizer else None,
-        record=partial(write_record, name=name, source=(source.place, published), tokenizer=tokenizer),
-    )
+    of_tokenizer = (entry.zero_shot.tokenizer.place, tokenizer.path) if entry.zero_shot and tokenizer else None
+    try:
+        convert(
+            published.path,
+            weights,
+            entry.spec,
+            entry.keys,
+            zero_shot=entry.zero_shot,
+            tokenizer=tokenizer and tokenizer.path,
+            record=partial(write_record, name=name, source=(source.place, published.path), tokenizer=of_tokenizer),
+        )
+    except RequestError:
+        for file in filter(None, (published, tokenizer)):
+            if not file.hashed:
+                file.path.unlink()
+        raise
     if keep_original:
-        published.replace(weights.with_name(f"{name}-{published.name}"))
+        published.path.replace(kept_original(name, source))
     shutil.rmtree(staging)
     return weights
 
 
-def _download(name: str, source: Source, path: Path, limit: int = MAX_BYTES) -> Path:
-    """Bring one file of an entry; returns ``path``."""
+def _download(name: str, source: Source, path: Path, limit: int = MAX_BYTES) -> Wanted:
+    """Bring one file of an entry to ``path``, unless it is there already; returns what was asked for."""
     from robustctl.registry import hub
 
     wanted = _wanted(source, path, read_record(name), limit)
     if not path.is_file() or fault_of(wanted, path):  # an earlier command may have got this far
         with progress(f"{name} (MB)", round((wanted.size or 0) / 1e6)) as advance:
             download(wanted, hub.get, Meter(advance))
-    return path
+    return wanted
 
 
 def _wanted(source: Source, path: Path, record: Record | None, limit: int = MAX_BYTES) -> Wanted:

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
+from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -12,7 +13,7 @@ from robustctl.errors import RequestError
 from robustctl.files import write_text, writing
 from robustctl.registry import entry as entries
 from robustctl.registry.convert import convert
-from robustctl.registry.entry import Entry, KeyRules, check_name
+from robustctl.registry.entry import Entry, KeyRules, Source, check_name
 from robustctl.registry.folder import fault_in, sha256
 from robustctl.registry.locate import (
     BUNDLED,
@@ -21,6 +22,8 @@ from robustctl.registry.locate import (
     home,
     pulled,
     pulled_directory,
+    read_entry,
+    ref_file,
     repo_home,
     split_revision,
 )
@@ -187,8 +190,20 @@ def import_model(name: str, source: Path, entry: Entry, keys: KeyRules) -> Entry
     return entry
 
 
+def staging_of(name: str) -> Path:
+    """Where an interrupted download of an entry waits for the same command."""
+    return home() / "weights" / f".{name}"
+
+
+def kept_original(name: str, source: Source) -> Path:
+    """Where the published file of an entry is kept, if the user wants it."""
+    return home() / "weights" / f"{name}-{PurePosixPath(source.file).name}"
+
+
 def remove(name: str) -> list[Path]:
-    """Delete what is here of a model: an own entry and its weights, fetched weights, or a pulled repo.
+    """Delete what is here of a model: an own entry and its weights, fetched weights, or one revision of a pulled repo.
+
+    Kept originals and interrupted downloads of an entry go with it.
 
     Returns:
         The paths that were deleted.
@@ -196,24 +211,47 @@ def remove(name: str) -> list[Path]:
     Raises:
         RequestError: nothing of that name can be removed.
     """
-    files = [home() / "entries" / f"{name}.yaml", home() / "weights" / f"{name}.safetensors", record_file(name)]
+    repo, revision = split_revision(name)
+    if name not in entry_files() and (repo if revision == "main" else f"{repo}@{revision}") in pulled():
+        return _remove_pulled(repo, revision)
     is_name = entries.NAME.fullmatch(name) is not None  # and not a path out of these folders
-    found = [path for path in files if is_name and path.is_file()]
-    repo = repo_home(split_revision(name)[0])
-    if not found and name in pulled():
-        with writing(repo):
-            shutil.rmtree(repo)
-        return [repo]
+    found = [path for path in _paths_of(name) if path.exists()] if is_name else []
     if not found and name in entry_files():
         raise RequestError(f"model {name!r} has no weights here, and bundled entries stay")
     if not found:
         raise RequestError(f"model {name!r} is not here; robustctl models list --here shows what is")
-    if (BUNDLED / "entries" / f"{name}.yaml").is_file():
-        found = [path for path in found if path != record_file(name)]  # the first download's hash binds later ones
     for path in found:
         with writing(path):
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     return found
+
+
+def _paths_of(name: str) -> list[Path]:
+    """Everything that may be here of an entry, but for the record of a bundled one: its hashes bind later downloads."""
+    paths = [home() / "entries" / f"{name}.yaml", home() / "weights" / f"{name}.safetensors", staging_of(name)]
+    others = {entry_weights(other) for other in entry_files()}
+    try:
+        originals = {kept_original(name, source) for source in read_entry(name).sources}
+        paths += sorted(originals - others)
+        if (BUNDLED / "entries" / f"{name}.yaml").is_file():
+            read_record(name)
+            return paths
+    except RequestError:  # a damaged entry or record can be removed all the same
+        pass
+    return [*paths, record_file(name)]
+
+
+def _remove_pulled(repo: str, revision: str) -> list[Path]:
+    """Forget a revision, and delete its commit unless another revision is the same; all of the repo with the last."""
+    ref = ref_file(repo, revision)
+    commit = ref.read_text().strip()
+    others = {path.read_text().strip() for path in ref.parent.iterdir() if path != ref}
+    gone = repo_home(repo) if not others else repo_home(repo) / quote(commit, safe="")
+    with writing(gone):
+        ref.unlink()
+        if commit not in others and gone.is_dir():
+            shutil.rmtree(gone)
+    return [ref if commit in others else gone]
 
 
 def verify_weights(only: str | None) -> Iterator[tuple[str, str | None]]:

@@ -113,6 +113,33 @@ def test_a_file_that_changed_since_the_first_download_is_refused(
     assert robust("pull", "theirs") == 0
 
 
+def test_a_file_that_does_not_convert_is_fetched_anew_where_nobody_knows_its_hash(
+    hub: Server, tmp_path: Path, published: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.files["a.pt"] = b"no weights, but sent with status 200"
+    add_entry(tmp_path, [url(hub)])
+    assert robust("pull", "theirs") == 1
+    assert "cannot read" in capsys.readouterr().err
+    hub.files["a.pt"] = published
+    assert robust("pull", "theirs") == 0
+
+
+def test_remove_takes_the_original_and_what_an_interrupted_download_left(
+    hub: Server, tmp_path: Path, published: bytes
+) -> None:
+    hub.files["a.pt"] = published
+    add_entry(tmp_path, [url(hub) | {"sha256": hashlib.sha256(published).hexdigest(), "size": len(published)}])
+    hub.faults.append(Fault("files", cut=100, times=9))
+    assert robust("pull", "theirs") == 1
+    assert (home() / "weights" / ".theirs" / "a.pt.part").is_file()
+    hub.faults.clear()
+    assert robust("pull", "theirs", "--keep-original") == 0
+    (home() / "weights" / ".theirs").mkdir()
+    assert robust("models", "remove", "theirs") == 0
+    assert [path.name for path in home().rglob("*") if path.is_file()] == [".theirs.lock"]
+    assert robust("models", "remove", "theirs") == 2
+
+
 @pytest.mark.parametrize("where", ["robustctl.checkpoint.save_file", "robustctl.registry.local.write_text"])
 def test_a_full_disk_leaves_no_weights_without_their_record_and_the_same_command_completes(
     hub: Server,

@@ -13,7 +13,7 @@ import robustctl
 from robustctl import checkpoint
 from robustctl.errors import RequestError, RunError
 from robustctl.registry.folder import push
-from robustctl.registry.local import verify_weights
+from robustctl.registry.local import remove, verify_weights
 from robustctl.registry.locate import home as home_dir
 from robustctl.registry.locate import locate, pulled
 from robustctl.registry.pull import pull
@@ -53,6 +53,21 @@ def test_a_branch_is_named_with_an_at_sign(hub: Server, repo: str) -> None:
     commit = hub.add(repo, {**hub.tree(hub.repos[repo], "main"), "README.md": b"v1"}, branch="v1")
     assert pull(repo, "v1").name == commit
     assert locate(f"{repo}@v1").weights.parent.name == commit
+
+
+def test_remove_takes_one_revision_and_the_last_one_takes_all(hub: Server, repo: str) -> None:
+    commit = hub.add(repo, {**hub.tree(hub.repos[repo], "main"), "README.md": b"v1"}, branch="v1")
+    hub.repos[repo].branches["v2"] = commit
+    main, v1, v2 = pull(repo), pull(repo, "v1"), pull(repo, "v2")
+    assert v1 == v2 != main
+    remove(f"{repo}@v1")
+    assert pulled() == [repo, f"{repo}@v2"] and v2.is_dir() and main.is_dir()
+    remove(f"{repo}@v2")
+    assert pulled() == [repo] and not v2.exists() and main.is_dir()
+    with pytest.raises(RequestError, match="is not here"):
+        remove(f"{repo}@v2")
+    assert remove(repo) == [main.parent]
+    assert not main.parent.exists()
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
