@@ -167,9 +167,8 @@ class Loop:
                     "interrupted while the method measured the start, before the first step; "
                     f"begin again with --resume --out {self.directory}"
                 )
-            x, y = self.batches.get(-1, number % self.batches.count(size[0]), *size)
-            part = self.world.part(len(x))
-            step = Step(replace(self.engine, meter=Meter()), x[part], y[part], number)
+            x, y = self.batches.get(-1, number % self.batches.count(size[0]), *size, self.world.part(size[0]))
+            step = Step(replace(self.engine, meter=Meter()), x, y, number)
             optimizer.zero_grad(set_to_none=True)
             step.mean(step.losses(step.attack(threat), threat.norm)).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -198,9 +197,9 @@ class Loop:
 
     def _one_step(self, this: Pass) -> None:
         torch.manual_seed((self.seed * 1_000_003 + self.step) % 2**63)  # dropout and the like
-        x, y = self.batches.get(self.at, self.step_in_pass // self.method_replays(this), *this.size)
-        part = self.world.part(len(x))
-        step = Step(self.engine, x[part], y[part], self.step, watch=self._done_alike(this) < WATCHED_STEPS)
+        number, part = self.step_in_pass // self.method_replays(this), self.world.part(this.phase.batch_size)
+        x, y = self.batches.get(self.at, number, *this.size, part)
+        step = Step(self.engine, x, y, self.step, watch=self._done_alike(this) < WATCHED_STEPS)
         optimizer = self.optimizers["method" if this.kind == "method" else "natural"]
         lr = self._lr(this)
         optim.set_lr(optimizer, lr)
@@ -215,7 +214,7 @@ class Loop:
         optimizer.step()
         if self.average and this.kind == "method":
             self.average.update(self.model)
-        self.images += len(x)
+        self.images += this.phase.batch_size
         self.step += 1
         self.step_in_pass += 1
 
