@@ -78,9 +78,9 @@ def carry_out(request: Request) -> None:
         _require_tensorboard()
     if request.push is not None and not request.dry_run:
         preflight(request.push)
+    device = local_device(pick_device(request.device))
     run = _run_to_resume(request) if request.resume else None
     job = _resumed(request, run) if run else _fresh(request)
-    device = local_device(pick_device(request.device))
     with world(device) as w:
         if not w.leads:
             os.environ["ROBUSTCTL_QUIET"] = "1"
@@ -97,15 +97,19 @@ def carry_out(request: Request) -> None:
 def _fresh(request: Request) -> Job:
     from robustctl import recipe
     from robustctl.registry.locate import locate
+    from robustctl.registry.push import require_licence
 
     if request.recipe is None:
         raise RequestError("say how to train: --recipe R (robustctl recipes list shows them)")
     if request.model is None:
         raise RequestError(f"say what to {request.command}: robustctl {request.command} MODEL --recipe R")
-    located = locate(request.model, fetch=not request.dry_run) if request.command == "finetune" else None
+    located = locate(request.model, fetch=False) if request.command == "finetune" else None
+    require_licence(request.push, located.licence if located else None, located.name if located else None)
     dataset = located.spec.dataset if located else _dataset_of(request.recipe, request.data)
     chosen = recipe.load(request.recipe, request.overrides, dataset)
     data = _data(request.data, chosen.settings, located.spec if located else None)
+    if located and not request.dry_run:
+        located = locate(request.model)  # a gigabyte perhaps: only now that the request is known to be right
     return Job(request, chosen.settings, chosen, request.model, located, data, request.seed or 0)
 
 
@@ -148,12 +152,14 @@ def _run_to_resume(request: Request) -> "Run":
 def _resumed(request: Request, run: "Run") -> Job:
     """The recorded job; what the request says otherwise is an error that names it."""
     from robustctl import recipe
+    from robustctl.registry.push import require_licence
     from robustctl.spec import read_spec
     from robustctl.training import resume
 
     record = run.read()
     if not (run.path / resume.STATE).is_file():
         raise RequestError(f"{run.path} has no saved state to go on from; start it again without --resume")
+    require_licence(request.push, record.licence, record.base)
     changed = [
         f"{name} (given {given!r}, the run has {recorded!r})"
         for name, given, recorded in (

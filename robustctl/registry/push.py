@@ -105,6 +105,18 @@ def check_licence(licence: str | None, base: str | None) -> str:
     return licence
 
 
+def require_licence(repo: str | None, licence: str | None, base: str | None) -> None:
+    """Before long work: raise RequestError where the push to ``repo`` after it (if any) would lack a licence."""
+    if repo is None or licence in LICENCES:
+        return
+    whose = f"the licence of {base}" if base else "the licence of a model that is trained from scratch"
+    state = f"is {licence!r}, which is none of the hub's" if licence else "is not known"
+    raise RequestError(
+        f"--push {repo} would be refused after training: {whose} {state}. Train without --push; if you may publish the "
+        f"model, then say under which licence: robustctl push --repo {repo} --licence mit"
+    )
+
+
 def check_flags(results: list[UnionResult], allow: bool) -> None:
     """Raise RequestError for results that may claim too much, unless ``allow``; the card names the flags anyway."""
     flags = [flag for result in results for flag in result.flags if flag.partition(":")[0] not in NOTES]
