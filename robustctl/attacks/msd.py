@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from robustctl import losses
+from robustctl import geometry, losses
 from robustctl.attacks.pgd import take_step
 from robustctl.oracle import Loss, Oracle
 from robustctl.threats import Threat
@@ -29,12 +29,12 @@ def msd(
     Args:
         x: images (n, c, h, w) in [0,1]; the trajectory starts there.
         y: what ``loss`` compares the logits with: labels (n,), or soft labels (n, k).
-        threats: the balls. step_sizes: of each, in its own norm, > 0.
+        threats: the balls. step_sizes: of each, in its own norm, > 0. steps: >= 1.
         report: told of the last step: the logits (norms, n, k) at every norm's point, and which norm each image
             took (n,), an index into ``threats``.
 
     Returns:
-        The last point (n, c, h, w); each image's lies in one of the balls, up to float rounding.
+        The last point (n, c, h, w); each image's lies in the box and in the ball whose norm it took last, in float64.
     """
     x_adv, labels = x, torch.cat([y] * len(threats))
     rows = torch.arange(len(x), device=x.device)
@@ -51,4 +51,8 @@ def msd(
         x_adv = tried[chosen, rows]
     if report:
         report(logits.view(len(threats), len(x), -1), chosen)
-    return x_adv
+    inside = [
+        geometry.shrink_inside(points, x, threat.norm, threat.eps)
+        for points, threat in zip(tried, threats, strict=True)
+    ]
+    return torch.stack(inside)[chosen, rows]

@@ -35,13 +35,13 @@ def pgd(
         start: first point, inside ball and box; None is ``x``.
 
     Returns:
-        x_adv (n, c, h, w) in ball and box, up to float rounding.
+        x_adv (n, c, h, w) inside ball and box in float64.
     """
     x_adv = x if start is None else start
     for _ in range(steps):
         _, _, grad = oracle.loss_and_grad(x_adv, y, loss)
         x_adv = take_step(x_adv, x, grad, threat.norm, threat.eps, step_size)
-    return x_adv
+    return geometry.shrink_inside(x_adv, x, threat.norm, threat.eps)
 
 
 def take_step(x_adv: Tensor, x: Tensor, grad: Tensor, norm: Norm, eps: float, step_size: float) -> Tensor:
@@ -78,4 +78,4 @@ def pgd_restarts(
         better = values > best
         best = torch.where(better, values, best)
         best_x_adv = torch.where(better.view(-1, 1, 1, 1), x_adv, best_x_adv)
-    return geometry.shrink_inside(best_x_adv, x, threat.norm, threat.eps)
+    return best_x_adv

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 
@@ -17,10 +18,21 @@ def test_msd_ends_in_one_of_the_balls_without_lowering_any_loss(conv_model: nn.M
         y = oracle.logits(x).argmax(1)
         x_adv = msd(oracle, x, y, THREATS, step_sizes=SIZES, steps=10)
         gain = losses.ce(oracle.logits(x_adv), y) - losses.ce(oracle.logits(x), y)
-    inside = torch.stack([geometry.norm(x_adv - x, threat.norm) <= threat.eps * 1.00001 for threat in THREATS])
+    delta = x_adv.double() - x.double()
+    inside = torch.stack([geometry.norm(delta, threat.norm) <= threat.eps for threat in THREATS])
     assert inside.any(dim=0).all()
+    assert x_adv.min() >= 0 and x_adv.max() <= 1
     assert (gain >= 0).all()
     assert gain.mean() > 0
+
+
+@pytest.mark.parametrize("threat", THREATS, ids=str)
+def test_the_point_is_inside_the_ball_of_the_norm_that_it_took_last(conv_model: nn.Module, threat: Threat) -> None:
+    x = torch.rand(30, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    with Oracle(conv_model) as oracle:
+        y = oracle.logits(x).argmax(1)
+        x_adv = msd(oracle, x, y, [threat], step_sizes=[threat.eps], steps=3)
+    assert (geometry.norm(x_adv.double() - x.double(), threat.norm) <= threat.eps).all()
 
 
 def test_msd_with_one_norm_is_pgd(conv_model: nn.Module) -> None:
