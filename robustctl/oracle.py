@@ -1,7 +1,8 @@
 """A classifier frozen for attacks: logits and input gradients, no weight gradients, every mode restored afterwards."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, get_args
@@ -13,10 +14,13 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from robustctl.discovery import unknown
 from robustctl.errors import RequestError
+from robustctl.progress import say
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Precision = Literal["float32", "bf16"]
 PRECISIONS = (*get_args(Precision), "auto")
+BF16_ERROR = 0.25
+"""Logits in bf16 that are further off than this, relative to their norm, are not the model's."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -56,6 +60,47 @@ def _has_bf16(device: torch.device) -> bool:
     return flags.is_file() and not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags.read_text(encoding="utf-8").split())
 
 
+def confirm_precision(precision: Precision, model: nn.Module, image: Tensor) -> Precision:
+    """The precision that the model can be attacked in; a line on stderr where it is not the one that was chosen.
+
+    bf16 is kept where one image gets finite logits that are the model's up to rounding, and a finite gradient.
+    Networks that compute in several types at once (such as a layer norm in float32) mostly fail that.
+
+    Args:
+        image: (1, c, h, w) in [0,1], on the model's device.
+    """
+    if precision == "bf16" and not _runs_in_bf16(model, image):
+        say("this model cannot be run in bf16: the attacks run in float32")
+        return "float32"
+    return precision
+
+
+def _runs_in_bf16(model: nn.Module, image: Tensor) -> bool:
+    try:
+        with Oracle(model, "bf16", image) as oracle:
+            expected = oracle.exact(image)
+            x = image.detach().requires_grad_(True)
+            with torch.enable_grad():
+                logits = _float32(oracle.attacked(x))
+                gradients = torch.autograd.grad(logits.sum(), x) if logits.requires_grad else ()
+    except Exception:  # what a network does with numbers of two types is its own affair, and so is what it raises
+        return False
+    close = (logits - expected).norm() <= BF16_ERROR * expected.norm()
+    return bool(close) and all(bool(gradient.isfinite().all()) for gradient in gradients)
+
+
+@contextmanager
+def true_float32(device: torch.device) -> Iterator[None]:
+    """Inside, float32 is computed as such: no TF32, no autocast; the settings are put back afterwards."""
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
+
+
 class Oracle:
     """Use as ``with Oracle(model) as oracle``: inside, the model is in eval mode and its parameters are frozen.
 
@@ -63,14 +108,15 @@ class Oracle:
         precision: None attacks the live model as it is, which is what training needs. Otherwise a private copy is made
             that is faster and equal up to rounding: batch norm folded into convolutions, channels-last, and in bf16
             where ``precision`` says so. Changes of the model's weights do not reach the copy.
+        image: any image (1, c, h, w) on the model's device, which bf16 needs.
 
     Attributes:
         forwards, gradients: images that went through a forward pass alone, and through forward and backward.
     """
 
-    def __init__(self, model: nn.Module, precision: Precision | None = None) -> None:
+    def __init__(self, model: nn.Module, precision: Precision | None = None, image: Tensor | None = None) -> None:
         self.model = model
-        self.attacked = model if precision is None else accelerate(model, precision)
+        self.attacked = model if precision is None else accelerate(model, precision, image)
         self.forwards = 0
         self.gradients = 0
         self._modes: list[tuple[nn.Module, bool]] = []
@@ -104,34 +150,43 @@ class Oracle:
             return _float32(self.attacked(x))
 
     def exact(self, x: Tensor) -> Tensor:
-        """Logits of the model itself, in float32; what breaks a point is confirmed with these."""
+        """Logits of the model itself, in true float32; what breaks a point is confirmed with these."""
         self.forwards += len(x)
-        with torch.no_grad():
+        with torch.no_grad(), true_float32(self.device):
             return _float32(self.model(x))
 
-    def loss_and_grad(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (n, k), per-example loss (n,) and its gradient in x (n, c, h, w); none carries a graph."""
+    def loss_and_grad(self, x: Tensor, y: Tensor, loss: Loss, *, exact: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (n, k), per-example loss (n,) and its gradient in x (n, c, h, w); none carries a graph.
+
+        Args:
+            exact: of the model itself in true float32, as ``exact`` has it.
+        """
         self.gradients += len(x)
         x = x.detach().requires_grad_(True)
-        with torch.enable_grad():
-            logits = _float32(self.attacked(x))
+        with torch.enable_grad(), true_float32(self.device) if exact else nullcontext():
+            logits = _float32((self.model if exact else self.attacked)(x))
             values = loss(logits, y)
             (grad,) = torch.autograd.grad(values.sum(), x)
         return logits.detach(), values.detach(), grad
 
 
-def accelerate(model: nn.Module, precision: Precision) -> nn.Module:
+def accelerate(model: nn.Module, precision: Precision, image: Tensor | None = None) -> nn.Module:
     """A frozen copy in eval mode with the same logits up to rounding, made for speed.
 
     Pixels rounded to bf16 would move by up to 1/512, a sixteenth of the usual l_inf radius. In bf16 the first layer
     therefore reads each pixel as the sum of two bf16 numbers.
+
+    Args:
+        image: any image (1, c, h, w) on the model's device; it shows bf16 which layer comes first.
     """
     fast = _freeze_batch_norms(_fold_batch_norms(copy.deepcopy(model).eval())).requires_grad_(False)
     layers = [module for module in fast.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     if precision == "bf16" and layers:
-        first = layers[0]
+        assert image is not None, "bf16 needs an image"
+        first = _first_executed(fast, layers, image)
         first.weight = nn.Parameter(torch.cat([first.weight, first.weight], dim=1), requires_grad=False)
-        first.register_forward_pre_hook(lambda module, inputs: _split(*inputs))
+        channels = 1 if isinstance(first, nn.Conv2d) else -1
+        first.register_forward_pre_hook(lambda module, inputs: _split(inputs[0], channels))
         for layer in layers:
             layer.bfloat16()
     if any(isinstance(layer, nn.Conv2d) for layer in layers):
@@ -140,11 +195,26 @@ def accelerate(model: nn.Module, precision: Precision) -> nn.Module:
     return fast
 
 
-def _split(x: Tensor) -> Tensor:
-    """float32 (n, c, ...) to bf16 (n, 2 c, ...): the rounded values and what rounding took; the gradient is x's."""
+def _first_executed(model: nn.Module, layers: list[nn.Conv2d | nn.Linear], image: Tensor) -> nn.Conv2d | nn.Linear:
+    """The layer that meets the pixels; modules may be registered in another order than the forward pass has."""
+    met: list[nn.Module] = []
+
+    def meet(module: nn.Module, _inputs: Any) -> None:
+        met.append(module)
+
+    hooks = [layer.register_forward_pre_hook(meet) for layer in layers]
+    with torch.no_grad():
+        model(image)
+    for hook in hooks:
+        hook.remove()
+    return next(layer for layer in layers if layer is met[0])
+
+
+def _split(x: Tensor, dim: int = 1) -> Tensor:
+    """float32 to bf16, twice as long in ``dim``: the rounded values and what rounding took; the gradient is x's."""
     high = x.bfloat16()
     low = (x.detach() - high.detach()).bfloat16()
-    return torch.cat([high, low], dim=1)
+    return torch.cat([high, low], dim=dim)
 
 
 def _channels_last(x: Tensor) -> Tensor:
@@ -158,15 +228,17 @@ def _fold_batch_norms(model: nn.Module) -> nn.Module:
     """
     try:
         graph = fx.symbolic_trace(model)
-    except (fx.proxy.TraceError, TypeError, NotImplementedError):  # control flow that depends on values
+    except Exception:  # the model's own code ran on stand-ins for tensors, and may raise anything at all about them
         return model
     layers = dict(graph.named_modules())
+    calls = [node.target for node in graph.graph.nodes]
     for node in list(graph.graph.nodes):
-        if node.op != "call_module" or not isinstance(norm := layers[node.target], nn.BatchNorm2d):
+        if node.op != "call_module" or not isinstance(norm := layers[node.target], nn.BatchNorm2d) or not node.args:
             continue
         before = node.args[0]
         is_conv = before.op == "call_module" and isinstance(layers[before.target], nn.Conv2d)
-        if is_conv and len(before.users) == 1 and norm.running_mean is not None:
+        alone = len(before.users) == 1 and calls.count(before.target) == 1
+        if is_conv and alone and norm.running_mean is not None:
             graph.set_submodule(before.target, fuse_conv_bn_eval(layers[before.target], norm))
             node.replace_all_uses_with(before)
             graph.graph.erase_node(node)

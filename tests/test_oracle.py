@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robustctl import losses
-from robustctl.architectures import Classifier, kw_small, preact_resnet18, wide_resnet
+from robustctl.architectures import Classifier, build, kw_small, preact_resnet18, wide_resnet
 from robustctl.errors import RequestError
-from robustctl.oracle import Oracle, _FrozenBatchNorm, _split, accelerate, pick_precision
-from robustctl.spec import Normalization
+from robustctl.oracle import Oracle, _FrozenBatchNorm, _split, accelerate, confirm_precision, pick_precision
+from robustctl.spec import ModelSpec, Normalization
 
 NORMALIZATION = Normalization(mean=[0.4, 0.5, 0.6], std=[0.2, 0.25, 0.3])
 
@@ -35,7 +35,8 @@ def test_accelerated_logits_and_gradients_are_the_model_s_up_to_rounding(
 ) -> None:
     x = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     y = torch.tensor([0, 1, 2, 3])
-    with Oracle(model) as plain, Oracle(model, precision) as fast:  # type: ignore[arg-type]
+    assert confirm_precision(precision, model, x[:1]) == precision  # type: ignore[arg-type]
+    with Oracle(model) as plain, Oracle(model, precision, x[:1]) as fast:  # type: ignore[arg-type]
         expected, _, grad = plain.loss_and_grad(x, y, losses.ce)
         logits, _, fast_grad = fast.loss_and_grad(x, y, losses.ce)
         assert torch.equal(fast.exact(x), plain.logits(x))
@@ -48,7 +49,7 @@ def test_accelerated_logits_and_gradients_are_the_model_s_up_to_rounding(
 def test_acceleration_leaves_the_model_s_weights_modes_and_hooks_alone() -> None:
     model = dict(models())["wide-resnet"].train()
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    fast = accelerate(model, "bf16")
+    fast = accelerate(model, "bf16", torch.rand(1, 3, 16, 16))
     fast(torch.rand(1, 3, 16, 16))
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
     assert all(module.training for module in model.modules())
@@ -98,3 +99,135 @@ def test_precision_names() -> None:
     assert pick_precision("auto", cpu) in ("float32", "bf16")
     with pytest.raises(RequestError, match="auto"):
         pick_precision("fp8", cpu)
+
+
+IMAGE = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+
+
+class Mixed(nn.Module):
+    """A float32 parameter meets a layer in bf16, as in the position embeddings and layer norms of transformers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.head = nn.Conv2d(3, 4, 4, stride=4), nn.Linear(16, 10)
+        self.positions = nn.Parameter(torch.zeros(1, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.patches(x).flatten(1) + self.positions)
+        return logits
+
+
+class Depthwise(nn.Module):
+    """Runs in bf16 with twice the channels, but the groups of its first layer then mix up the pixels' two halves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv2d(3, 3, 3, groups=3), nn.Linear(108, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.first(x).flatten(1))
+        return logits
+
+
+class Overflowing(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = super().forward(x)
+        return logits if logits.dtype == torch.float32 else logits / 0
+
+
+@pytest.mark.parametrize("net", [Mixed, Depthwise, lambda: Overflowing(nn.Flatten(), nn.Linear(192, 10))])
+def test_a_model_that_bf16_breaks_is_attacked_in_float32(net: type[nn.Module], capsys: pytest.CaptureFixture) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Classifier(net(), NORMALIZATION)
+    assert confirm_precision("bf16", model, IMAGE) == "float32"
+    assert "cannot be run in bf16" in capsys.readouterr().err
+    with Oracle(model, "float32") as oracle:
+        assert oracle.loss_and_grad(IMAGE, torch.tensor([0]), losses.ce)[2].isfinite().all()
+
+
+def test_a_clip_is_attacked_in_float32() -> None:
+    pytest.importorskip("transformers", reason="CLIP is an extra")
+    tiny = {"image_size": 16, "patch_size": 8, "width": 16, "layers": 2, "heads": 2, "projection": 8}
+    spec = ModelSpec.model_validate(
+        {"architecture": {"name": "clip", "args": tiny}, "input_shape": (3, 8, 8), "n_classes": 5, "dataset": "made"}
+    )
+    model = build(spec).eval()
+    precision = confirm_precision("bf16", model, IMAGE)
+    with Oracle(model, precision, IMAGE) as oracle:
+        logits, _, grad = oracle.loss_and_grad(IMAGE, torch.tensor([0]), losses.ce)
+        torch.testing.assert_close(logits, oracle.exact(IMAGE), rtol=0.05, atol=0.05)
+    assert grad.isfinite().all()
+
+
+class Backwards(nn.Module):
+    """Its layers are registered last to first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last, self.first = nn.Linear(8, 10), nn.Linear(192, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.last(self.first(x.flatten(1)))
+        return logits
+
+
+def test_pixels_are_split_where_they_enter_whatever_the_order_of_registration() -> None:
+    model = Backwards()
+    assert confirm_precision("bf16", model, IMAGE) == "bf16"
+    fast = accelerate(model, "bf16", IMAGE)
+    first, last = fast.get_submodule("first"), fast.get_submodule("last")
+    assert (first.weight.shape, last.weight.shape) == ((8, 384), (10, 8))
+
+
+def test_folding_gives_up_on_any_model_that_cannot_be_traced() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 10))
+
+        def forward(self, x: Tensor) -> Tensor:
+            assert len(x) > 0
+            logits: Tensor = self.net(x)
+            return logits
+
+    model = Counting().eval()
+    torch.testing.assert_close(accelerate(model, "float32")(IMAGE), model(IMAGE))
+
+
+def test_a_convolution_that_is_used_twice_is_not_folded() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
+            nn.init.constant_(self.norm.running_var, 4.0)  # type: ignore[arg-type]
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.conv(self.norm(self.conv(x))).flatten(1)
+            return out
+
+    model = Twice().eval()
+    torch.testing.assert_close(accelerate(model, "float32")(IMAGE), model(IMAGE))
+
+
+def test_what_is_exact_is_computed_without_tf32_and_autocast() -> None:
+    seen: list[tuple[bool, bool, bool]] = []
+
+    class Watching(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            backends = torch.backends
+            autocast = torch.is_autocast_enabled("cpu")
+            seen.append((backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32, autocast))
+            return super().forward(x.flatten(1))
+
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        with Oracle(Watching(192, 10)) as oracle, torch.autocast("cpu", torch.bfloat16):
+            oracle.exact(IMAGE)
+            oracle.loss_and_grad(IMAGE, torch.tensor([0]), losses.ce, exact=True)
+            oracle.logits(IMAGE)
+        assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (True, True)
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+    assert seen == [(False, False, False), (False, False, False), (True, True, True)]

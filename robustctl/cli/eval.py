@@ -99,9 +99,12 @@ def command(
     source = data or subject.default_data()
     if json is not None and not json.absolute().parent.is_dir():
         raise RequestError(f"--json {json}: there is no directory {json.absolute().parent}")
+    from robustctl.evaluation import reference
     from robustctl.evaluation.union import Request
     from robustctl.report.table import before_after
 
+    if attack == reference.NAME and precision == "bf16":
+        say(f"{attack} runs the float32 model: --precision bf16 has no effect")
     request = Request(threats, attack, seed, images_a_batch, pick_precision(precision, where), union_only, force)
     result, path = evaluate(subject, request, source=source, split=split, n=n, device=device)
     if result is None:  # one of torchrun's other processes; the first reports
@@ -227,7 +230,9 @@ def evaluate(
     chosen_device = pick_device(shards.local_device(device))
     spec = subject.located.spec
     images = datasets.load(source, split, n, spec)
-    model = checkpoint.load_from(spec, subject.located.weights)
+    images.require(spec.input_shape, spec.n_classes)
+    model = checkpoint.load_from(spec, subject.located.weights).to(chosen_device)
+    request = union.confirmed(model.eval(), images, request)
     key = union.evaluation_key(model, spec, images, request)
     with writing(subject.eval_dir):
         subject.eval_dir.mkdir(parents=True, exist_ok=True)

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from robustctl import losses
 from robustctl.data import ImageData
 from robustctl.errors import RequestError
+from robustctl.evaluation.memory import Pieces, fitting
 from robustctl.evaluation.verify import logits
+from robustctl.oracle import Oracle
 from robustctl.results import wilson
 
 PROBE = 64  # images that the guards look at; the clean accuracy takes all
@@ -97,20 +99,30 @@ def gradient_flags(model: nn.Module, data: ImageData, correct: Sequence[int]) ->
     positions = list(correct)[:PROBE]
     if not positions:
         return []
-    device = next(model.parameters()).device
-    x, y = data.images(positions).to(device).requires_grad_(True), data.y[positions].to(device)
-    with torch.enable_grad():
-        loss = F.cross_entropy(model(x).float(), y, reduction="sum")
-        if not loss.requires_grad:
-            return ["zero-gradient: the model gives no gradient at all; attacks that follow it prove nothing"]
-        (grad,) = torch.autograd.grad(loss, x)
-    share = float((grad.flatten(1).abs().amax(dim=1) == 0).float().mean())
+    with Oracle(model) as oracle:
+        if not has_gradient(oracle, data):
+            return ["zero-gradient: the model gives no gradient at all; Square alone, which needs none, attacked it"]
+        x, y = data.images(positions).to(oracle.device), data.y[positions].to(oracle.device)
+
+        def work(piece: slice) -> Tensor:
+            grad = oracle.loss_and_grad(x[piece], y[piece], losses.ce)[2]
+            return grad.flatten(1).abs().amax(dim=1)
+
+        largest = torch.cat(Pieces(fitting(model, x[:1])).run(work, len(x)))
+    share = float((largest == 0).float().mean())
     if share <= ZERO_GRADIENT_SHARE:
         return []
     return [
         f"zero-gradient: {100 * share:.0f} % of {len(positions)} points have none (masking, or a saturated loss); "
         "compare with --attack full or autoattack"
     ]
+
+
+def has_gradient(oracle: Oracle, data: ImageData) -> bool:
+    """Whether the model's logits can be differentiated in the image at all, be it to zero."""
+    with torch.enable_grad():
+        out: Tensor = oracle.model(data.images([0]).to(oracle.device).requires_grad_(True))
+    return out.requires_grad
 
 
 def _require_logits(scores: Tensor, n: int, n_classes: int) -> None:

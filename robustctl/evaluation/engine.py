@@ -1,14 +1,14 @@
 """Runs one attack family on many points with the batch kept full.
 
 A *job* is one start of the family (a restart, a target) at one point. A point that is broken leaves at once with all
-its jobs, and the next job takes the free row, so that the batch keeps its size to the end. Since the attack's state and
-its randomness belong to the row, what happens to a point does not depend on the rows around it.
+its jobs, and the next job takes the free row, so that the batch keeps its size as long as the family has jobs to begin.
+Then it shrinks while the last jobs end: each family of each norm has such a tail of its own. Since the attack's state
+and its randomness belong to the row, what happens to a point does not depend on the rows around it.
 """
 
-import math
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,7 @@ from robustctl.attacks.fab import fab
 from robustctl.attacks.square import square
 from robustctl.data import ImageData
 from robustctl.errors import RunError
+from robustctl.evaluation.memory import Pieces, fitting
 from robustctl.evaluation.protocols import Family
 from robustctl.oracle import Loss, Oracle
 from robustctl.threats import Threat
@@ -27,6 +28,8 @@ from robustctl.threats import Threat
 SHRINK = 0.8
 """Free rows that no job can fill are dropped when at most this share of the batch is live: every new batch shape costs
 the libraries below some preparation."""
+COMMIT_SECONDS = 1.0
+"""Points that finish within this time are judged and committed together, unless they are a batch before."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def run_family(
 
     Args:
         positions: points of ``data``; one that the model gets wrong as it is comes back unchanged.
-        batch_size: rows of a gradient evaluation, >= 1.
+        batch_size: rows of a gradient evaluation, >= 1; they go through the model in pieces where memory asks for it.
 
     Yields:
         Each position once, in the order in which they finish.
@@ -108,17 +111,36 @@ def _run_in_batches(
     seed: int,
     batch_size: int,
 ) -> Iterator[Finished]:
-    """FAB and Square: each batch runs to its end."""
+    """FAB and Square: each batch runs to its end; one that runs out of memory begins anew in halves."""
+    pieces = Pieces(min(batch_size, fitting(oracle.model, _image(oracle, data))))
     for start in range(0, len(positions), batch_size):
         batch = list(positions[start : start + batch_size])
-        x, y = data.images(batch).to(oracle.device), data.y[torch.as_tensor(batch)].to(oracle.device)
-        if family.attack == "fab":
-            x_adv = fab(oracle, x, y, threat, steps=family.steps, targets=family.targets)
-        else:
-            indices = data.indices[torch.as_tensor(batch)].tolist()
-            generators = geometry.image_generators(seed, indices, f"{threat.norm}/{family.name}", 0)
-            x_adv = square(oracle, x, y, threat, queries=family.steps, generator=generators)
-        yield Finished(batch, x_adv.cpu())
+
+        def attack(piece: slice, batch: list[int] = batch) -> Tensor:
+            chosen = torch.as_tensor(batch[piece])
+            x, y = data.images(chosen).to(oracle.device), data.y[chosen].to(oracle.device)
+            if family.attack == "fab":
+                return fab(oracle, x, y, threat, steps=family.steps, targets=family.targets).cpu()
+            name = f"{threat.norm}/{family.name}"
+            generators = geometry.image_generators(seed, data.indices[chosen].tolist(), name, 0)
+            return square(oracle, x, y, threat, queries=family.steps, generator=generators).cpu()
+
+        yield Finished(batch, torch.cat(pieces.run(attack, len(batch))))
+
+
+def gathered(batches: Iterable[Finished], size: int) -> Iterator[Finished]:
+    """Join small batches until there are ``size`` points or a second has passed, to be judged together."""
+    positions: list[int] = []
+    images: list[Tensor] = []
+    last = time.monotonic()
+    for batch in batches:
+        positions += batch.positions
+        images.append(batch.x_adv)
+        if len(positions) >= size or time.monotonic() - last > COMMIT_SECONDS:
+            yield Finished(positions, torch.cat(images))
+            positions, images, last = [], [], time.monotonic()
+    if positions:
+        yield Finished(positions, torch.cat(images))
 
 
 class _Run:
@@ -144,7 +166,7 @@ class _Run:
     ) -> None:
         self.oracle, self.data, self.threat, self.family = oracle, data, threat, family
         self.seed, self.batch_size = seed, batch_size
-        self.piece = batch_size  # images a pass through the model; less after running out of memory
+        self.pieces = Pieces(min(batch_size, fitting(oracle.attacked, _image(oracle, data))))
         self.attack = Apgd(threat, family.steps, family.larger_radii)
         self.waiting = deque(positions)
         self.fresh: deque[_Point] = deque()  # looked at, not begun
@@ -261,38 +283,17 @@ class _Run:
 
     def _evaluate(self, x_adv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, loss and gradient, in as many passes as memory asks for; the state of the rows is not touched."""
-        try:
-            parts = [
-                self.oracle.loss_and_grad(_channels_first(x_adv[piece]), self.y[piece], self._loss(self.target[piece]))
-                for piece in self._pieces(len(x_adv))
-            ]
-        except RuntimeError as error:
-            self._halve(error)
-            return self._evaluate(x_adv)
-        logits, values, grad = (
-            torch.cat(tensors) if len(tensors) > 1 else tensors[0] for tensors in zip(*parts, strict=True)
-        )
+
+        def work(piece: slice) -> tuple[Tensor, Tensor, Tensor]:
+            x = _channels_first(x_adv[piece])
+            return self.oracle.loss_and_grad(x, self.y[piece], self._loss(self.target[piece]))
+
+        parts = zip(*self.pieces.run(work, len(x_adv)), strict=True)
+        logits, values, grad = (torch.cat(part) if len(part) > 1 else part[0] for part in parts)
         return logits, values, _pixels_first(grad)
 
-    def _pieces(self, n: int) -> list[slice]:
-        return [slice(start, start + self.piece) for start in range(0, n, self.piece)]
-
     def _exact(self, x: Tensor) -> Tensor:
-        try:
-            return torch.cat([self.oracle.exact(x[piece]) for piece in self._pieces(len(x))])
-        except RuntimeError as error:
-            self._halve(error)
-            return self._exact(x)
-
-    def _halve(self, error: RuntimeError) -> None:
-        """After running out of memory, put half as many images through the model at once; other errors go on."""
-        if not _out_of_memory(error):
-            raise error
-        if self.piece == 1:
-            raise RunError("out of memory with a single image; what was done is kept") from error
-        self.piece = math.ceil(min(self.piece, self.batch_size) / 2)
-        if self.oracle.device.type == "cuda":
-            torch.cuda.empty_cache()
+        return torch.cat(self.pieces.run(lambda piece: self.oracle.exact(x[piece]), len(x)))
 
     def _loss(self, target: Tensor) -> Loss:
         if self.family.loss == "dlr_targeted":
@@ -340,6 +341,11 @@ class _Run:
             self.rows.put(index, self.attack.next_stage(self.rows.select(index)))
 
 
+def _image(oracle: Oracle, data: ImageData) -> Tensor:
+    """The first image, (1, c, h, w), where the model is."""
+    return data.images([0]).to(oracle.device)
+
+
 def _pixels_first(x: Tensor) -> Tensor:
     """(n, c, h, w) to contiguous (n, h, w, c); no copy where channels come last in memory already."""
     return x.permute(0, 2, 3, 1).contiguous()
@@ -351,28 +357,32 @@ def _channels_first(x: Tensor) -> Tensor:
 
 
 def default_batch_size(device: torch.device) -> int:
-    """Rows that use the device well; a batch that does not fit its memory is split by the engine.
+    """Rows that use the device well; those that do not fit its memory at once go through the model in pieces.
 
     On a CPU larger batches gain nothing, and more of their rows work on points that another row breaks first.
     """
     return 1024 if device.type == "cuda" else 200
 
 
-def seconds_per_batch(oracle: Oracle, data: ImageData, batch_size: int) -> float:
-    """Time of one gradient evaluation of a full batch, the second of two, to tell how long a run may take."""
+def seconds_per_batch(oracle: Oracle, data: ImageData, batch_size: int, *, exact: bool = False) -> float:
+    """Time of one gradient evaluation of a full batch, the second of two, to tell how long a run may take.
+
+    Args:
+        exact: of the model itself in float32, as FAB and the reference run it.
+    """
     positions = [i % len(data) for i in range(batch_size)]
     x, y = data.images(positions).to(oracle.device), data.y[torch.as_tensor(positions)].to(oracle.device)
+    model = oracle.model if exact else oracle.attacked
+    pieces = Pieces(min(batch_size, fitting(model, x[:1])))
+
+    def work(piece: slice) -> Tensor:  # moving the losses waits for the device
+        return oracle.loss_and_grad(x[piece], y[piece], losses.ce, exact=exact)[1].cpu()
+
     start = 0.0
     for _ in range(2):
         start = time.perf_counter()
-        values = oracle.loss_and_grad(x, y, losses.ce)[1]
-        values.cpu()  # waits for the device
+        pieces.run(work, len(x))
     return time.perf_counter() - start
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    # On a CPU it is a plain RuntimeError of the allocator.
-    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error) or "enough memory" in str(error)
 
 
 def _targets(logits: Tensor, y: Tensor, family: Family) -> list[list[int]]:

@@ -5,6 +5,11 @@ from typing import Literal
 
 from robustctl.threats import NORMS, Norm
 
+SQUARE = "square"
+"""The name of the attack that follows no gradient, here and in the reference package."""
+COSTS = {"apgd": 1.0, "fab": 1.5, "square": 0.5}
+"""Gradient evaluations that a step takes; a forward pass counts as half of one."""
+
 
 @dataclass(frozen=True)
 class Family:
@@ -34,6 +39,11 @@ class Family:
         radii = " larger radii" if self.larger_radii else ""
         return f"{self.name}{targets} {self.restarts}x{self.steps}{radii}"
 
+    def cost(self, n_classes: int) -> float:
+        """Gradient evaluations that a point takes which nothing breaks, roughly."""
+        starts = self.restarts * max(min(self.targets, n_classes - 1), 1)
+        return starts * self.steps * COSTS[self.attack]
+
 
 def _apgd(norm: Norm, steps: int, restarts: int, targets: int) -> tuple[Family, ...]:
     larger = norm == "l1"
@@ -50,7 +60,7 @@ STANDARD: dict[Norm, tuple[Family, ...]] = {
 }
 REST = (
     Family("fab-t", "ce", 1, 9, 100, False, "fab"),
-    Family("square", "ce", 1, 0, 5000, False, "square"),
+    Family(SQUARE, "ce", 1, 0, 5000, False, "square"),
 )
 
 PROTOCOLS: dict[str, dict[Norm, tuple[Family, ...]]] = {

@@ -10,14 +10,16 @@ from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
 from robustctl.data import ImageData
-from robustctl.errors import RequestError
+from robustctl.errors import RequestError, RunError
 from robustctl.evaluation.engine import Finished
+from robustctl.evaluation.memory import out_of_memory
+from robustctl.evaluation.protocols import PROTOCOLS
 from robustctl.geometry import shrink_inside
-from robustctl.threats import Threat
+from robustctl.threats import Norm, Threat
 
 NAME = "autoattack"
-# The four attacks of its standard version in their order, with their rough cost in gradient steps a point.
-ATTACKS = {"apgd-ce": 200.0, "apgd-t": 900.0, "fab-t": 1800.0, "square": 2500.0}
+ATTACKS = tuple(family.name for family in PROTOCOLS["full"]["linf"])  # of its standard version, in their order
+BOOKKEEPING = 1.5  # of its time, against the passes through the model alone
 NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 LEAST_CLASSES = 4  # its targeted DLR loss reads the fourth largest logit
 LEAST_SIDE = 5  # its Square attack tiles an image with fifths of its side
@@ -26,6 +28,12 @@ LEAST_SIDE = 5  # its Square attack tiles an image with fifths of its side
 def describe() -> str:
     """Package, version and attacks."""
     return f"pyautoattack {version('pyautoattack')} standard ({', '.join(ATTACKS)})"
+
+
+def cost(norm: Norm, attack: str, n_classes: int) -> float:
+    """As ``Family.cost``: ``full`` is the same protocol."""
+    (family,) = (family for family in PROTOCOLS["full"][norm] if family.name == attack)
+    return BOOKKEEPING * family.cost(n_classes)
 
 
 def run(
@@ -51,6 +59,7 @@ def run(
 
     Raises:
         RequestError: fewer than 4 classes or images of less than 5x5 pixels, which the reference cannot handle.
+        RunError: out of memory; smaller batches would draw other noise, so that the user must ask for them.
     """
     if min(data.x.shape[2:]) < LEAST_SIDE:
         raise RequestError(
@@ -64,7 +73,12 @@ def run(
         x, y = data.images(positions), data.y[positions]
         with _contained(device):
             adversary = _adversary(model, threat, attack, seed, _n_classes(model, x))
-            x_adv, _ = adversary.run_standard_evaluation(x, y, batch_size=len(x))
+            try:
+                x_adv, _ = adversary.run_standard_evaluation(x, y, batch_size=len(x))
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                raise RunError(f"out of memory with {len(x)} images; try --batch-size {len(x) // 2 or 1}") from error
         yield Finished(positions, shrink_inside(x_adv.cpu(), x, threat.norm, threat.eps))
 
 

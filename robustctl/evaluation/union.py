@@ -4,10 +4,9 @@ import dataclasses
 import math
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -21,20 +20,16 @@ from robustctl.data import ImageData
 from robustctl.discovery import unknown
 from robustctl.errors import RequestError
 from robustctl.evaluation import checks, reference, shards, verify
-from robustctl.evaluation.engine import Finished, run_family, seconds_per_batch
-from robustctl.evaluation.protocols import PROTOCOLS, Family
-from robustctl.evaluation.store import Key, Row, Store, decode, encode
-from robustctl.oracle import Oracle, Precision
+from robustctl.evaluation.audit import TIE, audit, chunks
+from robustctl.evaluation.engine import Finished, gathered, run_family, seconds_per_batch
+from robustctl.evaluation.protocols import PROTOCOLS, SQUARE, Family
+from robustctl.evaluation.store import Key, Row, Store, encode
+from robustctl.oracle import Oracle, Precision, confirm_precision
 from robustctl.progress import Advance, progress, say
 from robustctl.results import AttackInfo, Points, UnionResult, summarize
 from robustctl.spec import ModelSpec
 from robustctl.threats import Norm, Threat
 
-Item = TypeVar("Item")
-
-TIE = 1e-5  # a margin this small may change sign with the order of float32 sums
-AUDIT_BATCH = 97  # on purpose a size that no attack uses
-COMMIT_SECONDS = 1.0
 DLR_CLASSES = 4  # below, DLR's denominator does not exist
 MASKING_SHARE = 0.002  # a black-box attack that breaks more than this beyond the gradient attacks is a sign of masking
 
@@ -48,7 +43,7 @@ class Request:
         protocol: a name of ``protocols.PROTOCOLS``, or ``autoattack``.
         seed: any whole number >= 0.
         batch_size: images a forward pass.
-        precision: of the attacks, one of ``oracle.PRECISIONS`` but ``auto``; the referee always takes float32.
+        precision: wanted of the attacks, see ``confirmed``; the referee always takes float32.
         union_only: do not attack a point in other norms once it is broken in one.
         force: go on although the clean accuracy is not the recorded one.
     """
@@ -64,11 +59,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Job:
-    """One attack family in one norm. ``propose`` takes the points that the family meets and those it has done."""
+    """One attack family in one norm. ``propose`` takes the points that the family meets and those it has done.
+
+    ``cost`` is in gradient evaluations a point, ``exact`` whether they are of the model itself, not of its fast copy.
+    """
 
     threat: Threat
     family: str
     cost: float
+    exact: bool
     propose: Callable[[Sequence[int], set[int]], Iterator[Finished]]
 
 
@@ -83,8 +82,22 @@ def require_protocol(name: str) -> None:
         )
 
 
+def confirmed(model: Classifier, data: ImageData, request: Request) -> Request:
+    """The request with the precision that its attacks will really have, which is that of its key and its result.
+
+    The reference runs the float32 model, and not every model can be run in bf16 (then a line on stderr says so).
+
+    Args:
+        model: on the device to be used. data: images of its shape.
+    """
+    if request.protocol == reference.NAME:
+        return dataclasses.replace(request, precision="float32")
+    image = data.images([0]).to(_device(model))
+    return dataclasses.replace(request, precision=confirm_precision(request.precision, model, image))
+
+
 def evaluation_key(model: Classifier, spec: ModelSpec, data: ImageData, request: Request) -> Key:
-    """Everything that the verdicts depend on, by the names that messages use."""
+    """Everything that the verdicts of a confirmed request depend on, by the names that messages use."""
     return {
         "robustctl": robustctl.__version__,
         "weights": weights_sha256(model),
@@ -133,6 +146,7 @@ def evaluate_union(
     checks.require_pixels(data)
     model = model.to(device).eval()
     flags = checks.model_flags(model, data, spec.n_classes)
+    request = confirmed(model, data, request)
     key = evaluation_key(model, spec, data, request)
     shard = shards.current()
 
@@ -150,12 +164,12 @@ def evaluate_union(
         try:
             work(store)
             correct = _clean(model, data, store, request.batch_size)
-            audit, rounded = _audit(model, data, store, request.threats, correct)
+            rescored, rounded = audit(model, data, store, request.threats, sum(correct))
         finally:
             store.add_seconds(time.monotonic() - start)
         flags += checks.clean_flags(correct, data, recorded, request.force)
         flags += checks.gradient_flags(model, data, _right(correct))
-        flags += audit + _attack_flags(store, request, len(data), spec.n_classes)
+        flags += rescored + _attack_flags(store, request, len(data), spec.n_classes)
         return _result(model, data, store, request, correct, rounded, flags, name, device)
 
 
@@ -166,7 +180,7 @@ def _right(correct: list[bool]) -> list[int]:
 def _clean(model: Classifier, data: ImageData, store: Store, batch_size: int) -> list[bool]:
     done = store.clean()
     left = [position for position in range(len(data)) if position not in done]
-    for chunk in _chunks(left, batch_size):
+    for chunk in chunks(left, batch_size):
         scores, y = verify.logits(model, data.images(chunk)), data.y[chunk]
         store.add_clean(chunk, (scores.argmax(dim=1) == y).tolist(), losses.margin(scores, y).tolist())
     return [right for _, right in sorted(store.clean().items())]
@@ -174,23 +188,40 @@ def _clean(model: Classifier, data: ImageData, store: Store, batch_size: int) ->
 
 def _attack(model: Classifier, data: ImageData, store: Store, request: Request, right: list[int]) -> None:
     """Run every job on the points that no earlier job of its norm (of any norm, union only) has broken."""
-    with kept_memory(), Oracle(model, request.precision) as oracle:
+    fast = None if request.protocol == reference.NAME else request.precision
+    with kept_memory(), Oracle(model, fast, data.images([0]).to(_device(model))) as oracle:
         jobs = _jobs(model, oracle, data, request)
+        if checks.has_gradient(oracle, data):
+            _say_time(oracle, data, request, [(job, len(_left(job, store, request, right))) for job in jobs])
+        else:
+            jobs = _without_gradient(jobs, request)
         units = math.ceil(sum(job.cost for job in jobs) * len(right))
-        _say_time(oracle, data, request, sum(job.cost * len(_left(job, store, request, right)) for job in jobs))
         with progress(f"attacking {len(right)} points", units) as advance:
             for job in jobs:
                 _run(job, model, data, store, request, right, advance)
 
 
-def _say_time(oracle: Oracle, data: ImageData, request: Request, passes: float) -> None:
-    """Time one batch and say how long the attacks will take at most: points that break early take less."""
-    if passes > 0:
-        batch_size = min(request.batch_size, len(data))
-        seconds = seconds_per_batch(oracle, data, batch_size)
-        longest = passes / batch_size * seconds
-        left = f"{longest:.0f} s" if longest < 100 else f"{longest / 60:.0f} min"
-        say(f"a batch of {batch_size} takes {seconds:.2g} s; at most {left} left")
+def _without_gradient(jobs: list[Job], request: Request) -> list[Job]:
+    """Those jobs that need no gradient; RequestError where there is none."""
+    if not (needing_none := [job for job in jobs if job.family == SQUARE]):
+        raise RequestError(
+            f"the model gives no gradient at all, and all attacks of --attack {request.protocol} follow it: they would "
+            "prove nothing. --attack full evaluates such a model by its Square, which needs none"
+        )
+    return needing_none
+
+
+def _say_time(oracle: Oracle, data: ImageData, request: Request, left: list[tuple[Job, int]]) -> None:
+    """Time one batch, of each model that is attacked, and say how long the jobs take if nothing breaks a point."""
+    work = [(job, n) for job, n in left if n]
+    if not work:
+        return
+    size = min(request.batch_size, len(data))
+    seconds = {exact: seconds_per_batch(oracle, data, size, exact=exact) for exact in {job.exact for job, _ in work}}
+    longest = sum(job.cost * n / size * seconds[job.exact] for job, n in work)
+    taken = " or ".join(f"{one:.2g}" for one in seconds.values())
+    about = f"{longest:.0f} s" if longest < 100 else f"{longest / 60:.0f} min"
+    say(f"a batch of {size} takes {taken} s; about {about} left if no point breaks, less where points do")
 
 
 def _meets(job: Job, store: Store, request: Request, right: list[int]) -> list[int]:
@@ -215,7 +246,7 @@ def _run(
     note = f"{threat} {job.family}: {left} points"
     advance(round(job.cost * (len(right) - left)), note)
     proposals = job.propose(_meets(job, store, request, right), store.judged(threat.norm, job.family))
-    for batch in _gathered(proposals, request.batch_size):
+    for batch in gathered(proposals, request.batch_size):
         x, y = data.images(batch.positions), data.y[batch.positions]
         verdicts = verify.judge(model, x, y, batch.x_adv, threat)
         store.add(threat.norm, job.family, _rows(batch, x, verdicts))
@@ -255,54 +286,14 @@ def _own_job(oracle: Oracle, data: ImageData, threat: Threat, family: Family, re
         if left:
             yield from run_family(oracle, data, left, threat, family, seed=request.seed, batch_size=request.batch_size)
 
-    return Job(threat, family.name, family.restarts * max(family.targets, 1) * family.steps, propose)
+    return Job(threat, family.name, family.cost(data.n_classes), family.attack == "fab", propose)
 
 
 def _reference_job(model: Classifier, data: ImageData, threat: Threat, attack: str, request: Request) -> Job:
     def propose(meets: Sequence[int], done: set[int]) -> Iterator[Finished]:
         return reference.run(model, data, meets, done, threat, attack, seed=request.seed, batch_size=request.batch_size)
 
-    return Job(threat, attack, reference.ATTACKS[attack], propose)
-
-
-def _gathered(batches: Iterable[Finished], size: int) -> Iterator[Finished]:
-    """Join small batches until there are ``size`` points or a second has passed: one commit each."""
-    positions: list[int] = []
-    images: list[Tensor] = []
-    last = time.monotonic()
-    for batch in batches:
-        positions += batch.positions
-        images.append(batch.x_adv)
-        if len(positions) >= size or time.monotonic() - last > COMMIT_SECONDS:
-            yield Finished(positions, torch.cat(images))
-            positions, images, last = [], [], time.monotonic()
-    if positions:
-        yield Finished(positions, torch.cat(images))
-
-
-def _audit(
-    model: Classifier, data: ImageData, store: Store, threats: Sequence[Threat], correct: list[bool]
-) -> tuple[list[str], dict[Norm, float]]:
-    """Score the stored x_adv once more, in other batches, and rounded to 8-bit pixels.
-
-    Returns:
-        Flags, and by norm the accuracy that is left when x_adv must be an 8-bit image.
-    """
-    flags, rounded = [], {}
-    for threat in threats:
-        changed = survived = 0
-        for chunk in _chunks(list(store.adversarial(threat.norm)), AUDIT_BATCH):
-            positions = [position for position, _ in chunk]
-            x, y = data.images(positions), data.y[positions]
-            x_adv = torch.stack([decode(packed, image) for (_, packed), image in zip(chunk, x, strict=True)])
-            verdicts = verify.judge(model, x, y, x_adv, threat)
-            changed += int((~verdicts.broken & ~(verdicts.margin.abs() <= TIE)).sum())
-            scores = verify.logits(model, x_adv.mul(255).round_().div_(255))
-            survived += int((scores.argmax(dim=1) == y).sum())
-        if changed:
-            flags.append(f"rescoring: {changed} verdicts of {threat.norm} did not hold in another batch")
-        rounded[threat.norm] = (sum(correct) - len(store.broken(threat.norm)) + survived) / len(correct)
-    return flags, rounded
+    return Job(threat, attack, reference.cost(threat.norm, attack, data.n_classes), True, propose)
 
 
 def _attack_flags(store: Store, request: Request, n: int, n_classes: int) -> list[str]:
@@ -316,7 +307,7 @@ def _attack_flags(store: Store, request: Request, n: int, n_classes: int) -> lis
     for threat in request.threats:
         if outside := store.outside(threat.norm):
             flags.append(f"outside: {outside} proposals in {threat} left ball or box and were not counted")
-        if (by_square := len(store.broken(threat.norm, "square"))) > MASKING_SHARE * n:
+        if (by_square := len(store.broken(threat.norm, SQUARE))) > MASKING_SHARE * n:
             flags.append(
                 f"black-box: in {threat} Square broke {by_square} points that gradient attacks did not (masking?)"
             )
@@ -385,12 +376,11 @@ def _parameters(request: Request) -> object:
     return {threat.norm: [dataclasses.asdict(family) for family in families[threat.norm]] for threat in request.threats}
 
 
+def _device(model: Classifier) -> torch.device:
+    return next(model.parameters()).device
+
+
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"cpu ({torch.get_num_threads()} threads)"
-
-
-def _chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

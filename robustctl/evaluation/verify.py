@@ -8,7 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from robustctl import losses
+from robustctl.data import ImageData
 from robustctl.errors import RunError
+from robustctl.evaluation.memory import Pieces
+from robustctl.oracle import true_float32
 from robustctl.threats import Norm, Threat
 
 TOLERANCE = 1e-6  # relative, on the norm; the box has none
@@ -31,25 +34,37 @@ class Verdicts:
 
 @contextmanager
 def float32_eval(model: nn.Module) -> Iterator[None]:
-    """Eval mode and true float32 arithmetic (no TF32) while the block runs; everything is put back afterwards."""
+    """Eval mode and true float32 arithmetic while the block runs; everything is put back afterwards."""
     modes = [(module, module.training) for module in model.modules()]
-    convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     model.eval()
     try:
-        yield
+        with true_float32(next(model.parameters()).device):
+            yield
     finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
         for module, mode in modes:
             module.training = mode
 
 
 def logits(model: nn.Module, x: Tensor) -> Tensor:
-    """Fresh float32 logits (n, k) on the CPU of images (n, c, h, w), one forward pass on the model's own device."""
+    """Fresh float32 logits (n, k) on the CPU of images (n, c, h, w), computed on the model's own device.
+
+    It is one forward pass, or several where memory is short.
+    """
     device = next(model.parameters()).device
-    with torch.no_grad(), torch.autocast(device.type, enabled=False), float32_eval(model):
-        out: Tensor = model(x.to(device, torch.float32))
-    return out.float().cpu()
+
+    def work(piece: slice) -> Tensor:
+        out: Tensor = model(x[piece].to(device, torch.float32))
+        return out.float().cpu()
+
+    with torch.no_grad(), float32_eval(model):
+        return torch.cat(Pieces(len(x)).run(work, len(x)))
+
+
+def predictions(model: nn.Module, data: ImageData, batch_size: int) -> Tensor:
+    """The class (n,) of every image."""
+    starts = range(0, len(data), batch_size)
+    batches = (data.images(range(start, min(start + batch_size, len(data)))) for start in starts)
+    return torch.cat([logits(model, x).argmax(dim=1) for x in batches])
 
 
 def judge(model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, threat: Threat) -> Verdicts:

@@ -15,6 +15,7 @@ import torch
 
 from robustctl import checkpoint, results, runs
 from robustctl.cli import main
+from robustctl.evaluation import reference
 from robustctl.evaluation.store import Store
 from robustctl.registry import entry
 from robustctl.registry import locate as registry
@@ -98,6 +99,28 @@ def test_table_on_stdout_and_the_contracts_json(call, model, images, tmp_path):
     assert result.clean.acc == 1
     rows = [line.split("  ")[0] for line in out.splitlines()]
     assert rows[2:8] == ["clean", "linf 0.03", "l2 0.2", "l1 0.6", "average", "union"]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_union_only_and_precision_are_recorded(call, model, images, tmp_path, precision):
+    options = ["--union-only", "--precision", precision, "--attack", "fast", "--n", 10, "--json", tmp_path / "r.json"]
+    code, out, err = call(model, "--data", images, *EPS, *options)
+    assert code == 0, err
+    result = results.read(tmp_path / "r.json")
+    assert result.attack.union_only
+    assert result.attack.precision == precision
+    assert all(accuracy.upper_bound for accuracy in result.norms.values())
+    assert out.count("<= ") == 4, "three norms and their average"
+    assert "union-only: the norms' own accuracies" in out
+
+
+def test_autoattack_says_that_it_runs_in_float32(call, model, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(reference, "run", lambda model, data, meets, *more, **most: iter(()))
+    options = ["--precision", "bf16", "--attack", "autoattack", "--n", 2, "--json", tmp_path / "r.json"]
+    code, _, err = call(model, "--data", images, *EPS, *options)
+    assert code == 0, err
+    assert "--precision bf16 has no effect" in err
+    assert results.read(tmp_path / "r.json").attack.precision == "float32"
 
 
 def kill_after(commits: int, command: list[str], folder: Path) -> bool:

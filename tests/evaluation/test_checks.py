@@ -6,6 +6,7 @@ from robustctl.architectures import Classifier, Normalize
 from robustctl.errors import RequestError
 from robustctl.evaluation import checks
 from robustctl.evaluation.checks import Recorded
+from robustctl.oracle import Oracle
 from robustctl.spec import Normalization
 
 
@@ -22,6 +23,11 @@ class Centred(nn.Module):
 class Rounded(nn.Linear):
     def forward(self, x):
         return super().forward((x * 16).round() / 16)
+
+
+class Blind(nn.Linear):
+    def forward(self, x):
+        return super().forward(x.detach())
 
 
 def model_of(*layers):
@@ -75,6 +81,20 @@ def test_a_random_forward_is_flagged(linear_data):
 
 def test_a_killed_gradient_is_flagged(linear_data):
     assert checks.gradient_flags(model_of(Rounded(36, 5)), linear_data, range(20))[0].startswith("zero-gradient")
+
+
+def test_a_model_without_any_gradient_is_flagged(linear_data):
+    flag = checks.gradient_flags(model_of(Blind(36, 5)), linear_data, range(20))[0]
+    assert flag.startswith("zero-gradient: the model gives no gradient at all")
+
+
+def test_a_killed_gradient_is_one_nevertheless(linear, linear_data):
+    models = (linear, model_of(Rounded(36, 5)), model_of(Blind(36, 5)))
+    found = []
+    for model in models:
+        with Oracle(model) as oracle:
+            found.append(checks.has_gradient(oracle, linear_data))
+    assert found == [True, True, False]
 
 
 CORRECT = [True] * 180 + [False] * 20

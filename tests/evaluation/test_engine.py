@@ -11,7 +11,7 @@ from robustctl.data import ImageData
 from robustctl.errors import RunError
 from robustctl.evaluation import engine
 from robustctl.evaluation.protocols import PROTOCOLS, Family
-from robustctl.oracle import Oracle
+from robustctl.oracle import Loss, Oracle
 from robustctl.threats import NORMS, Norm, Threat
 
 CE = Family("apgd-ce", "ce", 2, 0, 20, False)
@@ -34,11 +34,12 @@ def broken(
     model: nn.Module, points: ImageData, threat: Threat, family: Family, batch_size: int, positions: Sequence[int]
 ) -> dict[int, bool]:
     verdicts: dict[int, bool] = {}
+    inner = getattr(model, "inner", model)
     with Oracle(model) as oracle:
         for finished in engine.run_family(oracle, points, positions, threat, family, seed=0, batch_size=batch_size):
             x, y = points.images(finished.positions), points.y[finished.positions]
             assert (geometry.norm(finished.x_adv.double() - x.double(), threat.norm) <= threat.eps).all()
-            wrong = losses.margin(model(finished.x_adv), y) > 0
+            wrong = losses.margin(inner(finished.x_adv), y) > 0
             assert not verdicts.keys() & set(finished.positions)
             verdicts |= dict(zip(finished.positions, wrong.tolist(), strict=True))
     return verdicts
@@ -128,32 +129,81 @@ def test_a_loss_that_is_not_finite_stops_the_run(linear_model: nn.Module) -> Non
         list(engine.run_family(oracle, points, range(3), Threat.of("l2", "0.1"), CE, seed=0, batch_size=4))
 
 
-def test_running_out_of_memory_splits_the_batch_and_changes_no_verdict(linear_model: nn.Module) -> None:
-    class Small(nn.Module):
-        def __init__(self, room: int) -> None:
-            super().__init__()
-            self.inner, self.room = linear_model, room
+class Small(nn.Module):
+    """Room for so many images at once; counts the passes that had none."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            if len(x) > self.room:
-                raise torch.OutOfMemoryError("out of memory")
-            logits: Tensor = self.inner(x)
-            return logits
+    def __init__(self, inner: nn.Module, room: int) -> None:
+        super().__init__()
+        self.inner, self.room, self.failed = inner, room, 0
 
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > self.room:
+            self.failed += 1
+            raise torch.OutOfMemoryError("out of memory")
+        logits: Tensor = self.inner(x)
+        return logits
+
+
+FAB = Family("fab-t", "ce", 1, 3, 10, False, "fab")
+SQUARE = Family("square", "ce", 1, 0, 60, False, "square")
+
+
+@pytest.mark.parametrize("family", [TARGETED, FAB, SQUARE], ids=["apgd", "fab", "square"])
+def test_running_out_of_memory_splits_the_batch_and_changes_no_verdict(linear_model: nn.Module, family: Family) -> None:
     points = random_images(12, 4, linear_model)
     threat = Threat.of("linf", "0.05")
 
     def verdicts(room: int) -> dict[int, bool]:
-        found: dict[int, bool] = {}
-        with Oracle(Small(room)) as oracle:
-            for finished in engine.run_family(oracle, points, range(12), threat, TARGETED, seed=0, batch_size=12):
-                wrong = losses.margin(linear_model(finished.x_adv), points.y[finished.positions]) > 0
-                found |= dict(zip(finished.positions, wrong.tolist(), strict=True))
+        model = Small(linear_model, room)
+        found = broken(model, points, threat, family, 12, range(12))
+        assert (model.failed > 0) == (room < 12)
         return found
 
     assert verdicts(12) == verdicts(5) == verdicts(1)
+    assert len(set(verdicts(12).values())) == 2, "the radius should leave some points robust and break some"
     with pytest.raises(RunError, match="single image"):
         verdicts(0)
+
+
+@pytest.mark.parametrize("family", [CE, FAB, SQUARE], ids=["apgd", "fab", "square"])
+def test_a_batch_that_a_cpu_cannot_hold_goes_through_the_model_in_pieces_with_the_same_verdicts(
+    linear_model: nn.Module, monkeypatch: pytest.MonkeyPatch, family: Family
+) -> None:
+    points = random_images(12, 4, linear_model)
+    threat = Threat.of("linf", "0.05")
+    sizes: list[int] = []
+
+    class Watched(Small):
+        def forward(self, x: Tensor) -> Tensor:
+            sizes.append(len(x))
+            return super().forward(x)
+
+    def verdicts() -> dict[int, bool]:
+        sizes.clear()
+        return broken(Watched(linear_model, 99), points, threat, family, 12, range(12))
+
+    expected, largest = verdicts(), max(sizes)
+    monkeypatch.setattr(engine, "fitting", lambda model, image: 5)
+    assert verdicts() == expected
+    assert (largest, max(sizes)) == (12, 5)
+
+
+def test_the_batch_is_full_as_long_as_there_are_jobs(linear_model: nn.Module) -> None:
+    points = random_images(40, 4, linear_model)
+    sizes: list[int] = []
+
+    class Watched(Oracle):
+        def loss_and_grad(
+            self, x: Tensor, y: Tensor, loss: Loss, *, exact: bool = False
+        ) -> tuple[Tensor, Tensor, Tensor]:
+            sizes.append(len(x))
+            return super().loss_and_grad(x, y, loss, exact=exact)
+
+    with Watched(linear_model) as oracle:
+        run = engine.run_family(oracle, points, range(40), Threat.of("linf", "0.05"), CE, seed=0, batch_size=8)
+        assert sum(len(finished.positions) for finished in run) == 40
+    assert set(sizes[: len(sizes) * 3 // 4]) == {8}, "no pass has a free row while points wait"
+    assert sizes == sorted(sizes, reverse=True), "after them the batch only shrinks"
 
 
 @pytest.mark.parametrize("attack", ["square", "fab"])
@@ -177,3 +227,26 @@ def test_seconds_per_batch_are_measured_on_a_full_batch(linear_model: nn.Module)
     with Oracle(linear_model) as oracle:
         assert engine.seconds_per_batch(oracle, points, 7) > 0
         assert oracle.gradients == 14
+
+
+def test_seconds_per_batch_survive_running_out_of_memory(linear_model: nn.Module) -> None:
+    points = random_images(3, 4, linear_model)
+    with Oracle(Small(linear_model, 2)) as oracle:
+        assert engine.seconds_per_batch(oracle, points, 7) > 0
+
+
+@pytest.mark.parametrize("n_classes", [2, 1000])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("scale", [1e-4, 1e3], ids=["all-survive", "none"])
+@pytest.mark.parametrize("family", [FAB, SQUARE], ids=["fab", "square"])
+def test_fab_and_square_meet_any_number_of_classes_and_survivors(
+    n_classes: int, norm: Norm, scale: float, family: Family
+) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(36, n_classes))
+    points = random_images(4, 6, model, n_classes)
+    eps = scale * {"linf": 0.05, "l2": 0.1, "l1": 0.3}[norm]
+    verdicts = broken(model, points, Threat(norm, eps, str(eps)), family, 3, range(4))
+    assert sorted(verdicts) == list(range(4))
+    assert set(verdicts.values()) == ({False} if scale < 1 else {True})

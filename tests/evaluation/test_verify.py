@@ -74,3 +74,26 @@ def test_modes_come_back(linear):
     assert linear.training
     assert linear.net.training
     assert not linear.net[1].training
+
+
+def test_predictions_take_a_batch_at_a_time(linear, linear_data, monkeypatch):
+    sizes = []
+    plain = verify.logits
+    monkeypatch.setattr(verify, "logits", lambda model, x: sizes.append(len(x)) or plain(model, x))
+    found = verify.predictions(linear, linear_data, 15)
+    assert sizes == [15, 15, 10]
+    assert torch.equal(found, plain(linear, linear_data.x).argmax(1))
+
+
+def test_the_referee_survives_running_out_of_memory(linear, linear_data):
+    class Tight(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = linear
+
+        def forward(self, x):
+            if len(x) > 7:
+                raise torch.OutOfMemoryError("out of memory")
+            return self.inner(x)
+
+    torch.testing.assert_close(verify.logits(Tight(), linear_data.x), verify.logits(linear, linear_data.x))
