@@ -17,9 +17,9 @@ from robustctl.allocator import kept_memory
 from robustctl.architectures import Classifier
 from robustctl.data import ImageData
 from robustctl.evaluation import reference, verify
-from robustctl.evaluation.engine import Finished, run_family
+from robustctl.evaluation.engine import Finished, gathered, run_family
 from robustctl.evaluation.protocols import PROTOCOLS
-from robustctl.oracle import Loss, Oracle, Precision
+from robustctl.oracle import Loss, Oracle, Precision, confirm_precision
 from robustctl.threats import Norm, Threat
 
 PEER = {"standard": ("apgd-ce", "apgd-t"), "full": ("apgd-ce", "apgd-t", "fab-t", "square")}
@@ -38,6 +38,7 @@ class Side:
     seconds_by_norm: dict[Norm, list[float]] = field(default_factory=dict)
     robust: dict[Norm, list[bool]] = field(default_factory=dict)
     gradients: int = 0
+    forwards: int = 0
     seconds_in_model: float = 0.0
 
     def accuracies(self) -> dict[str, float]:
@@ -53,11 +54,14 @@ class TimedOracle(Oracle):
 
     seconds = 0.0
 
+    def logits(self, x: Tensor) -> Tensor:
+        return self._timed(lambda: super(TimedOracle, self).logits(x))
+
     def exact(self, x: Tensor) -> Tensor:
         return self._timed(lambda: super(TimedOracle, self).exact(x))
 
-    def loss_and_grad(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
-        return self._timed(lambda: super(TimedOracle, self).loss_and_grad(x, y, loss))
+    def loss_and_grad(self, x: Tensor, y: Tensor, loss: Loss, *, exact: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        return self._timed(lambda: super(TimedOracle, self).loss_and_grad(x, y, loss, exact=exact))
 
     def _timed(self, call: Callable[[], Result]) -> Result:
         start = time.perf_counter()
@@ -85,6 +89,7 @@ def compare(
 
     Args:
         protocol: a key of ``PEER``.
+        precision: of our attacks; float32 takes its place, in the JSON too, where the model cannot be run in bf16.
         rounds: runs of each; the medians are compared.
         report: takes a line after each run.
 
@@ -92,6 +97,7 @@ def compare(
         The JSON of ``robustctl bench attack``; ``ratio`` is the reference's median seconds divided by ours.
     """
     ours, theirs = Side(), Side()
+    precision = confirm_precision(precision, model, _image(model, data))
     for number in range(rounds):
         _our_round(ours, model, data, threats, protocol, precision, seed, batch_size)
         report(f"round {number + 1}: ours {ours.seconds[-1]:.1f} s {_show(ours)}")
@@ -142,7 +148,7 @@ def _our_round(
     batch_size: int,
 ) -> None:
     start, cpu = time.perf_counter(), time.process_time()
-    with kept_memory(), TimedOracle(model, precision) as oracle:
+    with kept_memory(), TimedOracle(model, precision, _image(model, data)) as oracle:
         for threat in threats:
             families = PROTOCOLS[protocol][threat.norm]
             attacks = [
@@ -151,9 +157,10 @@ def _our_round(
                 )
                 for family in families
             ]
-            _run_norm(side, model, data, threat, attacks)
+            _run_norm(side, model, data, threat, attacks, batch_size)
     side.seconds.append(time.perf_counter() - start)
     side.cpu_seconds.append(time.process_time() - cpu)
+    side.forwards = oracle.forwards
     side.gradients, side.seconds_in_model = oracle.gradients, side.seconds_in_model + oracle.seconds
 
 
@@ -174,7 +181,7 @@ def _peer_round(
             )
             for name in PEER[protocol]
         ]
-        _run_norm(side, model, data, threat, attacks)
+        _run_norm(side, model, data, threat, attacks, batch_size)
     side.seconds.append(time.perf_counter() - start)
     side.cpu_seconds.append(time.process_time() - cpu)
 
@@ -185,13 +192,14 @@ def _run_norm(
     data: ImageData,
     threat: Threat,
     attacks: Sequence[Callable[[list[int]], Iterable[Finished]]],
+    batch_size: int,
 ) -> None:
-    """Each attack meets the points that those before it left; the referee says which."""
+    """Each attack meets the points that those before it left; the referee says which, as in an evaluation."""
     start = time.perf_counter()
-    scores = verify.logits(model, data.images(range(len(data))))
-    left = (scores.argmax(dim=1) == data.y).nonzero().squeeze(1).tolist()
+    right = verify.predictions(model, data, batch_size) == data.y
+    left = right.nonzero().squeeze(1).tolist()
     for attack in attacks:
-        for finished in attack(list(left)):
+        for finished in gathered(attack(list(left)), batch_size):
             x, y = data.images(finished.positions), data.y[finished.positions]
             verdicts = verify.judge(model, x, y, finished.x_adv, threat)
             broken = {p for p, is_broken in zip(finished.positions, verdicts.broken.tolist(), strict=True) if is_broken}
@@ -215,6 +223,7 @@ def _summary(side: Side) -> dict[str, object]:
 def _work(side: Side) -> dict[str, object]:
     return {
         "gradient_evaluations": side.gradients,
+        "forward_passes": side.forwards,
         "gradient_evaluations_per_second": side.gradients / statistics.median(side.seconds),
         "share_of_time_in_the_model": side.seconds_in_model / sum(side.seconds),
     }
@@ -227,6 +236,10 @@ def _only(ours: Side, theirs: Side, norm: Norm) -> dict[str, int]:
 
 def _show(side: Side) -> str:
     return " ".join(f"{name} {100 * value:.1f}" for name, value in side.accuracies().items())
+
+
+def _image(model: Classifier, data: ImageData) -> Tensor:
+    return data.images([0]).to(next(model.parameters()).device)
 
 
 def _wait(device: torch.device) -> None:

@@ -19,7 +19,7 @@ Rounds = Annotated[int, typer.Option(min=1, help="Alternating runs; medians are 
 
 @app.command()
 def attack(
-    model: Annotated[str, typer.Option(help="Entry, pulled repo, model directory or run.")],
+    model: Annotated[str, typer.Option(help="Entry, pulled repo, model directory or run.")] = "digits-linf",
     vs: Annotated[str | None, typer.Option(help="Also run this peer in turns: autoattack.")] = None,
     protocol: Annotated[str, typer.Option(help="standard or full.")] = "standard",
     data: Annotated[str | None, typer.Option(help="digits, a hub data set, a folder or an .npz file.")] = None,
@@ -62,9 +62,11 @@ def attack(
     images = datasets.load(data or subject.default_data(), split, n, subject.located.spec)
     images.require(subject.located.spec.input_shape, subject.located.spec.n_classes)
     classifier = checkpoint.load_from(subject.located.spec, subject.located.weights).to(where)
+    images_a_batch = batch_size or default_batch_size(where)
+    predicted = verify.predictions(classifier, images, images_a_batch)
     if own_labels:
-        images = replace(images, y=verify.logits(classifier, images.images(range(len(images)))).argmax(dim=1))
-    elif not (verify.logits(classifier, images.images(range(len(images)))).argmax(dim=1) == images.y).any():
+        images = replace(images, y=predicted)
+    elif not (predicted == images.y).any():
         raise RequestError("the model is right on none of these images; --own-labels labels them by the model itself")
     result = compare(
         classifier,
@@ -73,7 +75,7 @@ def attack(
         protocol=protocol,
         precision=chosen,
         seed=seed,
-        batch_size=batch_size or default_batch_size(where),
+        batch_size=images_a_batch,
         peer_batch_size=peer_batch_size,
         rounds=rounds,
         peer=vs is not None,

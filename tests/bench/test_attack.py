@@ -7,10 +7,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from robustctl import geometry
 from robustctl.architectures import Classifier
-from robustctl.bench.attack import compare
+from robustctl.attacks.fab import fab
+from robustctl.attacks.square import square
+from robustctl.bench import attack
+from robustctl.bench.attack import TimedOracle, compare
 from robustctl.cli import app
 from robustctl.data import ImageData
+from robustctl.evaluation import verify
 from robustctl.threats import Threat
 
 
@@ -48,3 +53,71 @@ def test_bench_attack_names_an_unknown_protocol_and_peer() -> None:
     for option in ("--protocol", "--vs"):
         answer = CliRunner().invoke(app, ["bench", "attack", "--model", "digits-linf", option, "nonsense"])
         assert "nonsense" in str(answer.exception)
+
+
+class Clock:
+    """Advances by a second with every pass through the model."""
+
+    def __init__(self, model: Classifier) -> None:
+        self.seconds, self.images, self.backward_images = 0.0, 0, 0
+
+        def tick(module: object, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+            self.seconds += 1
+            if output.requires_grad:
+                self.backward_images += len(output)
+            else:
+                self.images += len(output)
+
+        model.register_forward_hook(tick)
+
+    def perf_counter(self) -> float:
+        return self.seconds
+
+
+@pytest.mark.parametrize("name", ["fab", "square"])
+def test_every_pass_of_fab_and_square_is_counted_and_timed(
+    conv_model: Classifier, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    x = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    y = conv_model(x).argmax(1)
+    clock = Clock(conv_model)
+    monkeypatch.setattr(attack, "time", clock)
+    with TimedOracle(conv_model) as oracle:
+        if name == "fab":
+            fab(oracle, x, y, Threat.of("linf", "0.2"), steps=5, targets=3)
+        else:
+            generators = geometry.image_generators(0, range(5), "s", 0)
+            square(oracle, x, y, Threat.of("linf", "0.2"), queries=20, generator=generators)
+    assert (oracle.forwards, oracle.gradients) == (clock.images, clock.backward_images)
+    assert oracle.seconds == clock.seconds > 0
+    assert name == "square" or 0 < oracle.gradients <= 5 * 5 * 3
+
+
+def test_the_referee_joins_batches_as_in_an_evaluation(conv_model: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    data = ImageData(x, conv_model(x).argmax(1), 10, "made", "test", torch.arange(6))
+    judged: list[int] = []
+    plain = verify.judge
+    monkeypatch.setattr(verify, "judge", lambda model, x, *more: judged.append(len(x)) or plain(model, x, *more))
+
+    def one_by_one(oracle: object, data: ImageData, left: list[int], *more: object, **most: object) -> object:
+        yield from (attack.Finished([position], data.images([position])) for position in left)
+
+    monkeypatch.setattr(attack, "run_family", one_by_one)
+    compare(
+        conv_model, data, [Threat.of("linf", "0.3")], protocol="standard", precision="float32", seed=0,
+        batch_size=4, peer_batch_size=6, rounds=1, peer=False, report=lambda line: None,
+    )  # fmt: skip
+    assert judged == [4, 2] * 2, "two attacks"
+
+
+def test_bench_attack_runs_on_the_bundled_model_and_writes_its_json(tmp_path: Path) -> None:
+    path = tmp_path / "attack.json"
+    asked = ["--vs", "autoattack", "--n", "4", "--norms", "linf", "--rounds", "1", "--precision", "bf16"]
+    answer = CliRunner().invoke(app, ["bench", "attack", *asked, "--json", str(path)])
+    assert answer.exit_code == 0, answer.output
+    result = json.loads(path.read_text())
+    assert result["model"] == "digits-linf"
+    assert result["precision"] == "bf16"
+    assert result["ratio"] == pytest.approx(result["peer"]["median_seconds"] / result["ours"]["median_seconds"])
+    assert result["n"] == 4
