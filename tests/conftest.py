@@ -1,10 +1,13 @@
 """What every test may use: small models, a private home, the reference data where it is there."""
 
+import io
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from robustctl.architectures import Classifier, build
@@ -65,3 +68,33 @@ def conv_model(conv_spec: ModelSpec) -> Classifier:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return build(conv_spec).eval()
+
+
+def _photograph(height: int, width: int, seed: int = 0) -> Image.Image:
+    """A smooth colour picture, as photographs are."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _encoded(image: Image.Image, image_format: str = "JPEG") -> bytes:
+    """The bytes of an image file."""
+    buffer = io.BytesIO()
+    image.save(buffer, image_format)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """A folder as ImageNet's: splits train (4 classes of 8) and val (of 3), sizes from 24 to 71, with its oddities."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "photographs"
+    for split, n in (("train", 8), ("val", 3)):
+        for label in range(4):
+            directory = folder / split / f"n{label:08}"
+            directory.mkdir(parents=True)
+            for i in range(n):
+                height, width = rng.integers(24, 72, 2).tolist()
+                image = _photograph(height, width, seed=100 * label + i)
+                image = image.convert({1: "CMYK", 2: "L"}.get(i, "RGB"))
+                (directory / f"n{label:08}_{i}.JPEG").write_bytes(_encoded(image, "PNG" if i == 0 else "JPEG"))
+    return folder

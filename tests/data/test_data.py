@@ -4,10 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from robustctl import data
+from robustctl.data import EncodedData, ImageData
 from robustctl.errors import RequestError
+from robustctl.spec import Architecture, ModelSpec, Resize
 
 
 def test_digits_are_known_by_name_even_beside_a_folder_of_that_name(
@@ -40,3 +43,89 @@ def test_a_parquet_folder_is_found_out(shared: Path) -> None:
 def test_an_unknown_source_is_answered_with_what_would_be_right(source: str) -> None:
     with pytest.raises(RequestError, match=rf"no data at '{source}'; give digits, a folder, an \.npz"):
         data.load(source, "test")
+
+
+def spec(dataset: str, side: int = 32, resize: Resize | None = None) -> ModelSpec:
+    resnet = Architecture(name="resnet", args={"depth": 18})
+    return ModelSpec(
+        architecture=resnet, input_shape=(3, side, side), n_classes=4, dataset=dataset, norm=None, resize=resize
+    )
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """Six colour images of 20x20."""
+    for split in ("train", "test"):
+        for i in range(6):
+            path = tmp_path / "small" / split / str(i % 2) / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((20, 20, 3), 10 * i, np.uint8)).save(path)
+    return tmp_path / "small"
+
+
+def test_imagenet_models_take_images_of_any_size(photographs: Path) -> None:
+    images = data.load(str(photographs), "val", 5, spec("imagenet"))
+    assert images.x.shape == (5, 3, 32, 32) and images.y.tolist() == [0, 1, 2, 3, 0]
+    assert images.preprocessing == images.info.preprocessing == "shorter side to 37 (bilinear), centre 32x32"
+    assert data.load(str(photographs), "val", 5, spec("imagenet")).content_sha256 == images.content_sha256
+
+
+def test_an_entrys_own_resizing_counts_and_gives_other_images(photographs: Path) -> None:
+    own = spec("mine", resize=Resize(side=32, interpolation="bicubic"))
+    images = data.load(str(photographs), "val", None, own)
+    assert images.preprocessing == "shorter side to 32 (bicubic), centre 32x32"
+    assert images.content_sha256 != data.load(str(photographs), "val", None, spec("imagenet")).content_sha256
+
+
+def test_only_the_first_n_are_decoded(photographs: Path) -> None:
+    for path in (photographs / "val" / "n00000003").iterdir():
+        path.write_bytes(b"damaged")
+    assert len(data.load(str(photographs), "val", 3, spec("imagenet"))) == 3
+    with pytest.raises(RequestError, match="cannot decode .*n00000003"):
+        data.load(str(photographs), "val", 4, spec("imagenet"))
+    with pytest.raises(RequestError, match="n is 13, but .* has 12 images"):
+        data.load(str(photographs), "val", 13, spec("imagenet"))
+
+
+def test_other_models_do_not_resize(small: Path, photographs: Path) -> None:
+    images = data.load(str(small), "test", 4, spec("cifar10"))
+    assert torch.equal(images.x, data.load(str(small), "test", 4).x)
+    with pytest.raises(RequestError, match="are 3x20x20, the model takes 3x32x32"):
+        images.require((3, 32, 32), 4)
+    with pytest.raises(RequestError, match="sizes must be equal"):
+        data.load(str(photographs), "val", None, spec("cifar10"))
+
+
+def test_images_of_an_imagenet_models_size_are_as_they_are(small: Path) -> None:
+    plain, fitted = data.load(str(small), "test"), data.load(str(small), "test", None, spec("imagenet", side=20))
+    assert fitted.content_sha256 == plain.content_sha256 and fitted.preprocessing is None
+
+
+def test_training_images_of_one_size_are_in_memory(small: Path) -> None:
+    for any_size, side in [(False, None), (False, 20), (False, 32), (True, None), (True, 20)]:
+        images = data.load_to_train(str(small), "train", any_size=any_size, side=side)
+        assert isinstance(images, ImageData) and torch.equal(images.x, data.load(str(small), "train").x)
+
+
+def test_training_images_of_several_or_other_sizes_stay_encoded(small: Path, photographs: Path) -> None:
+    for source, side in [(photographs, None), (photographs, 32), (small, 32)]:
+        images = data.load_to_train(str(source), "train", any_size=True, side=side)
+        assert isinstance(images, EncodedData) and images.any_size
+    with pytest.raises(RequestError, match="sizes must be equal"):
+        data.load_to_train(str(photographs), "train", any_size=False)
+
+
+def test_training_images_that_are_too_many_stay_encoded_whatever_their_size(small: Path) -> None:
+    images = data.load_to_train(str(small), "train", any_size=False, limit=6 * 3 * 20 * 20 - 1)
+    assert isinstance(images, EncodedData) and not images.any_size and images.shape == (3, 20, 20)
+    assert isinstance(data.load_to_train(str(small), "train", any_size=False, limit=6 * 3 * 20 * 20), ImageData)
+
+
+def test_an_empty_split_is_no_training_data(small: Path) -> None:
+    (small / "none" / "0").mkdir(parents=True)
+    with pytest.raises(RequestError, match="has no images"):
+        data.load_to_train(str(small), "none", any_size=True)
+
+
+def test_digits_and_arrays_are_in_memory() -> None:
+    assert len(data.load_to_train("digits", "train", any_size=True)) == 1297

@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from robustctl.data.decode import decode
+from robustctl.data import decode as module
+from robustctl.data.decode import decode, gather, open_image, size_of
 from robustctl.errors import RequestError
 
 
@@ -76,3 +77,43 @@ def test_sixteen_bit_images_are_refused_rather_than_clipped() -> None:
 def test_other_formats_are_refused() -> None:
     with pytest.raises(RequestError, match="row 0.*neither PNG nor JPEG"):
         decode([_png(_noise(4, 4, 3), image_format="BMP")], _name)
+
+
+def test_cmyk_is_read_as_colour_as_pillow_converts_it() -> None:
+    flat = np.full((8, 8, 3), (250, 120, 30), dtype=np.uint8)
+    x = decode([_png(flat, "CMYK", "JPEG")], _name)
+    assert (x[0].flatten(1).float().mean(1) - torch.tensor([250.0, 120.0, 30.0])).abs().max() < 6
+
+
+def test_a_png_called_jpeg_is_what_it_is() -> None:
+    array = _noise(5, 4, 3)
+    assert torch.equal(decode([_png(array)], lambda i: "a.JPEG")[0], torch.from_numpy(array).permute(2, 0, 1))
+
+
+def test_an_image_that_claims_to_be_huge_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_PIXELS", 1000)
+    large = _png(_noise(26, 40))
+    for read in (open_image, size_of):
+        with pytest.raises(RequestError, match="cannot decode row 3: it has 40x26 pixels; at most 1,000 are read"):
+            read(large, "row 3")
+
+
+def test_the_size_is_told_without_decoding() -> None:
+    good = _png(_noise(32, 20, 3), image_format="JPEG")
+    assert size_of(good[:-300], "truncated") == (3, 32, 20)
+    assert size_of(_png(_noise(5, 4)), "grey") == (1, 5, 4)
+    with pytest.raises(RequestError, match="cannot decode row 0: it is neither"):
+        size_of(b"", "row 0")
+
+
+def test_grey_becomes_colour_where_that_is_asked() -> None:
+    assert open_image(_png(_noise(5, 4)), "x", colour=True).mode == "RGB"
+
+
+def test_gathered_images_are_in_order_and_the_first_fault_is_raised() -> None:
+    arrays = _noise(11, 5, 4, 3)
+    x = gather(11, (3, 5, 4), lambda i: open_image(_png(arrays[i]), str(i)))
+    assert torch.equal(x, torch.from_numpy(arrays).permute(0, 3, 1, 2)) and x.is_contiguous()
+    with pytest.raises(RequestError, match="cannot decode 2:"):
+        gather(11, (3, 5, 4), lambda i: open_image(b"" if i in (2, 9) else _png(arrays[i]), str(i)))
+    assert gather(0, (3, 5, 4), lambda i: open_image(b"", "never")).shape == (0, 3, 5, 4)

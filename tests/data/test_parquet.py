@@ -1,5 +1,6 @@
 import io
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from robustctl.data.parquet import is_parquet, read
+from robustctl.data import parquet
+from robustctl.data.parquet import find, is_parquet, read
 from robustctl.errors import RequestError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 6, 6, 3), dtype=np.uint8)
@@ -159,3 +161,55 @@ def test_reference_data_has_the_documented_sizes(shared: Path) -> None:
     assert (x.shape, y.shape, n_classes) == ((5000, 3, 32, 32), (5000,), 10)
     x, y, n_classes = read(shared / "data" / "mnist-part" / "mnist", "test", 1000)
     assert (x.shape, y.shape, n_classes) == ((1000, 1, 28, 28), (1000,), 10)
+
+
+@pytest.fixture
+def groups(tmp_path: Path) -> Path:
+    """Two shards with row groups of 2, 2 and 1 images."""
+    for shard, rows in enumerate([range(5), range(5, 10)]):
+        path = tmp_path / f"train-{shard:05}-of-00002.parquet"
+        _write(path, rows)
+        pq.write_table(pq.read_table(path), path, row_group_size=2)
+    return tmp_path
+
+
+def test_any_image_is_read_by_its_row_group_and_named_by_file_and_row(groups: Path) -> None:
+    rows, y, _ = find(groups, "train")
+    assert (len(rows), y.tolist()) == (10, LABELS[:10].tolist())
+    for i in (7, 0, 9, 4):
+        assert rows[i] == _png(PIXELS[i])
+    assert rows.name(7) == f"row 2 of {groups / 'train-00001-of-00002.parquet'}"
+
+
+def test_only_so_many_bytes_of_row_groups_stay_in_memory(groups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, _, _ = find(groups, "train")
+    monkeypatch.setattr(parquet, "KEPT", 2 * max(rows.bytes))
+    for i in range(10):
+        assert rows[i] == _png(PIXELS[i])
+        assert sum(rows.bytes[group] for group in rows._kept) <= 2 * max(rows.bytes)
+    assert all(not isinstance(value, pa.Table) for value in vars(rows).values())
+
+
+def test_shuffling_is_a_permutation_and_a_function_of_the_generator(groups: Path) -> None:
+    rows, _, _ = find(groups, "train")
+    one, same, other = (rows.shuffled(torch.arange(10), torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    assert torch.equal(one, same) and not torch.equal(one, other)
+    assert sorted(one.tolist()) == list(range(10))
+
+
+def test_a_block_of_row_groups_is_read_out_before_the_next(groups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "BLOCK", 1)  # every group is a block of its own
+    rows, _, _ = find(groups, "train")
+    chosen = torch.tensor([0, 1, 2, 3, 5, 6, 9])  # part of the split: positions are those in it
+    order = rows.shuffled(chosen, torch.Generator().manual_seed(0))
+    assert sorted(order.tolist()) == list(range(7))
+    read_groups = [rows._group_of(int(chosen[position])) for position in order]
+    changes = sum(a != b for a, b in pairwise(read_groups))
+    assert changes == len(set(read_groups)) - 1
+
+
+def test_a_file_that_vanished_is_named(groups: Path) -> None:
+    rows, _, _ = find(groups, "train")
+    (groups / "train-00001-of-00002.parquet").unlink()
+    with pytest.raises(RequestError, match=r"cannot read .*train-00001-of-00002\.parquet"):
+        rows[8]
