@@ -151,12 +151,11 @@ def make_package(run: "Run", target: "Target", licence: str | None, allow_flags:
 
 def _paths(record: "Record") -> list[str]:
     """What in a record is a local path, in whatever characters: what has a public name is none."""
-    from robustctl import recipe
     from robustctl.registry.scrub import hub_dataset
 
     extra = record.recipe.get("extra")
     found = [extra.get("path")] if isinstance(extra, dict) else []
-    found += [record.recipe_name] if record.recipe_name not in recipe.names() else []
+    found += [record.recipe_name] if record.recipe_name.endswith((".yaml", ".yml")) else []  # others are shipped
     found += [record.data["source"]] if not hub_dataset(record.data["source"]) else []
     found += [record.model, record.base] if not _is_public(record) else []
     return [text for text in map(str, filter(None, found)) if "/" in text or "\\" in text]

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from robustctl.errors import RequestError, RunError
 from robustctl.files import atomic_path, write_text, writing
 from robustctl.registry.download import RemoteFile, Wanted, require_inside
@@ -202,6 +200,8 @@ def _copy_checked(source: Path, target: Path, digest: str) -> None:
 @contextmanager
 def _locked(root: Path) -> Iterator[None]:
     """One process at a time pushes to a directory."""
+    from filelock import FileLock, Timeout  # imported here: a push to the hub needs none
+
     with writing(root / LOCK):
         root.mkdir(parents=True, exist_ok=True)
         lock = FileLock(root / LOCK, timeout=LOCK_SECONDS, mode=0o666)  # other users push to a shared directory too

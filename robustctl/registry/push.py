@@ -16,7 +16,7 @@ from robustctl.registry.download import RemoteFile, download, git_sha1
 from robustctl.registry.entry import REPO_ID
 from robustctl.registry.folder import sha256
 from robustctl.registry.locate import FILE, REVISION
-from robustctl.registry.scrub import last_part, scrub, scrubbed, secret_in
+from robustctl.registry.scrub import TOKEN, last_part, scrub, scrubbed, secret_in
 from robustctl.results import UnionResult
 
 NOTES = ("union-only", "outside")  # flags that say how a number was made, not that it is too high
@@ -214,14 +214,12 @@ def _push_to_folder(repo: str, files: dict[str, bytes | Path], known: Mapping[Pa
 
 
 def _with_card(package: Package, existing: str, target: Target) -> dict[str, bytes | Path]:
-    if secret := secret_in(existing):
-        raise RequestError(f"the card of {target.repo} holds {secret}; remove it from README.md there and push again")
-    readme = card.render(package.story, existing).encode("utf-8", "surrogateescape")
-    files = {**package.files, "README.md": readme}
-    for name, content in files.items():
+    for name, content in {**package.files, "README.md": card.render(package.story).encode()}.items():
         if isinstance(content, bytes) and (secret := secret_in(content.decode("utf-8", "replace"))):
             raise RequestError(f"{name} would publish {secret}; remove it from {_origin(package, name)} and push again")
-    return files
+    if secret_in(existing) == TOKEN:  # a path of the user's own is there already, and theirs to keep
+        raise RequestError(f"the card of {target.repo} holds {TOKEN}; remove it from README.md there and push again")
+    return {**package.files, "README.md": card.render(package.story, existing).encode("utf-8", "surrogateescape")}
 
 
 def _origin(package: Package, name: str) -> str:

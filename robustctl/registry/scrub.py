@@ -19,6 +19,7 @@ HUB_DATASETS = {name: standard.source for name, standard in STANDARDS.items() if
 }
 BUILT_IN = {standard.source for standard in STANDARDS.values() if "/" not in standard.source}
 LOCAL = "local data"
+TOKEN = "a hub token"
 
 _NEXT = r"(?:/|\\+)"  # between two parts; YAML doubles backslashes
 _FOLDERS = rf"(?:[\w.@+%~ -]+{_NEXT})"
@@ -99,7 +100,7 @@ def secret_in(text: str) -> str | None:
 
     token = own_token()
     if (token and token in text) or re.search(r"\bhf_[A-Za-z0-9]{30,}\b", text):
-        return "a hub token"
+        return TOKEN
     found = next((place for place in [*_own_places(), str(Path.cwd())] if len(place) > 1 and f"{place}/" in text), None)
     return f"the local path {found}" if found else None
 

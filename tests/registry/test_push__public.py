@@ -99,6 +99,10 @@ def test_a_refusal_names_the_file_that_the_user_can_change(
     error = capsys.readouterr().err
     assert f"run.json would publish a hub token; remove it from {run.path / 'run.json'} and push again" in error
     run.update(overrides=[])
-    hub.add("alice/m", {"README.md": f"see {Path.home()}/notes\n".encode()})
+    hub.add("alice/m", {"README.md": f"mine: {TOKEN}\n".encode()})
     assert robust("push", "--repo", "alice/m") == 2
-    assert "the card of alice/m holds the local path" in capsys.readouterr().err
+    assert "the card of alice/m holds a hub token; remove it from README.md there" in capsys.readouterr().err
+    own = f"see {Path.home()}/notes\n".encode()
+    hub.add("alice/m", {"README.md": own})
+    assert robust("push", "--repo", "alice/m") == 0
+    assert own in hub.read("alice/m", "README.md")
