@@ -363,6 +363,7 @@ class Loop:
             "best": self.best,
             "check_accuracy": self.check_accuracy,
             "seconds": self.seconds,
+            "start_norm": self.start_norm,
             "metrics_bytes": metrics.stat().st_size if metrics.exists() else 0,
         }
         resume.save(self.directory, state)
@@ -386,6 +387,7 @@ class Loop:
         self.guards.load_state(state["guards"])
         self.meter.load_state(state["meter"])
         self.best, self.check_accuracy, self.seconds = state["best"], state["check_accuracy"], state["seconds"]
+        self.start_norm = state["start_norm"]
         metrics = self.directory / METRICS
         if self.world.leads and metrics.exists():
             with writing(metrics), metrics.open("rb+") as file:

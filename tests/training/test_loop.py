@@ -156,8 +156,8 @@ def test_sigterm_saves_and_says_how_to_go_on(settings_for: Make, make_loop: Make
 def test_sigterm_while_the_pair_is_measured_leaves_a_run_that_resumes(
     settings_for: Make, make_loop: Make, tmp_path: Path
 ) -> None:
-    make_loop(of(settings_for, "ramp-auto"), tmp_path / "whole").run()
-    loop = make_loop(of(settings_for, "ramp-auto"), tmp_path / "run")
+    make_loop(of(settings_for, "ramp-auto"), tmp_path / "whole", start_norm="l1").run()
+    loop = make_loop(of(settings_for, "ramp-auto"), tmp_path / "run", start_norm="l1")
     measure = loop.method.prepare
 
     def prepare(probe: Any, start_norm: Any) -> Any:
@@ -171,7 +171,9 @@ def test_sigterm_while_the_pair_is_measured_leaves_a_run_that_resumes(
     loop.method.prepare = prepare
     with pytest.raises(InterruptedRun, match="before the first step.*--resume"):
         loop.run()
-    make_loop(of(settings_for, "ramp-auto"), tmp_path / "run", resuming=True).run()
+    resumed = make_loop(of(settings_for, "ramp-auto"), tmp_path / "run", resuming=True)
+    assert resumed.start_norm == "l1"
+    resumed.run()
     assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
     assert all(torch.equal(value, weights(tmp_path / "run")[key]) for key, value in weights(tmp_path / "whole").items())
 
