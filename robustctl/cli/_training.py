@@ -4,7 +4,7 @@ import os
 import platform
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -255,27 +255,33 @@ def _train(
 
     resuming = run is not None
     require_space(model, job.request.out or Path())
-    loop = build_loop(
-        model,
-        spec,
-        job.data,
-        job.settings,
-        run.path if run else Path(),
-        seed=job.seed,
-        device=device,
-        world=w,
-        start_norm=job.located.spec.norm if job.located else None,
-        resuming=resuming,
-    )
-    if run is None:  # only now that nothing can be wrong with the request any more
-        run = _create(job, model, device, w)
-        loop.directory = run.path
-    if job.request.tensorboard and w.leads:
-        loop.listeners.append(_tensorboard(run.path / "tensorboard"))
-    if resuming and loop.done(job.request.max_steps):
-        _say(w, [f"{run.path} has done its {loop.step} steps already"])
-    else:
-        with run.training() if w.leads else nullcontext():
+    with ExitStack() as lock:
+        if run is not None:  # before its files are touched: another process may be training it
+            if w.leads:
+                lock.enter_context(run.training())
+            w.wait()
+        loop = build_loop(
+            model,
+            spec,
+            job.data,
+            job.settings,
+            run.path if run else Path(),
+            seed=job.seed,
+            device=device,
+            world=w,
+            start_norm=job.located.spec.norm if job.located else None,
+            resuming=resuming,
+        )
+        if run is None:  # only now that nothing can be wrong with the request any more
+            run = _create(job, model, device, w)
+            loop.directory = run.path
+            if w.leads:
+                lock.enter_context(run.training())
+        if job.request.tensorboard and w.leads:
+            loop.listeners.append(_tensorboard(run.path / "tensorboard"))
+        if resuming and loop.done(job.request.max_steps):
+            _say(w, [f"{run.path} has done its {loop.step} steps already"])
+        else:
             _run_loop(loop, run, job.request.max_steps, w)
     if w.leads:
         typer.echo(run.path)

@@ -1,0 +1,55 @@
+"""What train and finetune share, within this process."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robustctl import checkpoint, runs
+from robustctl.architectures import Classifier
+from robustctl.cli import _training
+from robustctl.errors import RequestError
+from robustctl.spec import ModelSpec
+from robustctl.training import resume
+
+TINY = ("train.epochs=2", "attack.steps=1", "selection.images=10", "selection.steps=1", "train.batch_size=256")
+
+Train = Callable[..., runs.Run]
+
+
+@pytest.fixture
+def model(conv_model: Classifier, conv_spec: ModelSpec, tmp_path: Path) -> Path:
+    directory = tmp_path / "model"
+    directory.mkdir()
+    checkpoint.save_model(conv_model, conv_spec, directory)
+    return directory
+
+
+def request(**changes: Any) -> _training.Request:
+    values: dict[str, Any] = dict.fromkeys(("model", "recipe", "data", "seed", "out", "max_steps"))
+    fixed: dict[str, Any] = {"command": "finetune", "overrides": (), "device": "cpu", "resume": False, "dry_run": False}
+    return _training.Request(**{**values, **fixed, **changes})
+
+
+@pytest.fixture
+def train(model: Path, tmp_path: Path) -> Train:
+    """Fine-tune the model by a short recipe, for one step unless told otherwise."""
+
+    def train(out: str = "run", max_steps: int | None = 1) -> runs.Run:
+        asked = request(model=str(model), recipe="e-at", overrides=TINY, out=tmp_path / out, max_steps=max_steps)
+        _training.carry_out(asked)
+        return runs.Run(tmp_path / out)
+
+    return train
+
+
+def test_refused_resumption_leaves_a_live_run_alone(train: Train) -> None:
+    run = train()
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"kind": "written since the last save"}) + "\n")
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    with run.training(), pytest.raises(RequestError, match="is being trained by another process"):
+        _training.carry_out(request(resume=True, out=run.path))
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
