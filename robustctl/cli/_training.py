@@ -251,10 +251,11 @@ def _header(job: Job, spec: "ModelSpec") -> list[str]:
 def _train(
     job: Job, run: "Run | None", model: "Classifier", spec: "ModelSpec", device: "torch.device", w: "World"
 ) -> "Run":
+    from robustctl import runs
     from robustctl.training.start import build_loop, require_space
 
     resuming = run is not None
-    require_space(model, job.request.out or Path())
+    require_space(model, job.settings, run.path if run else job.request.out or runs.root())
     with ExitStack() as lock:
         if run is not None:  # before its files are touched: another process may be training it
             if w.leads:

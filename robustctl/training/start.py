@@ -9,12 +9,12 @@ from robustctl import discovery
 from robustctl.architectures import Classifier
 from robustctl.data import EncodedData, ImageData, pseudo_labels
 from robustctl.errors import RequestError
-from robustctl.spec import ModelSpec, Resize
+from robustctl.spec import WEIGHTS, ModelSpec, Resize
 from robustctl.threats import Norm
 from robustctl.training import resume
 from robustctl.training.batches import Batches, Images, Streamed, hold_out
 from robustctl.training.distributed import World, share_batch_norm
-from robustctl.training.loop import SAVE_SECONDS, Loop
+from robustctl.training.loop import BEST, SAVE_SECONDS, Loop
 from robustctl.training.methods import TrainingMethod
 from robustctl.training.selection import Selector
 from robustctl.training.settings import Settings
@@ -22,8 +22,6 @@ from robustctl.training.settings import Settings
 RESIDENT_SHARE = 0.4
 """Images are kept on a GPU where they take less than this share of its free memory."""
 IMAGENET_SIDE = 224
-COPIES_ON_DISK = 8
-"""Weights, best weights, and the state twice while it is replaced, with two optimisers' momenta."""
 
 
 def build_loop(
@@ -117,15 +115,29 @@ def learning_rate(settings: Settings, spec: ModelSpec) -> float:
     return lr
 
 
-def require_space(model: Classifier, directory: Path) -> None:
-    """Raise RequestError where the run's checkpoints would not fit on the disk."""
+def require_space(model: Classifier, settings: Settings, directory: Path) -> None:
+    """Raise RequestError where the checkpoints of a run in ``directory`` would not fit on the disk.
+
+    Those that a resumed run has there already need no more room.
+    """
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    place = directory
+    files = [directory / name for name in (WEIGHTS, BEST, resume.STATE)]
+    there = sum(file.stat().st_size for file in files if file.is_file())
+    place = directory.absolute()
     while not place.exists():
         place = place.parent
-    free, needed = shutil.disk_usage(place).free / 1e6, COPIES_ON_DISK * size / 1e6
+    free, needed = shutil.disk_usage(place).free / 1e6, (copies_on_disk(settings) * size - there) / 1e6
     if free < needed:
         raise RequestError(f"{place} has {free:.0f} MB free; the checkpoints of this run need {needed:.0f} MB")
+
+
+def copies_on_disk(settings: Settings) -> int:
+    """How many times the model's size a run takes: last and best weights, and the state twice while it is replaced."""
+    optimizers = 2 if settings.projection or settings.pretrain else 1
+    moments = optimizers * (2 if settings.optim.name == "adam" else 1)
+    start_and_movement = 2 if settings.projection else 0
+    average = 1 if settings.average else 0
+    return 2 + 2 * (1 + moments + start_and_movement + average)
 
 
 def new_head(model: Classifier, old: ModelSpec, n_classes: int, weights: dict[str, torch.Tensor]) -> ModelSpec:

@@ -12,7 +12,6 @@ from robustctl.architectures import Classifier
 from robustctl.cli import _training
 from robustctl.errors import RequestError
 from robustctl.spec import ModelSpec
-from robustctl.training import resume
 
 TINY = ("train.epochs=2", "attack.steps=1", "selection.images=10", "selection.steps=1", "train.batch_size=256")
 
@@ -53,3 +52,14 @@ def test_refused_resumption_leaves_a_live_run_alone(train: Train) -> None:
     with run.training(), pytest.raises(RequestError, match="is being trained by another process"):
         _training.carry_out(request(resume=True, out=run.path))
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
+
+
+def test_room_is_looked_for_where_the_run_will_lie(
+    model: Path, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+    monkeypatch.setattr("robustctl.training.start.require_space", lambda *args: asked.append(args[-1]))
+    _training.carry_out(request(model=str(model), recipe="e-at", overrides=TINY, max_steps=1))
+    _training.carry_out(request(resume=True, out=runs.newest().path, max_steps=2))
+    train("out")
+    assert asked == [runs.root(), runs.list_runs()[0].path, tmp_path / "out"]
