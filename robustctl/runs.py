@@ -131,9 +131,10 @@ class Run:
             RequestError: as ``read``.
         """
         recorded = self.read().status
-        return recorded if recorded != "running" or self._is_held() else "stopped"
+        return recorded if recorded != "running" or self.is_held() else "stopped"
 
-    def _is_held(self) -> bool:
+    def is_held(self) -> bool:
+        """Whether a process trains it now."""
         from filelock import FileLock, Timeout
 
         if not (self.path / LOCK).is_file():
@@ -169,6 +170,15 @@ def list_runs() -> list[Run]:
     """All runs under the root, oldest first."""
     found = [Run(record.parent) for record in root().glob(f"*/{RECORD}")]
     return sorted(found, key=_age)
+
+
+def unfinished(state: Path) -> Iterator[Run]:
+    """Runs with steps left (also after ``--max-steps``) and a saved ``state`` that no process trains, newest first."""
+    for run in reversed(list_runs()):
+        record = run.read()
+        steps_left = record.status != "finished" or record.step < record.steps
+        if steps_left and (run.path / state).is_file() and not run.is_held():
+            yield run
 
 
 def newest() -> Run:

@@ -74,16 +74,15 @@ def carry_out(request: Request) -> None:
 
     if request.max_steps is not None and request.dry_run:
         request = replace(request, max_steps=None)
-    if request.tensorboard:
-        _require_tensorboard()
     if request.push is not None and not request.dry_run:
         preflight(request.push)
     device = local_device(pick_device(request.device))
-    run = _run_to_resume(request) if request.resume else None
-    job = _resumed(request, run) if run else _fresh(request)
     with world(device) as w:
         if not w.leads:
             os.environ["ROBUSTCTL_QUIET"] = "1"
+        # One process looks for the run: of two that try its lock at once, one would take it for held.
+        run = w.broadcast(_run_to_resume(request) if request.resume and w.leads else None)
+        job = _resumed(request, run) if run else _fresh(request)
         model, spec = _model(job)
         spec = resizing_spec(spec, job.data)
         _say(w, _header(job, spec))
@@ -137,14 +136,15 @@ def _data(source: str | None, settings: "Settings", spec: "ModelSpec | None") ->
 
 
 def _run_to_resume(request: Request) -> "Run":
+    """The run of ``--out``, else the newest unfinished one."""
     from robustctl import runs
+    from robustctl.training import resume
 
     if request.out is not None:
         return runs.Run(request.out)
-    for run in reversed(runs.list_runs()):
+    for run in runs.unfinished(resume.STATE):
         record = run.read()
-        same = request.model in (None, record.model) and record.command == request.command
-        if same and record.status != "finished":
+        if request.model in (None, record.model) and record.command == request.command:
             return run
     raise RequestError(f"there is no unfinished run in {runs.root()} to resume; name one: --resume --out RUN")
 
@@ -303,13 +303,6 @@ def _run_loop(loop: "Loop", run: "Run", max_steps: int | None, w: "World") -> No
         raise RunError(kept) from error
     _update(w, run, status="finished", step=outcome.step, best=outcome.best, seconds=outcome.seconds)
     _say(w, [f"done in {outcome.seconds:.0f} s; next: robustctl eval {run.path} --union"])
-
-
-def _require_tensorboard() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("tensorboard") is None:
-        raise RequestError("--tensorboard needs the package of that name: pip install tensorboard")
 
 
 def _tensorboard(directory: Path) -> "Listener":

@@ -13,6 +13,17 @@ def _recipes(incomplete: str) -> list[str]:
     return [name for name in recipe.names() if name.startswith(incomplete)]
 
 
+def _installed(asked: bool) -> bool:
+    """Refuse ``--tensorboard`` where its package is missing."""
+    from importlib.util import find_spec
+
+    from robustctl.errors import RequestError
+
+    if asked and find_spec("tensorboard") is None:
+        raise RequestError("--tensorboard needs the package of that name: pip install tensorboard")
+    return asked
+
+
 RecipeOption = Annotated[
     str | None,
     typer.Option("--recipe", "-r", help="Name (e-at, cifar10/e-at) or YAML file.", autocompletion=_recipes),
@@ -27,7 +38,10 @@ OutOption = Annotated[Path | None, typer.Option("--out", help="Run directory; ru
 StepsOption = Annotated[int | None, typer.Option(min=1, help="Stop after so many optimiser steps of the whole run.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with --out, or with the newest unfinished run.")]
 TensorboardOption = Annotated[
-    bool, typer.Option("--tensorboard", help="Also write the metrics for TensorBoard, which must be installed.")
+    bool,
+    typer.Option(
+        "--tensorboard", help="Also write the metrics for TensorBoard, which must be installed.", callback=_installed
+    ),
 ]
 PushOption = Annotated[
     str | None, typer.Option("--push", help="USER/NAME: push the finished run; checked before training starts.")

@@ -12,6 +12,7 @@ from robustctl.architectures import Classifier
 from robustctl.cli import _training
 from robustctl.errors import RequestError
 from robustctl.spec import ModelSpec
+from robustctl.training import resume
 
 TINY = ("train.epochs=2", "attack.steps=1", "selection.images=10", "selection.steps=1", "train.batch_size=256")
 
@@ -63,3 +64,27 @@ def test_room_is_looked_for_where_the_run_will_lie(
     _training.carry_out(request(resume=True, out=runs.newest().path, max_steps=2))
     train("out")
     assert asked == [runs.root(), runs.list_runs()[0].path, tmp_path / "out"]
+
+
+def test_resume_takes_the_newest_run_that_is_unfinished_free_and_saved(train: Train, tmp_path: Path) -> None:
+    record = train().read()
+    assert (record.status, record.step, record.steps) == ("finished", 1, 10)
+    made = {}
+    for month, name, changes in (
+        ("01", "ended-by-max-steps", {}),
+        ("02", "without-state", {"status": "running", "step": 0}),
+        ("03", "live", {"status": "running", "step": 0}),
+        ("04", "done", {"step": 10}),
+        ("05", "of-another-model", {"model": "other"}),
+    ):
+        made[name] = runs.create(name, "r")
+        made[name].write(record.model_copy(update={"started": f"2026-{month}-01T00:00:00", **changes}))
+        if name != "without-state":
+            resume.save(made[name].path, {})
+    with made["live"].training():
+        assert _training._run_to_resume(request(model=record.model)) == made["ended-by-max-steps"]
+    assert _training._run_to_resume(request(model=record.model)) == made["live"]
+    made["done"].update(status="interrupted")  # after its last step, before what follows the last epoch
+    assert _training._run_to_resume(request(model=record.model)) == made["done"]
+    with pytest.raises(RequestError, match="no unfinished run"):
+        _training._run_to_resume(request(command="train"))
