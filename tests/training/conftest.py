@@ -39,8 +39,8 @@ class Example:
         self.attack = Pgd(name="pgd", steps=3, step={"linf": 0.4, "l2": 0.4, "l1": 0.4}, start="zero")
         self.meter = Meter()
 
-    def step(self, outer: Any = None) -> Step:
-        """A fresh step; every attack starts at the clean image."""
+    def step(self, outer: Any = None, number: int = 0) -> Step:
+        """A fresh step; every attack starts at the clean image, unless ``attack`` is replaced."""
         engine = Engine(
             model=self.model,
             network=self.model,
@@ -51,7 +51,7 @@ class Example:
             world=World(),
             seed=0,
         )
-        return Step(engine, self.x, self.y, 0)
+        return Step(engine, self.x, self.y, number)
 
     def gradients(self, loss: Tensor) -> list[Tensor]:
         """Gradients of a loss in all parameters."""

@@ -293,3 +293,16 @@ def test_learning_rate_follows_the_schedule_over_the_epochs(
     make_loop(settings, tmp_path / "run").run()
     rates = {line["epoch"]: line["lr"] for line in metrics(tmp_path / "run") if line["kind"] == "steps"}
     assert rates == pytest.approx({1: 0.1, 2: 0.05})
+
+
+def test_pretraining_has_a_rate_of_its_own_and_the_method_starts_at_the_recipes(
+    settings_for: Make, make_loop: Make, tmp_path: Path
+) -> None:
+    settings = settings_for({"name": "at"}, pretrain={"epochs": 2, "lr": 0.03}, schedule={"name": "constant"})
+    make_loop(settings, tmp_path / "run").run()
+    steps = [line for line in metrics(tmp_path / "run") if line["kind"] == "steps"]
+    rates = {(line["pass"], line["epoch"]): line["lr"] for line in steps}
+    assert rates == pytest.approx(
+        {("pretrain", 1): 0.03, ("pretrain", 2): 0.03, ("method", 1): 0.1, ("method", 2): 0.1}
+    )
+    assert all("robust_error/linf" not in line for line in steps if line["pass"] == "pretrain")

@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from robustctl import geometry
 from robustctl.oracle import Oracle
 from robustctl.threats import Threat
-from robustctl.training.methods import avg, e_at, msd, ramp, sat
+from robustctl.training.methods import at, avg, e_at, msd, ramp, sat
 from robustctl.training.methods import max as max_method
-from robustctl.training.settings import Trades
+from robustctl.training.settings import Pgd, Trades, TradesXent
+from robustctl.training.step import Step
 
 LINF, L2, L1 = Threat.of("linf", "0.1"), Threat.of("l2", "0.5"), Threat.of("l1", "1.5")
 ALL = (LINF, L2, L1)
@@ -147,6 +149,43 @@ def test_one_norm_methods_train_on_the_norm_they_draw(example: Any, method: str)
     example.assert_same(loss, mean([ce_at(example, attacked(example, i, threat), i) for i in N]))
 
 
+def drawn_shares(example: Any, monkeypatch: pytest.MonkeyPatch, make: Any) -> dict[str, float]:
+    """How often each norm is attacked in the losses of 400 different steps, each of a fresh ``make()``."""
+    drawn: list[str] = []
+
+    def attack(step: Step, threat: Threat) -> Tensor:
+        drawn.append(threat.norm)
+        return step.x
+
+    monkeypatch.setattr(Step, "attack", attack)
+    for number in range(400):
+        make().loss(example.step(number=number))
+    assert len(drawn) == 400, "one attack a batch"
+    return {norm: drawn.count(norm) / 400 for norm in set(drawn)}
+
+
+def test_e_at_draws_each_norm_with_its_probability(example: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make() -> e_at.Method:
+        method = e_at.Method(e_at.Config(name="e-at"), (LINF, L1))
+        method.recent = [(0, torch.tensor(0.1)), (1, torch.tensor(0.4)), (1, torch.tensor(0.0))]
+        return method
+
+    # The last batch is not counted yet: 0.1 for l_inf, 0.4 for l_1.
+    assert drawn_shares(example, monkeypatch, make) == pytest.approx({"linf": 0.2, "l1": 0.8}, abs=0.05)
+
+
+def test_sat_and_uniform_e_at_draw_every_norm_alike(example: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = drawn_shares(example, monkeypatch, lambda: sat.Method(sat.Config(name="sat"), ALL))
+    assert shares == pytest.approx({"linf": 1 / 3, "l2": 1 / 3, "l1": 1 / 3}, abs=0.07)
+
+    def make() -> e_at.Method:
+        method = e_at.Method(e_at.Config(name="e-at", sampling="uniform"), (LINF, L1))
+        method.recent = [(0, torch.tensor(0.0)), (1, torch.tensor(0.9)), (1, torch.tensor(0.0))]
+        return method
+
+    assert drawn_shares(example, monkeypatch, make) == pytest.approx({"linf": 0.5, "l1": 0.5}, abs=0.07)
+
+
 @pytest.mark.parametrize("pairing", ["kl", "mse", "cosine"])
 def test_ramp_pairs_only_what_the_source_norm_gets_right(example: Any, pairing: str) -> None:
     config = ramp.Config(name="ramp", pair=("linf", "l1"), weight=1.5, pairing=pairing)
@@ -182,6 +221,50 @@ def test_trades_adds_the_kl_from_clean_to_adversarial(example: Any) -> None:
         clean, adversarial = example.model(example.x[i][None])[0], example.model(x_adv[i].clamp(0, 1)[None])[0]
         values.append(cross_entropy(clean, int(example.y[i])) + 6.0 * kl(clean, adversarial))
     example.assert_same(loss, mean(values))
+
+
+def test_trades_xent_attacks_the_cross_entropy_and_adds_the_kl(example: Any) -> None:
+    step = example.step(TradesXent(name="trades-xent", beta=6.0))
+    loss = at.Method(at.Config(name="at"), (LINF,)).loss(step)
+    values = []
+    for i in N:
+        clean = example.model(example.x[i][None])[0]
+        adversarial = example.model(attacked(example, i, LINF)[None])[0]
+        values.append(cross_entropy(clean, int(example.y[i])) + 6.0 * kl(clean, adversarial))
+    example.assert_same(loss, mean(values))
+
+
+def attacked_by_kl(example: Any, i: int, start: Tensor, threat: Threat) -> Tensor:
+    """The recipe's PGD on KL(clean || adversarial), one image alone, from ``start``."""
+    clean = example.model(example.x[i][None])[0].detach()
+    point = start
+    for _ in range(3):
+        at_point = point.clone().requires_grad_(True)
+        (grad,) = torch.autograd.grad(kl(clean, example.model(at_point[None])[0]), at_point)
+        point = move(point, example.x[i], grad, threat, 0.4 * threat.eps)
+    return point
+
+
+def test_ramp_with_trades_takes_the_higher_trades_loss_and_pairs_as_ever(example: Any) -> None:
+    example.attack = Pgd(name="pgd", steps=3, step={"linf": 0.4, "l2": 0.4, "l1": 0.4}, start="random")
+    config = ramp.Config(name="ramp", pair=("linf", "l1"), weight=1.5)
+    trades = Trades(name="trades", beta=6.0)
+    loss = ramp.Method(config, (LINF, L1)).loss(example.step(trades))
+    generators = example.step(trades).generators  # q is attacked first, and r goes on with the same generators
+    starts = [geometry.random_start(example.x, threat.norm, threat.eps, generators) for threat in (LINF, L1)]
+    highest, pairs = [], []
+    for i in N:
+        clean, label = example.model(example.x[i][None])[0], int(example.y[i])
+        q, r = (
+            example.model(attacked_by_kl(example, i, start[i], threat)[None])[0]
+            for start, threat in zip(starts, (LINF, L1), strict=True)
+        )
+        worse = max(kl(clean, q), kl(clean, r), key=Tensor.item)
+        highest.append(cross_entropy(clean, label) + 6.0 * worse)
+        if int(q.argmax()) == label:
+            pairs.append(kl(q, r))
+    assert 0 < len(pairs) < 6, "the example must have right and wrong points"
+    example.assert_same(loss, mean(highest) + 1.5 * mean(pairs))
 
 
 def test_attack_leaves_modes_gradients_and_parameters(example: Any) -> None:
