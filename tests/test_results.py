@@ -135,3 +135,12 @@ def test_unlike_results_say_why():
     assert "n: 4 against 3" in reasons
     assert "attack: standard" in reasons
     assert results.unlike(make(), make(model="another")) == []
+
+
+def test_preprocessing_is_written_where_there_was_some_and_keeps_results_apart():
+    data = DataInfo(source="folder", split="val", n=4, index_sha256="1" * 64, preprocessing="centre 288x288")
+    cut, plain = make(data=data), make(data=data.model_copy(update={"preprocessing": None}))
+    assert json.loads(cut.model_dump_json(by_alias=True))["data"]["preprocessing"] == "centre 288x288"
+    assert "preprocessing" not in json.loads(plain.model_dump_json(by_alias=True))["data"]
+    assert results.unlike(cut, plain) == ["preprocessing: centre 288x288 against images as they are"]
+    assert cut.data.text == "folder (val), centre 288x288" and plain.data.text == "folder (val)"

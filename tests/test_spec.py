@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from robustctl.errors import RequestError
-from robustctl.spec import ModelSpec
+from robustctl.spec import ModelSpec, Resize
 
 GOOD: dict[str, Any] = {
     "architecture": {"name": "wide-resnet", "args": {"depth": 10, "width": 1, "sub_block1": False}},
@@ -35,6 +35,9 @@ def test_a_spec_survives_being_written_and_read() -> None:
         ({"normalization": {"mean": [0.5], "std": [0.5]}}, "3 values"),
         ({"normalization": {"mean": [0.5] * 3, "std": [0.5, 0.5, 0.0]}}, "std"),
         ({"schema": "robustctl.model/2"}, "schema"),
+        ({"resize": {"side": 0}}, "resize.side"),
+        ({"resize": {"side": 36, "interpolation": "nearest"}}, "resize.interpolation"),
+        ({"resize": {"side": 36}, "input_shape": [3, 32, 48]}, "square"),
     ],
 )
 def test_a_fault_is_refused_by_the_name_of_its_key(change: dict[str, Any], words: str) -> None:
@@ -45,3 +48,14 @@ def test_a_fault_is_refused_by_the_name_of_its_key(change: dict[str, Any], words
 def test_a_bad_radius_is_refused() -> None:
     with pytest.raises(RequestError, match="'8/0'"):
         ModelSpec.model_validate(GOOD | {"eps": "8/0"})
+
+
+def test_only_imagenet_models_and_those_that_say_so_take_images_of_other_sizes() -> None:
+    spec = ModelSpec.model_validate(GOOD)
+    assert spec.resizing is None
+    imagenet = spec.model_copy(update={"dataset": "imagenet", "input_shape": (3, 224, 224)})
+    assert imagenet.resizing == Resize(side=256)
+    own = ModelSpec.model_validate({**GOOD, "resize": {"side": 32, "interpolation": "bicubic"}})
+    assert own.resizing == Resize(side=32, interpolation="bicubic")
+    assert own.resizing.text(32) == "shorter side to 32 (bicubic), centre 32x32"
+    assert Resize(side=None).text(288) == "centre 288x288"
