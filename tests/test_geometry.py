@@ -140,6 +140,26 @@ def test_random_starts_are_the_image_s_own_and_inside(norm: Norm) -> None:
 
 
 @pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("d", range(1, 9))
+@pytest.mark.parametrize("eps", [1e-3, 0.3, 20.0])
+def test_random_starts_from_corners_and_edges_are_the_noise_projected_by_bisection(
+    norm: Norm, d: int, eps: float
+) -> None:
+    x = torch.tensor([0.0, 1.0, 0.5, 1.0, 0.0, 0.25, 0.0, 1.0])[:d].view(1, 1, 1, d)
+    for seed in range(5):
+        start = geometry.random_start(x, norm, eps, geometry.image_generators(seed, [0], "a", 0))
+        noise = geometry.draw(x.double(), geometry.image_generators(seed, [0], "a", 0), uniform=norm == "linf")
+        if norm == "l1":
+            expected = nearest(x.double() + noise, x.double(), norm, eps)
+        else:
+            expected = (x.double() + eps * noise / geometry.norm(noise, norm)).clamp(0, 1)
+        torch.testing.assert_close(start.double(), expected, rtol=0, atol=2e-5)
+        assert start.isfinite().all()
+        assert start.min() >= 0 and start.max() <= 1
+        assert (geometry.norm(start.double() - x.double(), norm) <= eps * (1 + 1e-5)).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
 @given(seed=st.integers(0, 10**6), log_eps=st.floats(-6, 1.5))
 @settings(max_examples=60, deadline=None)
 def test_shrunk_points_are_inside_in_float64(norm: Norm, seed: int, log_eps: float) -> None:
