@@ -15,8 +15,9 @@ Result = TypeVar("Result")
 
 SHARE = 0.5
 """Of the available memory, what one pass may take."""
-TRANSIENT = 1.5
-"""A pass takes this many times what its forward half keeps: gradients and the workspace of convolutions come on top."""
+TRANSIENT = 2.0
+"""A pass takes this many times what its forward half keeps: gradients, the workspace of convolutions and gaps between
+freed tensors come on top."""
 IMAGE_COPIES = 12
 """An attack's own state and its temporaries, in copies of the image."""
 NO_LIMIT = 2**31
