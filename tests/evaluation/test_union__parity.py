@@ -51,8 +51,10 @@ def compare(mnist, n, threats, path):
 
 
 @pytest.mark.slow
-def test_on_mnist_every_norm_and_the_union_are_never_a_point_above_the_reference(mnist, tmp_path):
+def test_on_mnist_no_norm_and_not_the_union_is_more_than_half_a_point_above_the_reference(mnist, tmp_path):
     """Measured: -0.5, -2.0, -1.0 and -1.0 points. Below zero we are the stronger attack, with the referee's proof.
+
+    Of 200 points one is 0.5 points, the bound.
 
     The lower bound is 3 and not 1 point for l_2's sake: we project onto ball and box at once, the reference onto the
     ball and then clips, which wastes radius on MNIST's black pixels. With the reference's projection in place of ours
@@ -60,7 +62,7 @@ def test_on_mnist_every_norm_and_the_union_are_never_a_point_above_the_reference
     """
     differences = compare(mnist, 200, THREATS, tmp_path / "s.sqlite")
     print("ours minus reference, points (linf, l2, l1, union):", differences)
-    assert max(differences) <= 1.0
+    assert max(differences) <= 0.5
     assert min(differences) >= -3.0
 
 
