@@ -141,8 +141,9 @@ def verify(
     for found, fault in verify_weights(name):
         typer.echo(f"{found}: {fault or 'is what was fetched'}")
         faults += fault is not None
+    list_files = fetch.asked_once()
     for found in asked:
-        for line in fetch.check_sources(read_entry(found), found):
+        for line in fetch.check_sources(read_entry(found), found, list_files):
             typer.echo(f"{found}: {line}")
             faults += line.startswith("FAULT")
     if faults:

@@ -1,6 +1,7 @@
 """Brings the weights of registry entries from where their authors published them, and converts them."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -12,7 +13,7 @@ from robustctl.errors import RequestError, RobustctlError, RunError
 from robustctl.files import writing
 from robustctl.progress import progress
 from robustctl.registry.convert import convert
-from robustctl.registry.download import MAX_BYTES, Get, RemoteFile, Wanted, download, fault_of, probe, retried
+from robustctl.registry.download import MAX_BYTES, RemoteFile, Wanted, download, fault_of, probe, retried
 from robustctl.registry.entry import Entry, KeyRules, Source
 from robustctl.registry.folder import sha256
 from robustctl.registry.local import (
@@ -26,6 +27,9 @@ from robustctl.registry.local import (
 )
 from robustctl.registry.locate import entry_weights
 from robustctl.registry.pull import Meter
+
+ListFiles = Callable[[str, str], tuple[str, list[RemoteFile]]]
+"""Commit and files of a repo at a revision, as ``hub.list_files`` gives them."""
 
 
 def fetch_entry(name: str, entry: Entry, keep_original: bool = False) -> Path:
@@ -162,7 +166,9 @@ def _download(name: str, source: Source, path: Path, limit: int = MAX_BYTES) -> 
     return wanted
 
 
-def _wanted(source: Source, path: Path, record: Record | None, limit: int = MAX_BYTES) -> Wanted:
+def _wanted(
+    source: Source, path: Path, record: Record | None, limit: int = MAX_BYTES, list_files: ListFiles | None = None
+) -> Wanted:
     """What to download; a hash that the entry lacks is that of the first download."""
     from robustctl.registry import hub
 
@@ -170,7 +176,7 @@ def _wanted(source: Source, path: Path, record: Record | None, limit: int = MAX_
     digest, size = source.sha256 or (first and first.sha256), source.size or (first and first.size)
     if source.url:
         return Wanted(source.url, path, size, digest, limit=limit)
-    commit, there = on_hub(source)
+    commit, there = on_hub(source, list_files)
     for what, expected, found in (("size", size, there.size), ("SHA-256", digest, there.sha256)):
         if expected is not None and found is not None and expected != found:
             raise RequestError(f"{source}: its {what} is {found} on the hub now, expected {expected}")
@@ -179,19 +185,39 @@ def _wanted(source: Source, path: Path, record: Record | None, limit: int = MAX_
     return replace(hub.wanted(str(source.repo), commit, there, path), sha256=there.sha256 or digest)
 
 
-def on_hub(source: Source) -> tuple[str, RemoteFile]:
+def on_hub(source: Source, list_files: ListFiles | None = None) -> tuple[str, RemoteFile]:
     """The commit and the metadata of a hub source; raises RequestError where the file is gone."""
     from robustctl.registry import hub
 
     assert source.repo and source.revision  # the entry's own check
-    commit, files = hub.list_files(source.repo, source.revision)
+    commit, files = (list_files or hub.list_files)(source.repo, source.revision)
     found = [file for file in files if file.path == source.file]
     if not found:
         raise RequestError(f"{source.repo} has no file {source.file} at {source.revision}")
     return commit, found[0]
 
 
-def check_sources(entry: Entry, name: str) -> list[str]:
+def asked_once() -> ListFiles:
+    """``hub.list_files`` that asks about a repo only once, also where the answer is an error."""
+    from robustctl.registry import hub
+
+    answers: dict[tuple[str, str], tuple[str, list[RemoteFile]] | RobustctlError] = {}
+
+    def list_files(repo: str, revision: str) -> tuple[str, list[RemoteFile]]:
+        if (repo, revision) not in answers:
+            try:
+                answers[repo, revision] = hub.list_files(repo, revision)
+            except RobustctlError as error:
+                answers[repo, revision] = error
+        answer = answers[repo, revision]
+        if isinstance(answer, RobustctlError):
+            raise answer
+        return answer
+
+    return list_files
+
+
+def check_sources(entry: Entry, name: str, list_files: ListFiles) -> list[str]:
     """Ask every source of an entry about its file without fetching it; returns what each of them says."""
     from robustctl.registry import hub
 
@@ -202,18 +228,10 @@ def check_sources(entry: Entry, name: str) -> list[str]:
             said.append(f"{source}: by hand")
             continue
         try:
-            if source.repo:
-                _wanted(source, Path(source.file), record)
-            else:
-                _probe(source, hub.get)
+            wanted = _wanted(source, Path(source.file), record, list_files=list_files)
+            if source.url:
+                retried(str(wanted), partial(probe, wanted, hub.get))
             said.append(f"{source}: answers")
         except RobustctlError as error:
             said.append(f"FAULT {error}")
     return said
-
-
-def _probe(source: Source, get: Get) -> None:
-    """Open a plain file and look at the answer's head; the body is not read."""
-    assert source.url
-    wanted = Wanted(source.url, Path(source.file), source.size)
-    retried(str(wanted), partial(probe, wanted, get))

@@ -222,7 +222,11 @@ def write_sums(root: Path, sums: dict[str, str]) -> None:
 
 def fault_in(root: Path) -> str | None:
     """The first file of a directory that is not what its list of hashes says, or None."""
-    for name, digest in read_sums(root).items():
+    try:
+        sums = read_sums(root)
+    except RequestError as error:
+        return str(error)
+    for name, digest in sums.items():
         if not (root / name).is_file():
             return f"{root / name} is missing"
         if sha256(root / name) != digest:

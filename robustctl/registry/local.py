@@ -14,7 +14,7 @@ from robustctl.files import write_text, writing
 from robustctl.registry import entry as entries
 from robustctl.registry.convert import convert
 from robustctl.registry.entry import Entry, KeyRules, Source, check_name
-from robustctl.registry.folder import fault_in, sha256
+from robustctl.registry.folder import fault_in, read_sums, sha256
 from robustctl.registry.locate import (
     BUNDLED,
     entry_files,
@@ -27,6 +27,8 @@ from robustctl.registry.locate import (
     repo_home,
     split_revision,
 )
+from robustctl.registry.tensors import weights_sha256
+from robustctl.spec import CONFIG
 from robustctl.standards import STANDARDS
 
 MAX_TOKENIZER_BYTES = 10_000_000
@@ -258,11 +260,30 @@ def verify_weights(only: str | None) -> Iterator[tuple[str, str | None]]:
     """Hash the models that are here (one, if given); yields each name with its fault, or None."""
     for name in [only] if only else entry_files():
         weights = entry_weights(name)
-        if weights.is_file() and not weights.is_relative_to(BUNDLED):
-            record = read_record(name)
-            same = record is not None and record.sha256 == sha256(weights)
-            yield name, None if same else f"{weights} is not what was fetched"
+        if weights.is_file():
+            yield name, _fault_of_entry(name, weights)
     for repo in pulled():
         directory = pulled_directory(*split_revision(repo))
         if directory is not None and only in (None, repo):
-            yield repo, fault_in(directory)
+            yield repo, fault_in(directory) or _unlisted(directory)
+
+
+def _fault_of_entry(name: str, weights: Path) -> str | None:
+    """What is wrong with the weights of an entry, by their record; for those of the package, by the entry itself."""
+    try:
+        if weights.is_relative_to(BUNDLED):
+            same = weights_sha256(weights) == read_entry(name).provenance.get("weights_sha256")
+        else:
+            record = read_record(name)
+            same = record is not None and record.sha256 == sha256(weights)
+    except RequestError as error:
+        return str(error)
+    return None if same else f"{weights} is not what was fetched"
+
+
+def _unlisted(directory: Path) -> str | None:
+    """Nothing says what the files of a pulled repo were, if its list of hashes is gone or lacks one."""
+    listed = read_sums(directory)
+    needed = [directory / CONFIG, *directory.glob("*.safetensors")]
+    found = [path.name for path in needed if path.name not in listed]
+    return f"{directory}: no hash is known of {', '.join(found)}" if found else None

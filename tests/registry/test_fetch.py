@@ -14,6 +14,8 @@ from hub_server import TOKEN, Fault, Server
 import robustctl
 from robustctl.architectures import Classifier
 from robustctl.cli import main
+from robustctl.registry.entry import Entry
+from robustctl.registry.fetch import asked_once, check_sources
 from robustctl.registry.local import read_record
 from robustctl.registry.locate import home
 
@@ -38,21 +40,22 @@ def published(conv_model: Classifier) -> bytes:
     return buffer.getvalue()
 
 
+CONTENT: dict[str, object] = {
+    "description": "A model of <b>others</b>",
+    "architecture": {"name": "kw-small", "args": {"width": 2, "hidden": 8}},
+    "input_shape": [1, 8, 8],
+    "n_classes": 10,
+    "dataset": "digits",
+    "keys": {"at": ["model"], "strip": "module."},
+    "licence": "mit",
+    "accuracies": [{"value": 0.9, "n": 100, "protocol": "clean", "source": "a paper"}],
+    "citation": "Somebody: Something. 2020",
+}
+
+
 def add_entry(tmp_path: Path, sources: list[dict[str, object]], **more: object) -> None:
-    content = {
-        "description": "A model of <b>others</b>",
-        "architecture": {"name": "kw-small", "args": {"width": 2, "hidden": 8}},
-        "input_shape": [1, 8, 8],
-        "n_classes": 10,
-        "dataset": "digits",
-        "keys": {"at": ["model"], "strip": "module."},
-        "sources": sources,
-        "licence": "mit",
-        "accuracies": [{"value": 0.9, "n": 100, "protocol": "clean", "source": "a paper"}],
-        "citation": "Somebody: Something. 2020",
-    } | more
     path = tmp_path / "theirs.yaml"
-    path.write_text(yaml.safe_dump(content))
+    path.write_text(yaml.safe_dump(CONTENT | {"sources": sources} | more))
     assert robust("models", "add", path) == 0
 
 
@@ -287,6 +290,30 @@ def test_verify_asks_the_sources_without_fetching(
     hub.files.clear()
     assert robust("models", "verify", "theirs") == 1
     assert "FAULT" in capsys.readouterr().out
+
+
+def test_verify_knows_the_size_of_the_first_download(
+    hub: Server, tmp_path: Path, published: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.files["a.pt"] = published
+    add_entry(tmp_path, [url(hub)])
+    assert robust("pull", "theirs") == 0
+    hub.files["a.pt"] = published + b"grown"
+    capsys.readouterr()
+    assert robust("models", "verify", "theirs") == 1
+    assert f"has {len(published) + 5} bytes, expected {len(published)}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_repo_of_many_entries_is_asked_once(hub: Server, there: bool) -> None:
+    name = "them/m" if there else "them/gone"
+    hub.add("them/m", {"w.pt": b"weights"})
+    list_files = asked_once()
+    source = {"repo": name, "revision": "main", "file": "w.pt"}
+    for _ in range(3):
+        said = check_sources(Entry.model_validate(CONTENT | {"sources": [source]}), "x", list_files)
+        assert said[0].endswith("answers") if there else "is not on" in said[0]
+    assert len([line for line in hub.log if line.startswith("GET /api")]) == (2 if there else 1)
 
 
 def test_a_mirror_credits_its_source_and_gives_the_same_logits(

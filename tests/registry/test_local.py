@@ -1,6 +1,7 @@
 """models import, add, list, show, remove, verify through the command line, and the user's own entries."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from robustctl import checkpoint, data
 from robustctl.architectures import Classifier
 from robustctl.cli import main
 from robustctl.errors import RunError
+from robustctl.registry import local
 from robustctl.registry.locate import home, locate
 
 MNIST = ["--arch", "kw-small", "--dataset", "mnist", "--norm", "linf", "--eps", "0.3"]
@@ -108,6 +110,23 @@ def test_what_was_imported_is_listed_shown_verified_and_removed(file: Path, caps
     assert robust("models", "remove", "mine") == 0
     assert not [path for path in home().rglob("*") if path.is_file()]
     assert robust("models", "show", "mine") == 2
+
+
+def test_the_weights_that_come_with_the_package_are_verified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert robust("models", "verify", "digits-linf", "--local") == 0
+    assert "digits-linf: is what was fetched" in capsys.readouterr().out
+    tensors = load_file(local.BUNDLED / "weights" / "digits-linf.safetensors")
+    tensors["0.bias"] += 1
+    for place in ("weights", "entries"):
+        (tmp_path / place).mkdir()
+    checkpoint.save_tensors(tensors, tmp_path / "weights" / "digits-linf.safetensors")
+    shutil.copy(local.BUNDLED / "entries" / "digits-linf.yaml", tmp_path / "entries")
+    for module in ("local", "locate"):
+        monkeypatch.setattr(f"robustctl.registry.{module}.BUNDLED", tmp_path)
+    assert robust("models", "verify", "--local") == 1
+    assert "digits-linf.safetensors is not what was fetched" in capsys.readouterr().out
 
 
 def test_changed_weights_are_found_by_verify(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -190,7 +190,7 @@ def test_the_path_of_a_directory_may_hold_an_at_sign(tmp_path: Path, model_dir: 
     original, _ = checkpoint.load_model(model_dir)
     x = torch.rand(3, 1, 8, 8)
     assert torch.equal(model(x), original(x))
-    assert dict(verify_weights(None)) == {f"file://{place}": None}
+    assert dict(verify_weights(f"file://{place}")) == {f"file://{place}": None}
 
 
 def _pull_in_process(repo: str) -> None:
@@ -240,6 +240,16 @@ def test_a_bad_index_of_shards_is_refused(hub: Server, repo: str, index: bytes, 
     located = locate(str(pull(repo)))
     with pytest.raises(RequestError, match=message):
         checkpoint.load_from(located.spec, located.weights)
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [(None, "no hash is known of config.json, model.safetensors"), (b"", "no hash is known"), (b"\xff", "cannot read")],
+)
+def test_a_pulled_repo_without_its_hashes_is_not_called_intact(repo: str, content: bytes | None, fault: str) -> None:
+    sums = pull(repo) / "SHA256SUMS"
+    sums.unlink() if content is None else sums.write_bytes(content)
+    assert fault in str(dict(verify_weights(repo))[repo])
 
 
 def test_verify_finds_changed_weights_of_a_pulled_repo(repo: str) -> None:
