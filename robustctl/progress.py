@@ -11,9 +11,12 @@ SECONDS_BETWEEN_PLAIN_LINES = 30.0
 
 
 class Advance(Protocol):
-    """Report ``n`` more units done, with an optional short note such as ``robust 41.2 %``."""
+    """Report ``n`` more units done, with an optional short note such as ``robust 41.2 %``.
 
-    def __call__(self, n: int, note: str = "") -> None: ...
+    ``total`` is given where only the work itself has told it.
+    """
+
+    def __call__(self, n: int, note: str = "", total: int | None = None) -> None: ...
 
 
 def say(line: str) -> None:
@@ -23,14 +26,14 @@ def say(line: str) -> None:
 
 
 @contextmanager
-def progress(description: str, total: int, done: int = 0) -> Iterator[Advance]:
-    """Show progress through ``total`` units while the block runs.
+def progress(description: str, total: int | None, done: int = 0) -> Iterator[Advance]:
+    """Show progress through ``total`` units (None: not known yet) while the block runs.
 
     ``done`` of them were done before: the time left follows from the others.
     A terminal gets a live bar; a log file gets a plain line every half minute; ``--quiet`` silences both.
     """
     if "ROBUSTCTL_QUIET" in os.environ:
-        yield lambda n, note="": None
+        yield lambda n, note="", total=None: None
     elif sys.stderr.isatty():
         with _bar(description, total, done) as advance:
             yield advance
@@ -39,7 +42,7 @@ def progress(description: str, total: int, done: int = 0) -> Iterator[Advance]:
 
 
 @contextmanager
-def _bar(description: str, total: int, before: int) -> Iterator[Advance]:
+def _bar(description: str, total: int | None, before: int) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -53,24 +56,26 @@ def _bar(description: str, total: int, before: int) -> Iterator[Advance]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(description, total=total, completed=before, note="")
 
-        def advance(n: int, note: str = "") -> None:
-            bar.update(task, advance=n, note=note)
+        def advance(n: int, note: str = "", total: int | None = None) -> None:
+            bar.update(task, advance=n, note=note, total=total)
 
         yield advance
 
 
-def _plain(description: str, total: int, before: int) -> Advance:
+def _plain(description: str, whole: int | None, before: int) -> Advance:
     start = last = time.monotonic()
     done = before
 
-    def advance(n: int, note: str = "") -> None:
-        nonlocal done, last
+    def advance(n: int, note: str = "", total: int | None = None) -> None:
+        nonlocal done, last, whole
+        whole = total or whole
         done += n
         now = time.monotonic()
         if now - last < SECONDS_BETWEEN_PLAIN_LINES or done == before:
             return
         last = now
-        left = (now - start) / (done - before) * (total - done)
-        print(f"{description}: {done}/{total}, about {left:.0f} s left {note}".rstrip(), file=sys.stderr, flush=True)
+        seconds = (now - start) / (done - before)
+        left = f"/{whole}, about {seconds * (whole - done):.0f} s left" if whole else ""
+        print(f"{description}: {done}{left} {note}".rstrip(), file=sys.stderr, flush=True)
 
     return advance

@@ -33,6 +33,19 @@ def test_what_was_done_before_does_not_shorten_the_time_left(
     assert capsys.readouterr().err == "training: 950/1000, about 200 s left\n"
 
 
+def test_a_total_that_is_not_known_yet_is_not_invented(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_PLAIN_LINES", 0.0)
+    with progress.progress("m (MB)", None) as advance:
+        advance(4)
+        advance(0, total=10)
+        advance(4)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "m (MB): 4"
+    assert lines[-1] == "m (MB): 8/10, about 0 s left"
+
+
 def test_lines_are_rare(capsys: pytest.CaptureFixture[str]) -> None:
     with progress.progress("attack", 1000) as advance:
         for _ in range(1000):
@@ -50,6 +63,8 @@ def test_quiet_is_silent(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
 
 def test_a_terminal_gets_a_bar_on_stderr(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with progress.progress("attack", 2) as advance:
-        advance(2, "done")
+    for total in (2, None):
+        with progress.progress("attack", total) as advance:
+            advance(2, "done")
+            advance(0, total=2)
     assert capsys.readouterr().out == ""

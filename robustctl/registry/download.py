@@ -83,23 +83,30 @@ class Again(ConnectionError):
         self.wait = wait
 
 
-def download(wanted: Wanted, get: Get, advance: Callable[[int], None]) -> None:
+def download(
+    wanted: Wanted, get: Get, advance: Callable[[int], None], announce: Callable[[int], None] = lambda size: None
+) -> None:
     """Bring ``wanted.path``, atomically: it appears when every byte has been checked.
 
-    What has arrived survives a failure beside it (``.part``), and is continued where the hash is known.
+    What has arrived survives a failure beside it (``.part``). It is continued where the hash is known, or where the
+    server says that its file is still the same one (``.part.version`` holds its ETag or date).
+
+    Args:
+        advance: called with the number of bytes that have arrived since the last call.
+        announce: called with the size where only the server's answer tells it.
 
     Raises:
         RequestError: the server says that there is no such file, or that this user may not have it.
         RunError: everything else, with what to do; the same command continues.
     """
     part = wanted.path.with_name(f"{wanted.path.name}.part")
-    if not wanted.hashed:
-        part.unlink(missing_ok=True)  # only a known hash tells whether old bytes and new ones are of the same file
-    _check_space(wanted, part)
-    retried(str(wanted), lambda: _fetch(wanted, part, get, advance))
+    if wanted.size is not None:
+        _check_space(wanted, part, wanted.size)
+    retried(str(wanted), lambda: _fetch(wanted, part, get, advance, announce))
     _check(wanted, part)
     with writing(wanted.path):
         part.replace(wanted.path)
+        _version_file(part).unlink(missing_ok=True)
 
 
 def shown(url: str) -> str:
@@ -136,15 +143,30 @@ def _wait(attempt: int, error: ConnectionError) -> float:
     return min(max(own, asked), LONGEST_WAIT_SECONDS)
 
 
-def _fetch(wanted: Wanted, part: Path, get: Get, advance: Callable[[int], None]) -> None:
-    """One attempt: continue ``part`` if it has bytes, else begin it."""
+def _fetch(
+    wanted: Wanted, part: Path, get: Get, advance: Callable[[int], None], announce: Callable[[int], None]
+) -> None:
+    """One attempt: continue ``part`` if it has bytes of the same file, else begin it."""
     have = part.stat().st_size if part.is_file() else 0
+    version = _read_version(part)
+    if not wanted.hashed and version is None:
+        have = 0  # nothing would tell whether old bytes and new ones are of the same file
     if wanted.size and have >= wanted.size:
         return
     headers = wanted.headers | {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    if have and version and not wanted.hashed:
+        headers |= {"If-Range": version}
     with get(wanted.url, headers) as response:
         _refuse(wanted, response)
         continued = response.status_code == 206
+        if not wanted.hashed:
+            if continued and _version(response) != version:
+                _version_file(part).unlink(missing_ok=True)
+                raise Again("the file there has changed meanwhile")
+            _write_version(part, response)
+        if wanted.size is None and (size := _announced(response, have if continued else 0)) is not None:
+            announce(size)
+            _check_space(wanted, part, size)
         with writing(part), part.open("ab" if continued else "wb") as file:
             got = have if continued else 0
             limit = wanted.size if wanted.size is not None else wanted.limit
@@ -157,6 +179,28 @@ def _fetch(wanted: Wanted, part: Path, get: Get, advance: Callable[[int], None])
     expected = wanted.size if wanted.size is not None else _announced(response, have if continued else 0)
     if expected is not None and got < expected:
         raise Again(f"the connection ended after {got} of {expected} bytes")
+
+
+def _version(response: Response) -> str | None:
+    """What changes when the server's file does: its strong ETag, else its date."""
+    tag: str = response.headers.get("etag", "")
+    date: str = response.headers.get("last-modified", "")
+    return tag if tag and not tag.startswith("W/") else date or None
+
+
+def _version_file(part: Path) -> Path:
+    return part.with_name(f"{part.name}.version")
+
+
+def _read_version(part: Path) -> str | None:
+    """The version of the file that ``part`` is the beginning of, where it is known."""
+    path = _version_file(part)
+    return (path.read_text(encoding="latin-1").strip() or None) if path.is_file() else None
+
+
+def _write_version(part: Path, response: Response) -> None:
+    with writing(part):
+        _version_file(part).write_text(_version(response) or "", encoding="latin-1")
 
 
 def _announced(response: Response, before: int) -> int | None:
@@ -225,10 +269,8 @@ def git_sha1(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
-def _check_space(wanted: Wanted, part: Path) -> None:
-    if wanted.size is None:
-        return
-    missing = wanted.size - (part.stat().st_size if part.is_file() else 0)
+def _check_space(wanted: Wanted, part: Path, size: int) -> None:
+    missing = size - (part.stat().st_size if part.is_file() else 0)
     free = shutil.disk_usage(wanted.path.parent).free
     if missing > free:
         raise RunError(f"{wanted.path.parent} has {free} bytes free, {wanted} needs {missing}; make room first")

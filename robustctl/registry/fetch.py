@@ -161,8 +161,9 @@ def _download(name: str, source: Source, path: Path, limit: int = MAX_BYTES) -> 
 
     wanted = _wanted(source, path, read_record(name), limit)
     if not path.is_file() or fault_of(wanted, path):  # an earlier command may have got this far
-        with progress(f"{name} (MB)", round((wanted.size or 0) / 1e6)) as advance:
-            download(wanted, hub.get, Meter(advance))
+        with progress(f"{name} (MB)", wanted.size and round(wanted.size / 1e6)) as advance:
+            meter = Meter(advance)
+            download(wanted, hub.get, meter, meter.announce)
     return wanted
 
 

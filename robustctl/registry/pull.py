@@ -157,6 +157,10 @@ class Meter:
         self.advance = advance
         self.bytes = 0
 
+    def announce(self, size: int) -> None:
+        """Say how many bytes there will be, where that was not known."""
+        self.advance(0, total=round(size / 1e6))
+
     def __call__(self, n: int) -> None:
         before = self.bytes // 1_000_000
         self.bytes += n

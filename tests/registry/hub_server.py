@@ -55,6 +55,7 @@ class Server:
         self.users = users
         self.repos: dict[str, Repo] = {}
         self.files: dict[str, bytes] = {}
+        self.headers: dict[str, str] = {}  # of answers about ``files``
         self.faults: list[Fault] = []
         self.log: list[str] = []
         self.roles: dict[str, str] = {}  # of every user in an organisation, where it is not the right to write
@@ -246,13 +247,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def plain(self, path: str) -> None:
         if path in self.hub.files:
-            self.send_content(self.hub.files[path], {})
+            self.send_content(self.hub.files[path], {"ETag": f'"{hash(self.hub.files[path])}"'} | self.hub.headers)
         else:
             self.answer(404, b"no such file")
 
     def send_content(self, stored: Path | bytes, headers: dict[str, str]) -> None:
         size = size_of(stored)
         found = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        asked = self.headers.get("If-Range")
+        if asked and asked not in (headers.get("ETag"), headers.get("Last-Modified")):
+            found = None
         start = int(found[1]) if found else 0
         if start >= size > 0:
             self.answer(416, b"")
