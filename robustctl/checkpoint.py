@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from robustctl.architectures import Classifier, build
+from robustctl.architectures import Classifier, build, empty_copy
 from robustctl.errors import RequestError
 from robustctl.files import atomic_path, write_text
 from robustctl.spec import CONFIG, WEIGHTS, ModelSpec, read_spec
@@ -65,7 +65,23 @@ def load_weights(model: Classifier, tensors: Mapping[str, Tensor], source: str) 
     Raises:
         RequestError: missing, unexpected or misshaped tensors (all are listed), or values that are not finite.
     """
-    wanted = model.net.state_dict()
+    _compare(model.net.state_dict(), tensors, source)
+    broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if broken:
+        raise RequestError(f"weights of {source} hold NaN or infinity in: {', '.join(broken)}")
+    model.net.load_state_dict(dict(tensors), strict=True)
+
+
+def require_fit(spec: ModelSpec, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Raise RequestError, as ``load_weights`` does, for tensors of other names and shapes; takes no memory.
+
+    What was not built yet is not built for them then: a spec from anybody's repo may describe a network of any size.
+    """
+    if (empty := empty_copy(spec)) is not None:
+        _compare(empty.state_dict(), tensors, source)
+
+
+def _compare(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str) -> None:
     faults = [f"missing {name}" for name in wanted if name not in tensors]
     faults += [f"unexpected {name}" for name in tensors if name not in wanted]
     faults += [
@@ -75,10 +91,6 @@ def load_weights(model: Classifier, tensors: Mapping[str, Tensor], source: str) 
     ]
     if faults:
         raise RequestError(f"weights of {source} do not fit the architecture:\n  " + "\n  ".join(faults))
-    broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
-    if broken:
-        raise RequestError(f"weights of {source} hold NaN or infinity in: {', '.join(broken)}")
-    model.net.load_state_dict(dict(tensors), strict=True)
 
 
 def save_model(model: Classifier, spec: ModelSpec, directory: Path) -> None:
@@ -102,8 +114,10 @@ def load_model(directory: Path) -> tuple[Classifier, ModelSpec]:
 
 def load_from(spec: ModelSpec, weights: Path) -> Classifier:
     """Build the spec's classifier in eval mode and fill it from one weights file; raises as ``load_model`` does."""
+    tensors = read_tensors(weights)
+    require_fit(spec, tensors, str(weights))
     model = build(spec)
-    load_weights(model, read_tensors(weights), str(weights))
+    load_weights(model, tensors, str(weights))
     return model.eval()
 
 

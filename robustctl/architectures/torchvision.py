@@ -14,18 +14,17 @@ def build(n_classes: int, input_shape: tuple[int, int, int], model: str = "resne
         model: its name in torchvision.
 
     Raises:
-        RequestError: torchvision is missing or broken, or has no such model, or the images have not 3 channels.
+        RequestError: torchvision is missing or broken, or has no such classifier, or the images have not 3 channels.
     """
     try:
-        from torchvision.models import get_model
+        from torchvision import models
     except (ImportError, RuntimeError) as error:
         raise RequestError(
             f"torchvision/{model} needs the package torchvision (pip install torchvision): {error}"
         ) from None
     if input_shape[0] != 3:
         raise RequestError(f"torchvision/{model} takes 3 channels, not {input_shape[0]}")
-    try:
-        net: nn.Module = get_model(model, weights=None, num_classes=n_classes)
-    except ValueError as error:
-        raise RequestError(f"torchvision/{model}: {error}") from None
+    if model not in models.list_models(module=models):  # others fetch the weights of a backbone while they are built
+        raise RequestError(f"torchvision has no classifier {model!r}")
+    net: nn.Module = models.get_model(model, weights=None, num_classes=n_classes)
     return net

@@ -1,13 +1,16 @@
 """Of ``robustctl/architectures/__init__.py``, and of every family found there."""
 
+import resource
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from robustctl import checkpoint, data, discovery
-from robustctl.architectures import build
+from robustctl.architectures import build, empty_copy
 from robustctl.errors import RequestError
 from robustctl.spec import Architecture, ModelSpec, Normalization
 
@@ -54,6 +57,80 @@ def test_an_unknown_argument_is_answered_with_the_arguments() -> None:
     architecture = Architecture(name="wide-resnet", args={"deepth": 10})
     with pytest.raises(RequestError, match=r"deepth.*Its arguments: depth, width, sub_block1\."):
         build(_spec("kw-small", architecture=architecture))
+
+
+HUGE = 10**9
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "message"),
+    [
+        ("os.system", {"command": "touch trace"}, "unknown architecture 'os.system'"),
+        ("../../evil", {}, "unknown architecture"),
+        ("wide-resnet", {"width": -1}, "width is -1; it must be from 1 to 100000"),
+        ("wide-resnet", {"depth": 6 * HUGE + 4}, "depth is 6000000004; it must be from 1 to 1000"),
+        ("wide-resnet", {"depth": 28, "width": 2000}, r"billion parameters, more than 5"),
+        ("dm-wide-resnet", {"width": 0}, "width is 0"),
+        ("resnet", {"depth": 50, "width": float("nan")}, "width is nan"),
+        ("kw-small", {"hidden": 100_000, "width": 100_000}, "billion parameters"),
+        ("kw-small", {"hidden": 1.5}, "kw-small"),
+        ("clip", {"patch_size": 0}, "patch_size is 0"),
+        ("clip", {"heads": 5}, "architecture clip cannot be built with {'heads': 5}"),
+        ("clip", {"activation": "none"}, "architecture clip cannot be built with {'activation': 'none'}"),
+        ("clip", {"image_size": 100_000, "patch_size": 1}, "billion parameters"),
+        ("clip", {"layers": HUGE}, "layers is 1000000000"),
+    ],
+)
+def test_a_spec_that_no_network_has_is_refused_before_it_takes_memory(
+    name: str, args: dict[str, int], message: str
+) -> None:
+    if name == "clip":
+        pytest.importorskip("transformers", reason="CLIP is an extra")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(RequestError, match=message):
+        build(_spec("kw-small", architecture=Architecture(name=name, args=args)))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB
+
+
+@pytest.mark.parametrize(
+    "changes", [{"n_classes": HUGE}, {"input_shape": (HUGE, 32, 32)}, {"input_shape": (3, HUGE, HUGE)}], ids=str
+)
+def test_a_shape_that_no_network_has_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(RequestError, match="architecture kw-small"):
+        build(_spec("kw-small", **changes))
+
+
+def test_weights_that_do_not_fit_are_refused_before_the_network_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint.save_tensors(build(_spec("wide-resnet")).net.state_dict(), tmp_path / "w.safetensors")
+    monkeypatch.setattr(checkpoint, "build", lambda spec: pytest.fail("memory was taken"))
+    large = _spec("wide-resnet", architecture=Architecture(name="wide-resnet", args={"depth": 10, "width": 100}))
+    with pytest.raises(RequestError, match="do not fit the architecture"):
+        checkpoint.load_from(large, tmp_path / "w.safetensors")
+
+
+def test_the_empty_copy_leaves_the_random_state_alone() -> None:
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    assert empty_copy(_spec("wide-resnet")) is not None
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_of_torchvision_only_classifiers_are_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``get_model("fcn_resnet50", weights=None)`` would fetch the weights of its backbone."""
+    models = ModuleType("torchvision.models")
+    known = {"vgg16_bn": models, "fcn_resnet50": None}
+    models.list_models = lambda module=None: [name for name, home in known.items() if home is module]
+    models.get_model = lambda name, weights, num_classes: torch.nn.Linear(3, num_classes)
+    package = ModuleType("torchvision")
+    package.models = models
+    monkeypatch.setitem(sys.modules, "torchvision", package)
+    monkeypatch.setitem(sys.modules, "torchvision.models", models)
+    build(_spec("kw-small", architecture=Architecture(name="torchvision/vgg16_bn")))
+    for name in ("fcn_resnet50", "raft_large", "VGG16_BN"):
+        with pytest.raises(RequestError, match=f"torchvision has no classifier '{name}'"):
+            build(_spec("kw-small", architecture=Architecture(name=f"torchvision/{name}")))
 
 
 def test_published_wide_resnet_loads_strictly_and_classifies(shared: Path) -> None:
