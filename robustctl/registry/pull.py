@@ -1,5 +1,6 @@
 """Brings repos of the hub, or of a plain directory (``file://``), into ``home()``: pinned, verified, atomic."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -8,6 +9,7 @@ from typing import Any, Protocol
 
 from filelock import FileLock
 
+from robustctl.discovery import names, unknown
 from robustctl.errors import RequestError
 from robustctl.files import write_text, writing
 from robustctl.progress import Advance, progress
@@ -27,9 +29,15 @@ from robustctl.registry.locate import (
     repo_home,
     split_revision,
 )
-from robustctl.spec import CONFIG, WEIGHTS, read_spec
+from robustctl.spec import CONFIG, WEIGHTS, ModelSpec, read_spec
 
 SMALL = 10_000_000  # bound of everything that is not weights
+ALL_SMALL = 10 * SMALL
+MAX_FILES = 1000
+UNQUESTIONED = 2 << 30  # to ask how large weights may be takes torch, which takes longer than to fetch a common model
+MAX_NAMED = 20 << 30  # of a model of another library
+RECORD = re.compile(r"robustctl/[\w.-]+\.json", re.ASCII)
+SHARD = re.compile(r"model-[\w-]+\.safetensors", re.ASCII)
 INDEX = "model.safetensors.index.json"
 
 
@@ -52,16 +60,19 @@ def pull(repo: str, revision: str = "main") -> Path:
         return here
     commit, files = registry.list_files(repo, revision)
     chosen = [file for file in files if _is_ours(file.path)]
-    names = {file.path for file in chosen}
-    if CONFIG not in names or not names & {WEIGHTS, INDEX}:
+    paths = {file.path for file in chosen}
+    if CONFIG not in paths or not paths & {WEIGHTS, INDEX}:
         raise RequestError(f"{repo} is not a model of robustctl: it lacks {CONFIG} or {WEIGHTS}")
-    _check_sizes(repo, chosen)
+    small = [file for file in chosen if not _is_weights(file.path)]
+    _check_sizes(repo, chosen, small)
     directory = repo_home(repo) / commit
     with _locked(directory):
         if not directory.is_dir():
             want = partial(registry.wanted, repo, commit)
-            staging = _fetch(repo, chosen, directory, want, registry.get)
-            read_spec(staging)
+            staging = _fetch(repo, small, directory, want, registry.get)
+            weights = [file for file in chosen if _is_weights(file.path)]
+            _check_spec(repo, read_spec(staging), sum(file.size for file in weights))
+            _fetch(repo, weights, directory, want, registry.get)
             folder.write_sums(staging, {file.path: file.sha256 or sha256(staging / file.path) for file in chosen})
             staging.replace(directory)
     write_text(_made(ref_file(repo, revision)), commit)
@@ -120,19 +131,41 @@ def fetch_dataset(repo: str, split: str | None) -> Path:
 
 def _is_ours(path: str) -> bool:
     """The files that ``push`` writes; nothing else is fetched."""
-    if path in (CONFIG, WEIGHTS, INDEX, "README.md", "recipe.yaml") or path.startswith("robustctl/"):
-        return True
-    return path.startswith("model-") and path.endswith(".safetensors") and "/" not in path
+    small = (CONFIG, INDEX, "README.md", "recipe.yaml")
+    return path in small or _is_weights(path) or RECORD.fullmatch(path) is not None
+
+
+def _is_weights(path: str) -> bool:
+    return path == WEIGHTS or SHARD.fullmatch(path) is not None
 
 
 def _is_images(path: str, split: str | None) -> bool:
     return path.endswith(".parquet") and (split is None or Path(path).name.startswith(f"{split}-"))
 
 
-def _check_sizes(repo: str, files: list[RemoteFile]) -> None:
-    for file in files:
-        if not file.path.endswith(".safetensors") and file.size > SMALL:
+def _check_sizes(repo: str, files: list[RemoteFile], small: list[RemoteFile]) -> None:
+    if len(files) > MAX_FILES:
+        raise RequestError(f"{repo} has {len(files)} files of a model, more than {MAX_FILES}; nothing was fetched")
+    for file in small:
+        if file.size > SMALL:
             raise RequestError(f"{repo}: {file.path} has {file.size} bytes, more than {SMALL}; nothing was fetched")
+    if (total := sum(file.size for file in small)) > ALL_SMALL:
+        raise RequestError(f"{repo} has {total} bytes beside its weights, more than {ALL_SMALL}; nothing was fetched")
+
+
+def _check_spec(repo: str, spec: ModelSpec, weights: int) -> None:
+    """Before weights are fetched: is the architecture one of ours, and can it have so many bytes?"""
+    family = spec.architecture.name.partition("/")[0]
+    if family not in names("robustctl.architectures"):
+        raise RequestError(f"{repo}: {unknown('architecture', family, names('robustctl.architectures'))}")
+    if weights <= UNQUESTIONED:
+        return
+    from robustctl.architectures import empty_copy
+
+    empty = empty_copy(spec)
+    largest = 8 * sum(tensor.numel() for tensor in empty.state_dict().values()) + SMALL if empty else MAX_NAMED
+    if weights > largest:
+        raise RequestError(f"{repo} has weights of {weights} bytes; its {CONFIG} describes at most {largest}")
 
 
 def _fetch(

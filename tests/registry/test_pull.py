@@ -1,5 +1,6 @@
 """Pulling with the real hub client from a hub on the loopback."""
 
+import json
 import multiprocessing
 import re
 import socket
@@ -12,6 +13,7 @@ from hub_server import Fault, Server
 import robustctl
 from robustctl import checkpoint
 from robustctl.errors import RequestError, RunError
+from robustctl.registry import pull as module
 from robustctl.registry.folder import push
 from robustctl.registry.local import remove, verify_weights
 from robustctl.registry.locate import home as home_dir
@@ -153,6 +155,69 @@ def test_a_config_that_names_code_is_refused_and_leaves_nothing(hub: Server, rep
         pull(repo)
     with pytest.raises(RequestError, match="neither a directory nor a pulled repo"):
         locate(repo)
+
+
+def spec(**changes: object) -> bytes:
+    content: dict[str, object] = {
+        "schema": "robustctl.model/1",
+        "architecture": {"name": "kw-small", "args": {"width": 2, "hidden": 8}},
+        "input_shape": [1, 8, 8],
+        "n_classes": 10,
+        "dataset": "digits",
+    }
+    return json.dumps(content | changes).encode()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            spec(architecture={"name": "os.system", "args": {"command": "touch trace"}}),
+            "unknown architecture 'os.system'",
+        ),
+        (spec(architecture={"name": "../registry/hub", "args": {}}), "unknown architecture"),
+        (spec(architecture={"name": "wide_resnet.WideResNet", "args": {}}), "unknown architecture"),
+    ],
+    ids=range(3),
+)
+def test_a_valid_config_whose_architecture_is_code_is_refused_before_the_weights(
+    hub: Server, repo: str, config: bytes, message: str
+) -> None:
+    hub.add(repo, {"config.json": config})
+    with pytest.raises(RequestError, match=message):
+        pull(repo)
+    assert not [line for line in hub.log if "safetensors" in line]
+
+
+def test_weights_larger_than_the_config_allows_are_refused_before_they_are_fetched(
+    hub: Server, repo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "UNQUESTIONED", 1000)
+    monkeypatch.setattr(module, "SMALL", 10_000)
+    assert pull(repo).is_dir()
+    hub.add(repo, {"model.safetensors": b"x" * 30_000})
+    with pytest.raises(RequestError, match=r"has weights of 30000 bytes; its config.json describes at most \d+"):
+        pull(repo)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["robustctl/huge.safetensors", "robustctl/a/b.json", "robustctl/x.pkl", "model-1/2.safetensors", "x.safetensors"],
+)
+def test_files_that_push_does_not_write_are_not_fetched(hub: Server, repo: str, path: str) -> None:
+    hub.add(repo, {path: b"x"})
+    assert not (pull(repo) / path).exists()
+
+
+def test_the_number_of_files_and_their_sum_are_bounded(hub: Server, repo: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.add(repo, {f"robustctl/eval-{i}.json": b"x" * 100 for i in range(5)})
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "MAX_FILES", 7)
+        with pytest.raises(RequestError, match="alice/m has 8 files of a model, more than 7"):
+            pull(repo)
+    monkeypatch.setattr(module, "ALL_SMALL", 500)
+    with pytest.raises(RequestError, match=r"alice/m has \d+ bytes beside its weights, more than 500"):
+        pull(repo)
 
 
 @pytest.mark.parametrize("path", ["robustctl/../../evil", "/etc/x", "robustctl/a\\b", "robustctl/c:d"])
