@@ -7,8 +7,11 @@ from torch import Tensor, nn
 
 from robustctl import checkpoint
 from robustctl.architectures import build
+from robustctl.errors import RequestError
 from robustctl.registry.hub import pytorch_mixin
-from robustctl.spec import ModelSpec
+from robustctl.registry.locate import pulled_directory
+from robustctl.registry.pull import pull
+from robustctl.spec import WEIGHTS, ModelSpec, read_spec
 
 
 class RobustClassifier(nn.Module, pytorch_mixin()):  # type: ignore[misc]  # the class is known only at run time
@@ -27,7 +30,41 @@ class RobustClassifier(nn.Module, pytorch_mixin()):  # type: ignore[misc]  # the
         checkpoint.save_model(self.classifier, self.spec, save_directory)
 
     @classmethod
-    def _load_as_safetensor(cls, model: Self, model_file: str, map_location: str, strict: bool) -> Self:
-        """Load the network's own tensor names; always strictly."""
-        checkpoint.load_weights(model.classifier, checkpoint.read_tensors(Path(model_file)), model_file)
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        map_location: str = "cpu",
+        **_others: object,
+    ) -> Self:
+        """Pull and load as ``robustctl`` does: every file checked, shards too, tensors loaded strictly, no pickle ever.
+
+        The mixin's own way would read ``pytorch_model.bin`` where there are no safetensors, and ignore missing tensors.
+        Its other options (``cache_dir``, ``strict``, ...) change nothing here; the token is that of the environment.
+
+        Raises:
+            RequestError: no such model, or a damaged one.
+            RunError: it could not be fetched.
+        """
+        if isinstance(token, str):
+            raise RequestError("from_pretrained takes no token here; set HF_TOKEN")
+        directory = _directory(str(pretrained_model_name_or_path), revision or "main", local_files_only)
+        spec, weights = read_spec(directory), directory / WEIGHTS
+        tensors = checkpoint.read_tensors(weights)
+        checkpoint.require_fit(spec, tensors, str(weights))
+        model = cls(spec.model_dump(mode="json", by_alias=True))
+        checkpoint.load_weights(model.classifier, tensors, str(weights))
         return model.to(map_location).eval()
+
+
+def _directory(model_id: str, revision: str, local_files_only: bool) -> Path:
+    if Path(model_id).is_dir():
+        return Path(model_id)
+    if not local_files_only:
+        return pull(model_id, revision)
+    if (directory := pulled_directory(model_id, revision)) is None:
+        raise RequestError(f"{model_id} is not here; robustctl pull {model_id}")
+    return directory
