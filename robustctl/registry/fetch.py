@@ -141,7 +141,7 @@ def _fetch(name: str, entry: Entry, source: Source, keep_original: bool) -> Path
             entry.spec,
             entry.keys,
             zero_shot=entry.zero_shot,
-            tokenizer=tokenizer and tokenizer.path,
+            tokenizer=tokenizer.path if tokenizer else None,
             record=partial(write_record, name=name, source=(source.place, published.path), tokenizer=of_tokenizer),
         )
     except RequestError:
@@ -174,7 +174,8 @@ def _wanted(
     from robustctl.registry import hub
 
     first = record.files.get(source.place) if record else None
-    digest, size = source.sha256 or (first and first.sha256), source.size or (first and first.size)
+    digest = source.sha256 or (first.sha256 if first else None)
+    size = source.size or (first.size if first else None)
     if source.url:
         return Wanted(source.url, path, size, digest, limit=limit)
     commit, there = on_hub(source, list_files)
