@@ -114,4 +114,5 @@ def _available_bytes() -> int | None:
 
 def out_of_memory(error: RuntimeError) -> bool:
     """Whether memory ran out, of the device or (a plain RuntimeError of the allocator) of the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error) or "enough memory" in str(error)
+    words = ("allocate memory", "enough memory", "ALLOC_FAILED")  # the last is of cuDNN and cuBLAS
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
