@@ -31,7 +31,7 @@ class Files:
 
     def name(self, i: int) -> str:
         """The file's path."""
-        return str(self.root / self.names[i])
+        return f"{self.root}/{self.names[i]}"
 
     def shuffled(self, indices: Tensor, generator: Generator) -> Tensor:
         """A permutation: one file is read as fast as another."""
