@@ -1,3 +1,4 @@
+import csv
 import re
 import subprocess
 import sys
@@ -87,6 +88,29 @@ def test_imagenets_batches_shrink_as_images_grow() -> None:
     for phases in resized:
         assert [phase.size for phase in phases] == sorted({phase.size for phase in phases})
         assert [phase.batch_size for phase in phases] == sorted({phase.batch_size for phase in phases}, reverse=True)
+
+
+def test_unions_in_headers_are_rows_of_the_papers_tables(shared: Path) -> None:
+    with (shared / "reference" / "union.csv").open(newline="") as file:
+        rows = {tuple(row[key] for key in ("clean", "linf", "l2", "l1", "union")) for row in csv.DictReader(file)}
+    printed = re.compile(r"(?<![\d.] / )" + " / ".join([r"(\d+\.\d+)"] * 5) + r"(?! / \d)")
+    found = {
+        (name, row)
+        for name in recipe.names()
+        if not name.startswith("digits/")
+        for row in printed.findall(recipe.load(name).path.read_text())
+    }
+    assert len(found) > 80
+    assert not {(name, row) for name, row in found if row not in rows}
+
+
+@pytest.mark.parametrize("name", recipe.names())
+def test_header_tells_what_to_expect_and_the_cost_on_which_hardware(name: str) -> None:
+    loaded = recipe.load(name)
+    header = loaded.path.read_text().split("dataset:")[0]
+    assert "# Expected" in header or "# No published numbers" in header
+    assert f"--recipe {name.split('/')[1]}" in header or f"--recipe {name}" in header
+    assert re.search("A100|V100|RTX|1080 Ti|CPU|hardware|not published", loaded.settings.about.cost)
 
 
 def test_every_method_has_a_recipe() -> None:
