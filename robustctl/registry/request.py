@@ -1,5 +1,6 @@
 """From what a user typed after ``models import`` to an entry. No torch here."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,12 +66,21 @@ def _architecture(options: Options, content: dict[str, Any]) -> dict[str, Any]:
         raise RequestError(f"--arch is missing; it is one of {', '.join(names('robustctl.architectures'))}")
     if options.arch is not None:
         content = {"architecture": {"name": options.arch, "args": {}}}
-    architecture = content["architecture"]
-    name = architecture.get("name") if isinstance(architecture, dict) else None
+    architecture = _mapping("architecture", content["architecture"])
+    name = architecture.get("name")
     if str(name).partition("/")[0] not in names("robustctl.architectures"):
         raise unknown("architecture", str(name), names("robustctl.architectures"))
     arguments = dict(_assignment(text) for text in options.set_ or [])
-    return {"architecture": architecture | {"args": (architecture.get("args") or {}) | arguments}}
+    return {
+        "architecture": architecture | {"args": _mapping("architecture.args", architecture.get("args")) | arguments}
+    }
+
+
+def _mapping(key: str, value: object) -> dict[str, Any]:
+    """What a file says under ``key``, empty where it says nothing; raises RequestError where it is no mapping."""
+    if value is not None and not isinstance(value, dict):
+        raise RequestError(f"{key}: {value!r} is no mapping of keys to values")
+    return value or {}
 
 
 def _assignment(text: str) -> tuple[str, Any]:
@@ -85,10 +95,14 @@ def _shape(options: Options, content: dict[str, Any]) -> dict[str, Any]:
     dataset = content.get("dataset")
     if dataset is None:
         raise RequestError("--dataset is missing, e.g. cifar10")
+    if not isinstance(dataset, str):
+        raise RequestError(f"dataset: {dataset!r} is no name, e.g. cifar10")
     shape: Any
     shape, classes = SHAPES.get(dataset, (None, None))
     if options.input_shape is not None:
-        shape = tuple(int(value) for value in _numbers("--input-shape", options.input_shape))
+        shape = tuple(_numbers("--input-shape", options.input_shape))
+        if not all(value.is_integer() and value > 0 for value in shape):
+            raise RequestError(f"--input-shape {options.input_shape!r} is not three whole numbers like 3,64,64")
     shape = shape if options.input_shape else content.get("input_shape", shape)
     classes = options.classes or content.get("n_classes", classes)
     if shape is None or classes is None:
@@ -103,7 +117,7 @@ def keys_from(options: Options, known: KeyRules) -> KeyRules:
 
 
 def _keys(options: Options, content: dict[str, Any]) -> dict[str, Any]:
-    keys = dict(content.get("keys") or {})
+    keys = dict(_mapping("keys", content.get("keys")))
     if options.at is not None:
         keys["at"] = [int(step) if step.isdecimal() else step for step in options.at.split(".")]
     if options.strip is not None:
@@ -115,6 +129,9 @@ def _keys(options: Options, content: dict[str, Any]) -> dict[str, Any]:
 
 def _numbers(option: str, text: str) -> list[float]:
     try:
-        return [float(value) for value in text.split(",")]
+        numbers = [float(value) for value in text.split(",")]
     except ValueError:
-        raise RequestError(f"{option} {text!r} is not a list of numbers like 0.5,0.5,0.5") from None
+        numbers = [math.nan]
+    if not all(map(math.isfinite, numbers)):
+        raise RequestError(f"{option} {text!r} is not a list of numbers like 0.5,0.5,0.5")
+    return numbers

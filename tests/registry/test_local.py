@@ -158,6 +158,10 @@ def test_changed_weights_are_found_by_verify(file: Path, capsys: pytest.CaptureF
         (["--name", "m", *MNIST, "--norm", "l3"], "norm"),
         (["--name", "m", *TINY, "--at", "state_dict.0"], "has no 'state_dict' on the path"),
         (["--name", "m", *TINY, "--input-shape", "1,8"], "input_shape"),
+        (["--name", "m", *TINY, "--input-shape", "nan,1,1"], "--input-shape 'nan,1,1' is not a list of numbers"),
+        (["--name", "m", *TINY, "--input-shape", "inf,1,1"], "--input-shape 'inf,1,1' is not a list of numbers"),
+        (["--name", "m", *TINY, "--input-shape", "1.5,8,8"], "--input-shape '1.5,8,8' is not three whole numbers"),
+        (["--name", "m", *MNIST, "--mean", "nan", "--std", "1"], "--mean 'nan' is not a list of numbers"),
         (["--name", "m", "--from-yaml", "nowhere.yaml"], "cannot read nowhere.yaml"),
     ],
 )
@@ -165,6 +169,39 @@ def test_a_bad_import_gets_its_message_and_leaves_nothing(
     file: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     assert robust("models", "import", file, *options) == 2
+    assert message in capsys.readouterr().err
+    assert not [path for path in home().rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("keys: 3", "keys: 3 is no mapping"),
+        ("keys: [a]", "keys: ['a'] is no mapping"),
+        ("architecture: kw-small", "architecture: 'kw-small' is no mapping"),
+        ("architecture: {name: kw-small, args: [1]}", "architecture.args: [1] is no mapping"),
+        ("architecture: {name: [a]}", "unknown architecture"),
+        ("dataset: [a]", "dataset: ['a'] is no name"),
+        ("dataset: 2024-01-01", "is no name"),
+        ("input_shape: 5", "input_shape"),
+        ("n_classes: [1]", "n_classes"),
+        ("1: 2", "models import"),
+        ("created: 2024-13-45", "is not YAML"),
+    ],
+)
+def test_a_bad_value_in_a_yaml_file_gets_its_message(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, message: str
+) -> None:
+    content = {
+        "architecture": "architecture: {name: kw-small, args: {width: 2, hidden: 8}}",
+        "dataset": "dataset: mine",
+        "input_shape": "input_shape: [1, 8, 8]",
+        "n_classes": "n_classes: 10",
+    }
+    lines = content | {line.partition(":")[0]: line}
+    path = tmp_path / "models import.yaml"
+    path.write_text("\n".join(lines.values()))
+    assert robust("models", "import", file, "--name", "m", "--from-yaml", path) == 2
     assert message in capsys.readouterr().err
     assert not [path for path in home().rglob("*") if path.is_file()]
 
