@@ -8,6 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from robustctl.registry.entry import Accuracy, Entry
+    from robustctl.spec import ModelSpec
 
 app = typer.Typer(no_args_is_help=True, help="The model registry: list, show, import, remove, verify, mirror.")
 
@@ -33,25 +34,36 @@ def list_models(
     dataset: Annotated[str | None, typer.Option(help="Only models of this data set.")] = None,
     norm: Annotated[str | None, typer.Option(help="Only models trained in this norm.")] = None,
     arch: Annotated[str | None, typer.Option(help="Only this architecture.", autocompletion=_architectures)] = None,
-    max_size: Annotated[float | None, typer.Option(help="At most so many million parameters.")] = None,
+    max_size: Annotated[float | None, typer.Option(help="At most so many million parameters, or unknown.")] = None,
     here: Annotated[bool, typer.Option("--here", help="Only models whose weights are on this machine.")] = False,
 ) -> None:
     """List the models that can be named; '*' marks those whose weights are here."""
+    from robustctl import discovery
+    from robustctl.errors import RequestError
     from robustctl.registry.entry import read
-    from robustctl.registry.locate import entry_files, entry_weights, pulled
+    from robustctl.registry.locate import entry_files, entry_weights, locate, pulled
     from robustctl.threats import parse_norm
 
+    models: dict[str, ModelSpec] = {name: read(path) for name, path in sorted(entry_files().items())}
+    for repo in pulled():
+        try:
+            models[repo] = locate(repo).spec
+        except RequestError as error:  # the others are listed all the same
+            typer.echo(f"{repo}: {error}", err=True)
+    datasets = {spec.dataset for spec in models.values()}
+    families = {*discovery.names("robustctl.architectures"), *(spec.architecture.name for spec in models.values())}
+    for kind, value, known in (("data set", dataset, datasets), ("architecture", arch, families)):
+        if value is not None and value not in known:
+            raise discovery.unknown(kind, value, known)
     wanted = {"dataset": dataset, "norm": norm and parse_norm(norm)}
-    for name, path in sorted(entry_files().items()):
-        entry = read(path)
-        present = entry_weights(name).is_file()
-        small = max_size is None or (entry.parameters is not None and entry.parameters <= max_size * 1e6)
-        fits = all(value is None or getattr(entry, key) == value for key, value in wanted.items())
-        if fits and small and (arch is None or entry.architecture.name == arch) and (present or not here):
-            typer.echo(f"{'*' if present else ' '} {name:32} {_summary(entry)}")
-    if not any((dataset, norm, arch, max_size)):
-        for repo in pulled():
-            typer.echo(f"* {repo:32} pulled")
+    for name, spec in models.items():
+        size = getattr(spec, "parameters", None)  # a model of unknown size may be small enough: its line says '?'
+        fits = all(value is None or getattr(spec, key) == value for key, value in wanted.items())
+        fits &= max_size is None or size is None or size <= max_size * 1e6
+        fits &= arch is None or arch in (spec.architecture.name, spec.architecture.name.partition("/")[0])
+        present = name not in entry_files() or entry_weights(name).is_file()
+        if fits and (present or not here):
+            typer.echo(f"{'*' if present else ' '} {name:32} {_summary(spec)}")
 
 
 @app.command()
@@ -188,12 +200,16 @@ def remove(name: Name) -> None:
         typer.echo(f"removed {path}")
 
 
-def _summary(entry: "Entry") -> str:
+def _summary(entry: "Entry | ModelSpec") -> str:
     arguments = ",".join(f"{key}={value}" for key, value in entry.architecture.args.items())
     architecture = f"{entry.architecture.name}({arguments})" if arguments else entry.architecture.name
     threat = f"{entry.norm}:{entry.eps}" if entry.norm else "-"
-    size = f"{entry.parameters / 1e6:.1f} M" if entry.parameters else "?"
-    return f"{entry.dataset:9} {threat:12} {architecture:44} {size:>8}  {_accuracies(entry.accuracies)}".rstrip()
+    parameters, accuracies = (
+        getattr(entry, "parameters", None),
+        getattr(entry, "accuracies", ()),
+    )  # of a pulled repo none
+    size = f"{parameters / 1e6:.1f} M" if parameters else "?"
+    return f"{entry.dataset:9} {threat:12} {architecture:44} {size:>8}  {_accuracies(accuracies)}".rstrip()
 
 
 def _accuracies(accuracies: "tuple[Accuracy, ...]") -> str:

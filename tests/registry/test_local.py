@@ -15,8 +15,9 @@ from robustctl import checkpoint, data
 from robustctl.architectures import Classifier
 from robustctl.cli import main
 from robustctl.errors import RunError
-from robustctl.registry import local
+from robustctl.registry import folder, local
 from robustctl.registry.locate import home, locate
+from robustctl.spec import ModelSpec
 
 MNIST = ["--arch", "kw-small", "--dataset", "mnist", "--norm", "linf", "--eps", "0.3"]
 CIFAR = ["--dataset", "cifar10"]
@@ -283,6 +284,47 @@ def test_the_list_is_filtered(capsys: pytest.CaptureFixture[str]) -> None:
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert names == ["wang-wrn28-svhn"]
     assert robust("models", "list", "--norm", "l3") == 2
+    assert robust("models", "list", "--arch", "timm") == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == ["deit-s", "xcit-l12", "xcit-m12", "xcit-s12"]
+    assert robust("models", "list", "--arch", "timm/xcit_small_12_p16_224") == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["xcit-s12"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--dataset", "cifar11", "unknown data set 'cifar11'. Did you mean 'cifar10'?"),
+        ("--arch", "wide-resent", "unknown architecture 'wide-resent'. Did you mean 'wide-resnet'?"),
+        ("--norm", "linff", "linf"),
+    ],
+)
+def test_a_misspelt_filter_is_answered_with_the_nearest(
+    capsys: pytest.CaptureFixture[str], option: str, value: str, message: str
+) -> None:
+    assert robust("models", "list", option, value) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_pulled_repos_and_entries_of_unknown_size_pass_the_filters(
+    tmp_path: Path, conv_model: Classifier, conv_spec: ModelSpec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "m").mkdir()
+    checkpoint.save_model(conv_model, conv_spec, tmp_path / "m")
+    folder.write_sums(tmp_path / "m", {path.name: folder.sha256(path) for path in (tmp_path / "m").iterdir()})
+    repo = f"file://{tmp_path}/m"
+    assert robust("pull", repo) == 0
+    (home() / "entries").mkdir()
+    (home() / "entries" / "sizeless.yaml").write_text(
+        "description: x\narchitecture: {name: kw-small}\ninput_shape: [1, 8, 8]\nn_classes: 10\ndataset: digits\n"
+    )
+    capsys.readouterr()
+    assert robust("models", "list", "--dataset", "digits", "--arch", "kw-small", "--max-size", "0.01") == 0
+    lines = [line.lstrip("* ").split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[0] for line in lines] == ["sizeless", repo]
+    assert all("?" in line for line in lines)
+    assert robust("models", "list", "--norm", "l1") == 0
+    assert repo not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
