@@ -8,6 +8,7 @@ import importlib.util
 import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from torch import nn
 
 from robustctl import checkpoint
 from robustctl.architectures import build
+from robustctl.registry import entry as entries
+from robustctl.registry.locate import BUNDLED
 from robustctl.spec import ModelSpec
 
 pytestmark = pytest.mark.zoo
@@ -145,6 +148,13 @@ CASES: dict[str, tuple[Callable[[], nn.Module], str, dict[str, object], dict[str
         None,
         IMAGENET,
     ),
+    "timm by name and depth": (
+        lambda: timm().create_model("xcit_nano_12_p16_224", depth=2),
+        "timm/xcit_nano_12_p16_224",
+        {"depth": 2},
+        None,
+        IMAGENET,
+    ),
     "timm by name": (
         lambda: timm().create_model("xcit_small_12_p16_224"),
         "timm/xcit_small_12_p16_224",
@@ -185,3 +195,17 @@ def test_weights_of_the_zoo_load_strictly_and_give_the_same_logits(name: str) ->
     with torch.no_grad():
         expected = theirs(x)
         torch.testing.assert_close(ours(x), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max().clamp(min=1)))
+
+
+NAMED = [path for path in sorted((BUNDLED / "entries").glob("*.yaml")) if "/" in entries.read(path).architecture.name]
+
+
+@pytest.mark.parametrize("path", NAMED, ids=lambda path: path.stem)
+def test_an_entry_of_a_named_model_builds_and_has_the_parameters_that_it_states(path: Path) -> None:
+    entry = entries.read(path)
+    if entry.architecture.name.startswith("timm/"):
+        timm()
+    torchvision()
+    with torch.device("meta"):
+        model = build(entry.spec)
+    assert entry.parameters == sum(parameter.numel() for parameter in model.net.parameters())
