@@ -92,6 +92,11 @@ BAD_ENTRIES = [
     (GOOD + "sources: [{repo: a/b, revision: main, file: ../../x}]", "must be a path inside its repo"),
     (GOOD + "sources: [{repo: a/b, revision: main, file: /etc/passwd}]", "must be a path inside its repo"),
     (GOOD + "sources: [{url: 'file:///etc/passwd', file: a.pt}]", "sources.0.url"),
+    (GOOD + "sources: [{url: 'http://example.org/a', file: a.pt}]", "sources.0.url"),
+    (GOOD + "sources: [{url: 'http://127.0.0.1.example.org/a', file: a.pt}]", "sources.0.url"),
+    (GOOD + "sources: [{url: 'http://localhost@example.org/a', file: a.pt}]", "sources.0.url"),
+    (GOOD + "sources: [{page: 'http://example.org/a', file: a.pt}]", "sources.0.page"),
+    (GOOD + "sources: [{url: 'https://', file: a.pt}]", "sources.0.url"),
     (GOOD + "sources: [{url: 'https://a/b', file: a.pt, sha256: abc}]", "sources.0.sha256"),
     (GOOD + "sources: [{url: 'https://a/b', file: a.pt, size: -1}]", "sources.0.size"),
     (GOOD + "accuracies: [{value: 91.1, protocol: clean, source: x}]", "accuracies.0.value"),
@@ -131,3 +136,11 @@ def test_all_faults_of_an_entry_are_listed_at_once(tmp_path: Path) -> None:
     with pytest.raises(RequestError) as caught:
         entries.read(path)
     assert all(key in str(caught.value) for key in ("n_classes", "colour", "parameters"))
+
+
+def test_every_entry_states_its_size_and_marks_file_names_behind_links() -> None:
+    for path in FILES:
+        entry = entries.read(path)
+        assert entry.parameters, path
+        if any(source.page and "drive.google.com/file/" in source.page for source in entry.sources):
+            assert any("the file name behind" in one for one in entry.unverified), path
