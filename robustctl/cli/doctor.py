@@ -7,6 +7,14 @@ import typer
 
 Row = tuple[str, str]
 
+# Packages that only some commands and models need, and what to say where one is missing.
+OPTIONAL = {
+    "matplotlib": "not installed; only robustctl plot needs it: pip install 'robustctl[plot]'",
+    "transformers": "not installed; only CLIPs need it: pip install 'robustctl[clip]'",
+    "timm": "not installed; only the models timm/... need it: pip install timm",
+    "torchvision": "not installed; only the models torchvision/... need it: pip install torchvision",
+}
+
 
 def command(
     offline: Annotated[bool, typer.Option("--offline", help="Do not ask the hub.")] = False,
@@ -24,21 +32,25 @@ def _versions() -> Iterator[Row]:
 
     yield "python", f"{platform.python_version()} on {platform.platform()}"
     yield "robustctl", version("robustctl")
-    for text in requires("robustctl") or []:
+    optional = {f"{name}{_bounds(name)}": use for name, use in OPTIONAL.items()}
+    for text in [*(text for text in requires("robustctl") or [] if ";" not in text), *optional]:
         needed = Requirement(text)
-        if needed.marker is not None:
-            continue
         try:
             found = version(needed.name)
             fits = found.split("+")[0] in needed.specifier
             yield needed.name, found if fits else f"{found}, but {needed.specifier} is needed"
         except PackageNotFoundError:
-            yield needed.name, f"missing; pip install '{needed}'"
-    for optional in ("torchvision", "timm"):
-        try:
-            yield optional, version(optional)
-        except PackageNotFoundError:
-            yield optional, f"not installed; only the models {optional}/... need it"
+            yield needed.name, optional.get(text, f"missing; pip install '{needed}'")
+
+
+def _bounds(name: str) -> str:
+    """The versions of an optional package that fit, where one of the extras says it."""
+    from importlib.metadata import requires
+
+    from packaging.requirements import Requirement
+
+    extras = (Requirement(text) for text in requires("robustctl") or [] if ";" in text)
+    return next((str(extra.specifier) for extra in extras if extra.name == name), "")
 
 
 def _device() -> Iterator[Row]:
