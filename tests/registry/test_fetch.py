@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import io
+import multiprocessing
 import sys
 from pathlib import Path
 
@@ -15,9 +16,9 @@ import robustctl
 from robustctl.architectures import Classifier
 from robustctl.cli import main
 from robustctl.registry.entry import Entry
-from robustctl.registry.fetch import asked_once, check_sources
+from robustctl.registry.fetch import asked_once, check_sources, fetch_entry
 from robustctl.registry.local import read_record
-from robustctl.registry.locate import home
+from robustctl.registry.locate import home, read_entry
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
@@ -276,6 +277,28 @@ def test_offline_names_what_is_missing_and_how_to_bring_it(
     error = capsys.readouterr().err
     assert "HF_HUB_OFFLINE is set" in error
     assert "bring the file: download resnet50_linf_eps4.0.ckpt" in error
+
+
+def _fetch_in_process(name: str) -> None:
+    fetch_entry(name, read_entry(name))
+
+
+def test_two_processes_that_fetch_an_entry_at_once_fetch_it_once(
+    hub: Server, tmp_path: Path, published: bytes, conv_model: Classifier
+) -> None:
+    hub.files["a.pt"] = published
+    add_entry(tmp_path, [url(hub)])
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_fetch_in_process, args=("theirs",)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    assert len([line for line in hub.log if "a.pt" in line]) == 1
+    x = torch.rand(2, 1, 8, 8)
+    assert torch.equal(robustctl.load_model("theirs")(x), conv_model(x))
+    assert robust("models", "verify", "theirs", "--local") == 0
 
 
 def test_verify_asks_the_sources_without_fetching(
