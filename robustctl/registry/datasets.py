@@ -31,7 +31,10 @@ def load(source: str, split: str, n: int | None = None, spec: ModelSpec | None =
 
 def load_to_train(source: str, split: str, *, any_size: bool, side: int | None = None) -> ImageData | EncodedData:
     """Read a whole split as ``robustctl.data.load_to_train`` does, from a hub data set too; errors as ``load``."""
-    return replace(data.load_to_train(_local(source, split), split, any_size=any_size, side=side), source=source)
+    images = replace(data.load_to_train(_local(source, split), split, any_size=any_size, side=side), source=source)
+    if isinstance(images, EncodedData):
+        say(f"images of {source} stay on the disk and are decoded as the training needs them")
+    return images
 
 
 def _local(source: str, split: str) -> str:

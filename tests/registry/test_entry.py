@@ -45,6 +45,22 @@ def test_published_accuracies_are_fractions_with_a_source() -> None:
             assert accuracy.source
 
 
+def test_imagenet_entries_take_images_of_any_size_as_their_authors_did() -> None:
+    resizing = {
+        path.stem: entries.read(path).spec.resizing for path in FILES if entries.read(path).dataset == "imagenet"
+    }
+    words = {
+        name: one.text(entries.read(BUNDLED / "entries" / f"{name}.yaml").input_shape[2])
+        for name, one in resizing.items()
+        if one
+    }
+    assert len(words) == len(resizing) > 50
+    assert words["engstrom-rn50-imagenet"] == words["deit-s"] == "shorter side to 256 (bilinear), centre 224x224"
+    assert words["xcit-s12"] == "shorter side to 224 (bicubic), centre 224x224"
+    assert words["wong-fast-rn50-imagenet"] == "centre 288x288"
+    assert all(entries.read(path).spec.resizing is None for path in FILES if path.stem not in resizing)
+
+
 def test_an_entry_is_the_same_after_writing_and_reading(tmp_path: Path) -> None:
     for path in FILES:
         entry = entries.read(path)
