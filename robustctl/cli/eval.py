@@ -157,7 +157,9 @@ def find_subject(text: str | None) -> Subject:
     if run is None:
         assert text is not None
         located = locate(text)
-        return Subject(located, None, runs.root() / "eval" / located.name.replace("/", "--"))
+        made_by = runs.find(str(located.weights.resolve().parent))  # for RUN/best.safetensors
+        eval_dir = runs.root() / "eval" / located.name.replace("/", "--")
+        return Subject(located, made_by.read() if made_by else None, eval_dir)
     record, status = run.read(), run.status()
     if status in ("running", "stopped"):
         say(f"{run.name} is {status}: these are the weights that it saved last")

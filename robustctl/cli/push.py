@@ -74,6 +74,8 @@ def _find(run: str | None) -> "Run":
     from robustctl.errors import RequestError
 
     found = runs.newest() if run is None else runs.find(run)
+    if found is None and run is not None and run.endswith(".safetensors"):
+        raise RequestError(f"only the last weights of a run can be pushed, not {run}; push the run: {Path(run).parent}")
     if found is None:
         raise RequestError(f"no run {run!r}; robustctl runs lists them")
     return found

@@ -7,7 +7,7 @@ Under ``home()``: ``entries/NAME.yaml`` are the user's own entries, ``weights/NA
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -22,6 +22,7 @@ from robustctl.spec import CONFIG, WEIGHTS, ModelSpec, read_spec
 BUNDLED = Path(__file__).parent
 REVISION = re.compile(r"[A-Za-z0-9](?:[\w-]|[./](?![./]))*", re.ASCII)  # a branch, a tag or a commit
 FILE = "file://"
+SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def locate(text: str, *, fetch: bool = True) -> Located:
 
     Args:
         text: an entry's name, the id of a pulled repo (``user/name``, ``user/name@revision``), or a directory with
-            ``config.json`` and ``model.safetensors`` (a finished run is one).
+            ``config.json`` and ``model.safetensors`` (a finished run is one), or another safetensors file of such a
+            directory (``RUN/best.safetensors``, which is then called ``RUN/best``).
         fetch: bring the weights of an entry if they are not here yet (network, unless offline).
 
     Raises:
@@ -86,6 +88,8 @@ def locate(text: str, *, fetch: bool = True) -> Located:
         return _from_entry(text, fetch)
     if Path(text).is_dir():
         return _from_directory(Path(text), Path(text).resolve().name)
+    if text.endswith(SUFFIX) and (Path(text).parent / CONFIG).is_file():
+        return _from_file(Path(text))
     repo, revision = split_revision(text)
     if (directory := pulled_directory(repo, revision)) is not None:
         return _from_directory(directory, text)
@@ -146,6 +150,14 @@ def _from_entry(name: str, fetch: bool) -> Located:
 
 def _from_directory(directory: Path, name: str) -> Located:
     return Located(name, directory / WEIGHTS, read_spec(directory), licence=_licence(directory))
+
+
+def _from_file(weights: Path) -> Located:
+    if not weights.is_file():
+        raise RequestError(f"no weights at {weights}")
+    directory = weights.resolve().parent
+    name = f"{directory.name}/{weights.name.removesuffix(SUFFIX)}"
+    return replace(_from_directory(directory, name), weights=weights)
 
 
 def _licence(directory: Path) -> str | None:

@@ -9,8 +9,10 @@ import pytest
 
 from robustctl import checkpoint, runs
 from robustctl.architectures import Classifier
-from robustctl.cli import _training
+from robustctl.cli import _training, push
+from robustctl.cli.eval import evaluate, find_subject
 from robustctl.errors import RequestError
+from robustctl.evaluation.union import Request
 from robustctl.spec import ModelSpec
 from robustctl.training import resume
 
@@ -88,3 +90,33 @@ def test_resume_takes_the_newest_run_that_is_unfinished_free_and_saved(train: Tr
     assert _training._run_to_resume(request(model=record.model)) == made["done"]
     with pytest.raises(RequestError, match="no unfinished run"):
         _training._run_to_resume(request(command="train"))
+
+
+def test_best_weights_are_evaluated_and_fine_tuned_apart_from_the_last(train: Train, tmp_path: Path) -> None:
+    run = train(max_steps=None)
+    best = run.path / "best.safetensors"
+    last = checkpoint.load_model(run.path)[0]
+    changed = {name: tensor + 0.01 for name, tensor in last.net.state_dict().items()}
+    checkpoint.save_tensors(changed, best)
+    hashes = {}
+    for text in (str(run.path), str(best)):
+        subject = find_subject(text)
+        assert subject.record == run.read() and subject.default_data() == "digits"
+        asked = Request(subject.default_threats(), "fast", seed=0, batch_size=20)
+        result, path = evaluate(subject, asked, source="digits", split="test", n=20, device="cpu")
+        assert result is not None
+        hashes[result.model] = (result.weights_sha256, path.parent)
+    assert list(hashes) == ["run", "run/best"] and len({weights for weights, _ in hashes.values()}) == 2
+    assert hashes["run"][1] == run.path / "eval" and hashes["run/best"][1] == runs.root() / "eval" / "run--best"
+    assert len(push._results(run.path / "eval", hashes["run"][0])) == 1
+    more = request(model=str(best), recipe="e-at", overrides=TINY, out=tmp_path / "more", max_steps=1)
+    _training.carry_out(more)
+    record = runs.Run(tmp_path / "more").read()
+    assert (record.base, record.base_sha256) == ("run/best", hashes["run/best"][0])
+    with pytest.raises(RequestError, match="only the last weights"):
+        push._find(str(best))
+
+
+def test_weights_that_are_not_there_are_a_request_error(model: Path) -> None:
+    with pytest.raises(RequestError, match="no weights at"):
+        find_subject(str(model / "best.safetensors"))
