@@ -153,6 +153,8 @@ def get(url: str, request_headers: dict[str, str]) -> Iterator[Any]:
     require_online(shown(url))
     try:
         with get_session().stream("GET", url, headers=request_headers, timeout=TIMEOUT_SECONDS) as response:
+            if url.startswith("https:") and any(one.url.scheme != "https" for one in (*response.history, response)):
+                raise RunError(f"{shown(url)} leads to an address that is not https; nothing was fetched")
             yield response
     except NetworkError as error:
         raise Again(f"{type(error).__name__}: {error}") from None

@@ -6,8 +6,10 @@ import logging
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hub_server import TOKEN, Fault, Server
@@ -105,6 +107,18 @@ def test_a_password_in_the_endpoint_is_in_no_message(
         pytest.raises(RunError, match=r"^http://127.0.0.1:\d+/x: HF_HUB_OFFLINE"),
         client.get(f"{client.endpoint()}/x", {}),
     ):
+        pass
+
+
+@pytest.mark.parametrize("hops", [["http"], ["https", "http", "https"]], ids=len)
+def test_an_encrypted_address_is_not_left_for_a_plain_one(monkeypatch: pytest.MonkeyPatch, hops: list[str]) -> None:
+    answers = [SimpleNamespace(url=SimpleNamespace(scheme=scheme)) for scheme in hops]
+    answers[-1].history = answers[:-1]
+    session = SimpleNamespace(stream=lambda *args, **options: nullcontext(answers[-1]))
+    monkeypatch.setattr(client, "get_session", lambda: session)
+    with pytest.raises(RunError, match="leads to an address that is not https"), client.get("https://a.org/x", {}):
+        pass
+    with client.get("http://127.0.0.1/x", {}):
         pass
 
 
