@@ -111,11 +111,13 @@ class Oracle:
         image: any image (1, c, h, w) on the model's device, which bf16 needs.
 
     Attributes:
+        precision: that of the copy, or None.
         forwards, gradients: images that went through a forward pass alone, and through forward and backward.
     """
 
     def __init__(self, model: nn.Module, precision: Precision | None = None, image: Tensor | None = None) -> None:
         self.model = model
+        self.precision = precision
         self.attacked = model if precision is None else accelerate(model, precision, image)
         self.forwards = 0
         self.gradients = 0
@@ -142,6 +144,16 @@ class Oracle:
     def device(self) -> torch.device:
         """Where the model is, and where images must be."""
         return next(self.model.parameters()).device
+
+    @contextmanager
+    def in_float32(self) -> Iterator[None]:
+        """Inside, a copy in float32 is attacked."""
+        before = self.precision, self.attacked
+        self.precision, self.attacked = "float32", accelerate(self.model, "float32")
+        try:
+            yield
+        finally:
+            self.precision, self.attacked = before
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits (n, k), float32, of images (n, c, h, w) in [0,1]."""

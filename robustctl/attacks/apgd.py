@@ -1,8 +1,8 @@
 """APGD, arXiv:2003.01690 (l_inf, l_2) and arXiv:2103.01208 (l_1, larger radii).
 
 The whole state of the attack is per row (``Rows``), and ``advance`` moves every row by one gradient evaluation,
-whatever stage each is in. ``apgd`` below advances all rows together; ``evaluation.engine`` puts a new row where one has
-ended.
+whatever stage each is in. ``apgd`` below advances all rows together; ``evaluation.full_batch`` puts a new row where
+one has ended.
 """
 
 import math

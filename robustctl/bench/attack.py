@@ -17,7 +17,8 @@ from robustctl.allocator import kept_memory
 from robustctl.architectures import Classifier
 from robustctl.data import ImageData
 from robustctl.evaluation import reference, verify
-from robustctl.evaluation.engine import Finished, gathered, run_family
+from robustctl.evaluation.engine import gathered, run_family
+from robustctl.evaluation.full_batch import Finished
 from robustctl.evaluation.protocols import PROTOCOLS
 from robustctl.oracle import Loss, Oracle, Precision, confirm_precision
 from robustctl.threats import Norm, Threat

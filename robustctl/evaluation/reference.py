@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustctl.data import ImageData
 from robustctl.errors import RequestError, RunError
-from robustctl.evaluation.engine import Finished
+from robustctl.evaluation.full_batch import Finished
 from robustctl.evaluation.memory import out_of_memory
 from robustctl.evaluation.protocols import PROTOCOLS
 from robustctl.geometry import shrink_inside

@@ -21,7 +21,8 @@ from robustctl.discovery import unknown
 from robustctl.errors import RequestError
 from robustctl.evaluation import checks, reference, shards, verify
 from robustctl.evaluation.audit import TIE, audit, chunks
-from robustctl.evaluation.engine import Finished, gathered, run_family, seconds_per_batch
+from robustctl.evaluation.engine import gathered, run_family, seconds_per_batch
+from robustctl.evaluation.full_batch import Finished
 from robustctl.evaluation.protocols import PROTOCOLS, SQUARE, Family
 from robustctl.evaluation.store import Key, Row, Store, encode
 from robustctl.oracle import Oracle, Precision, confirm_precision

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from robustctl import geometry, losses
 from robustctl.data import ImageData
 from robustctl.errors import RunError
-from robustctl.evaluation import engine
+from robustctl.evaluation import engine, full_batch
 from robustctl.evaluation.protocols import PROTOCOLS, Family
 from robustctl.oracle import Loss, Oracle
 from robustctl.threats import NORMS, Norm, Threat
@@ -81,14 +81,6 @@ def test_any_number_of_classes_and_survivors(n_classes: int, norm: Norm, scale: 
         assert len(verdicts) == 4
         if scale < 1:
             assert not any(verdicts.values())
-
-
-def test_targets_are_the_most_likely_wrong_classes() -> None:
-    logits = torch.tensor([[5.0, 1.0, 3.0, 4.0, 2.0]])
-    targets = engine._targets(logits, torch.tensor([0]), Family("t", "dlr_targeted", 2, 3, 1, False))
-    assert targets == [[3, 3, 2, 2, 4, 4]]
-    few = engine._targets(logits[:, :3], torch.tensor([2]), Family("t", "dlr_targeted", 1, 9, 1, False))
-    assert few == [[0, 1]]
 
 
 def test_points_that_are_wrong_as_they_are_come_back_unchanged_at_once(linear_model: nn.Module) -> None:
@@ -183,7 +175,8 @@ def test_a_batch_that_a_cpu_cannot_hold_goes_through_the_model_in_pieces_with_th
         return broken(Watched(linear_model, 99), points, threat, family, 12, range(12))
 
     expected, largest = verdicts(), max(sizes)
-    monkeypatch.setattr(engine, "fitting", lambda model, image: 5)
+    for module in (engine, full_batch):
+        monkeypatch.setattr(module, "fitting", lambda model, image: 5)
     assert verdicts() == expected
     assert (largest, max(sizes)) == (12, 5)
 

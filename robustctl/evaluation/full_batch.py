@@ -1,0 +1,307 @@
+"""One attack family on many points with the batch kept full.
+
+A *job* is one start of the family (a restart, a target) at one point. A point that is broken leaves at once with all
+its jobs, and the next job takes the free row, so that the batch keeps its size as long as the family has jobs to begin.
+Then it shrinks while the last jobs end: each family of each norm has such a tail of its own. Since the attack's state
+and its randomness belong to the row, what happens to a point does not depend on the rows around it.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustctl import geometry, losses
+from robustctl.attacks.apgd import Apgd, Rows
+from robustctl.data import ImageData
+from robustctl.errors import RunError
+from robustctl.evaluation.memory import Pieces, fitting
+from robustctl.evaluation.protocols import Family
+from robustctl.oracle import Loss, Oracle
+from robustctl.threats import Threat
+
+SHRINK = 0.8
+"""Free rows that no job can fill are dropped when at most this share of the batch is live: every new batch shape costs
+the libraries below some preparation."""
+CLOSE = 2.0**-7
+"""A point survived closely if its best attempt's margin is above minus this share of its largest logit. Networks in
+bf16 err by about that much."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Points that are broken, or whose budget is spent (then ``x_adv`` is their best attempt).
+
+    ``x_adv`` is (n, c, h, w) float32 on the CPU, inside ball and box. It claims nothing: the referee judges.
+    """
+
+    positions: list[int]
+    x_adv: Tensor
+
+
+@dataclass(eq=False)
+class _Point:
+    position: int
+    index: int  # in its split, for the random seeds
+    x: Tensor
+    y: int
+    targets: list[int]  # target class of each job, -1 where the loss has none
+    next_job: int = 0
+    running: int = 0
+    survived: int = 0  # jobs that ended without breaking it
+    best_margin: float = -float("inf")
+    best: Tensor | None = None
+    close: bool = False  # is the best margin just below 0
+
+    @property
+    def has_jobs(self) -> bool:
+        return self.next_job < len(self.targets)
+
+
+@dataclass(frozen=True)
+class _Job:
+    point: _Point
+    number: int
+
+
+class FullBatch:
+    """The rows in flight, the job of each row, and the points that wait.
+
+    Attributes:
+        close: positions that survived proposals of low precision so closely that float32 could have broken them; filled
+            by ``run``.
+
+    Rows hold their images as (n, h, w, c), the order in which fast convolutions want them; no operation of the attack
+    cares, and so no step has to reorder them.
+    """
+
+    rows: Rows
+    y: Tensor  # (n,) label of each row
+    target: Tensor  # (n,) target class of each row
+
+    def __init__(
+        self,
+        oracle: Oracle,
+        data: ImageData,
+        positions: Sequence[int],
+        threat: Threat,
+        family: Family,
+        seed: int,
+        batch_size: int,
+    ) -> None:
+        self.oracle, self.data, self.threat, self.family = oracle, data, threat, family
+        self.seed, self.batch_size = seed, batch_size
+        self.pieces = Pieces(min(batch_size, fitting(oracle.attacked, data.images([0]).to(oracle.device))))
+        self.attack = Apgd(threat, family.steps, family.larger_radii)
+        self.waiting = deque(positions)
+        self.fresh: deque[_Point] = deque()  # looked at, not begun
+        self.active: list[_Point] = []  # begun, not finished
+        self.jobs: list[_Job | None] = []  # of each row; None is a free row
+        self.done: list[tuple[_Point, Tensor]] = []  # finished, not yet handed out
+        self.close: list[int] = []
+
+    def run(self) -> Iterator[Finished]:
+        """Each point once, in the order in which they finish, but for those in ``close``."""
+        while True:
+            self.fill()
+            if self.done:
+                yield self.take_done()
+            if not self.jobs:
+                return
+            self.step()
+
+    def take_done(self) -> Finished:
+        points, x_adv = zip(*self.done, strict=True)
+        self.done = []
+        return Finished([point.position for point in points], torch.stack(x_adv).cpu())
+
+    def fill(self) -> None:
+        """Begin jobs until the batch is full; where jobs are short, let it shrink."""
+        live = sum(job is not None for job in self.jobs)
+        begun: list[_Job] = []
+        while live + len(begun) < self.batch_size and (job := self._next_job()):
+            begun.append(job)
+        if begun:
+            self._begin(begun)
+        live += len(begun)
+        if live == 0:
+            self.jobs = []
+        elif live <= SHRINK * len(self.jobs):
+            self._shrink()
+
+    def _next_job(self) -> _Job | None:
+        """Of a begun point without a running job, else of a new point, else of one whose other jobs are running.
+
+        Jobs run side by side only at points that have survived an attack (this one's first job, or the untargeted
+        family before a targeted one): at others the first job mostly succeeds and the rest would be wasted.
+        """
+        ready = (p for p in self.active if p.has_jobs and (not p.running or self.family.targets or p.survived))
+        point = min(ready, key=lambda p: p.running, default=None)
+        if point is None or point.running:
+            new = self._new_point()
+            if new:
+                self.active.append(new)
+                point = new
+        if point is None:
+            return None
+        job = _Job(point, point.next_job)
+        point.next_job += 1
+        point.running += 1
+        return job
+
+    def _new_point(self) -> _Point | None:
+        while not self.fresh and self.waiting:
+            self._look()
+        return self.fresh.popleft() if self.fresh else None
+
+    def _look(self) -> None:
+        """Read the next points; those that are wrong without any attack are done."""
+        positions = [self.waiting.popleft() for _ in range(min(self.batch_size, len(self.waiting)))]
+        x, y = self.data.images(positions), self.data.y[torch.as_tensor(positions)]
+        logits = self._exact(x.to(self.oracle.device)).cpu()
+        targets = _targets(logits, y, self.family)
+        wrong = losses.margin(logits, y) > 0
+        for i, position in enumerate(positions):
+            point = _Point(position, int(self.data.indices[position]), x[i], int(y[i]), targets[i])
+            if wrong[i]:
+                self.done.append((point, point.x))
+            else:
+                self.fresh.append(point)
+
+    def _begin(self, begun: list[_Job]) -> None:
+        """Put new rows into the free ones, and the rest behind them."""
+        device = self.oracle.device
+        x = _pixels_first(torch.stack([job.point.x for job in begun]).to(device))
+        name = f"{self.threat.norm}/{self.family.name}"
+        generators = [geometry.image_generator(self.seed, job.point.index, name, job.number) for job in begun]
+        new = self.attack.start(x, generators)
+        y = torch.tensor([job.point.y for job in begun], device=device)
+        target = torch.tensor([job.point.targets[job.number] for job in begun], device=device)
+        if not self.jobs:
+            self.rows, self.y, self.target, self.jobs = new, y, target, list(begun)
+            return
+        free = [row for row, job in enumerate(self.jobs) if job is None][: len(begun)]
+        filling, behind = slice(len(free)), slice(len(free), None)
+        if free:
+            index = torch.tensor(free, device=device)
+            self.rows.put(index, new.select(filling))
+            self.y[index], self.target[index] = y[filling], target[filling]
+            for row, job in zip(free, begun[filling], strict=True):
+                self.jobs[row] = job
+        if len(begun) > len(free):
+            self.rows = self.rows.extend(new.select(behind))
+            self.y, self.target = torch.cat([self.y, y[behind]]), torch.cat([self.target, target[behind]])
+            self.jobs += begun[behind]
+
+    def _shrink(self) -> None:
+        kept = [row for row, job in enumerate(self.jobs) if job]
+        index = torch.tensor(kept, device=self.oracle.device)
+        self.rows, self.y, self.target = self.rows.select(index), self.y[index], self.target[index]
+        self.jobs = [self.jobs[row] for row in kept]
+
+    def step(self) -> None:
+        """One gradient evaluation for every row; rows that end are freed."""
+        rows, evaluated = self.rows, self.rows.x_adv
+        logits, values, grad = self._evaluate(evaluated)
+        live = torch.tensor([job is not None for job in self.jobs], device=self.oracle.device)
+        if not bool(values[live].isfinite().all()):
+            raise RunError(
+                f"the loss is not finite under {self.family.name} on {self.threat}: the model's logits overflow"
+            )
+        counts = live & self.attack.last_stage(rows)
+        wrong = counts & (losses.margin(logits, self.y) > 0)
+        self.attack.advance(rows, values, grad)
+        ended = live & self.attack.ended(rows)
+        self._judge(wrong, evaluated)
+        self._judge(ended & counts, rows.x_best)
+        self._free(ended & counts)
+        self._next_stage(ended & ~counts)
+
+    def _evaluate(self, x_adv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, loss and gradient, in as many passes as memory asks for; the state of the rows is not touched."""
+
+        def work(piece: slice) -> tuple[Tensor, Tensor, Tensor]:
+            x = _channels_first(x_adv[piece])
+            return self.oracle.loss_and_grad(x, self.y[piece], self._loss(self.target[piece]))
+
+        parts = zip(*self.pieces.run(work, len(x_adv)), strict=True)
+        logits, values, grad = (torch.cat(part) if len(part) > 1 else part[0] for part in parts)
+        return logits, values, _pixels_first(grad)
+
+    def _exact(self, x: Tensor) -> Tensor:
+        return torch.cat(self.pieces.run(lambda piece: self.oracle.exact(x[piece]), len(x)))
+
+    def _loss(self, target: Tensor) -> Loss:
+        if self.family.loss == "dlr_targeted":
+            return lambda logits, y: losses.dlr_targeted(logits, y, target)
+        return losses.dlr if self.family.loss == "dlr" else losses.ce
+
+    def _judge(self, candidates: Tensor, x_adv: Tensor) -> None:
+        """Look at candidates (n,) in full precision and strictly inside the ball; keep each point's best attempt."""
+        index = candidates.nonzero().squeeze(1)
+        if not len(index):
+            return
+        x_adv = geometry.shrink_inside(x_adv[index], self.rows.x[index], self.threat.norm, self.threat.eps)
+        x_adv = _channels_first(x_adv).contiguous()
+        logits = self._exact(x_adv)
+        margins = losses.margin(logits, self.y[index])
+        close = (margins > -CLOSE * logits.abs().amax(1)).tolist()
+        for row, point_x_adv, margin, is_close in zip(index.tolist(), x_adv, margins.tolist(), close, strict=True):
+            job = self.jobs[row]
+            if job is None:  # another row of this batch has broken the point a moment ago
+                continue
+            if margin > job.point.best_margin:
+                job.point.best_margin, job.point.best, job.point.close = margin, point_x_adv.clone(), is_close
+            if margin > 0:
+                self._finish(job.point)
+
+    def _free(self, ended: Tensor) -> None:
+        """End the jobs of these rows (n,); a point without further jobs is done."""
+        for row in ended.nonzero().squeeze(1).tolist():
+            job = self.jobs[row]
+            if job is None:
+                continue
+            self.jobs[row] = None
+            job.point.running -= 1
+            job.point.survived += 1
+            if not job.point.running and not job.point.has_jobs:
+                self._finish(job.point)
+
+    def _finish(self, point: _Point) -> None:
+        assert point.best is not None
+        if self.oracle.precision == "bf16" and point.close and point.best_margin <= 0:
+            self.close.append(point.position)
+        else:
+            self.done.append((point, point.best))
+        self.active.remove(point)
+        self.jobs = [None if job and job.point is point else job for job in self.jobs]
+
+    def _next_stage(self, ended: Tensor) -> None:
+        index = ended.nonzero().squeeze(1)
+        if len(index):
+            self.rows.put(index, self.attack.next_stage(self.rows.select(index)))
+
+
+def _pixels_first(x: Tensor) -> Tensor:
+    """(n, c, h, w) to contiguous (n, h, w, c); no copy where channels come last in memory already."""
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
+def _channels_first(x: Tensor) -> Tensor:
+    """(n, h, w, c) to (n, c, h, w), a view."""
+    return x.permute(0, 3, 1, 2)
+
+
+def _targets(logits: Tensor, y: Tensor, family: Family) -> list[list[int]]:
+    """Target class of each job of each point: the most likely wrong classes, ``restarts`` times each.
+
+    -1, once a restart, where the loss has no target.
+    """
+    if family.targets == 0:
+        return [[-1] * family.restarts] * len(y)
+    count = min(family.targets, logits.shape[1] - 1)
+    wrong = logits.scatter(1, y[:, None], -torch.inf)
+    likely = wrong.argsort(dim=1, descending=True, stable=True)[:, :count]
+    return likely.repeat_interleave(family.restarts, dim=1).tolist()
