@@ -43,6 +43,7 @@ class Request:
     resume: bool
     dry_run: bool
     push: str | None = None
+    licence: str | None = None
     tensorboard: bool = False
     new_head: bool = False
 
@@ -90,7 +91,7 @@ def carry_out(request: Request) -> None:
             return
         finished = _train(job, run, model, spec, device, w)
         if request.push is not None and w.leads:
-            push.command(str(finished.path), repo=request.push)
+            push.command(str(finished.path), repo=request.push, licence=request.licence)
 
 
 def _fresh(request: Request) -> Job:
@@ -103,7 +104,8 @@ def _fresh(request: Request) -> Job:
     if request.model is None:
         raise RequestError(f"say what to {request.command}: robustctl {request.command} MODEL --recipe R")
     located = locate(request.model, fetch=False) if request.command == "finetune" else None
-    require_licence(request.push, located.licence if located else None, located.name if located else None)
+    inherited = located.licence if located else None
+    require_licence(request.push, request.licence or inherited, located.name if located else None)
     dataset = located.spec.dataset if located else _dataset_of(request.recipe, request.data)
     chosen = recipe.load(request.recipe, request.overrides, dataset)
     data = _data(request.data, chosen.settings, located.spec if located else None)
@@ -159,7 +161,7 @@ def _resumed(request: Request, run: "Run") -> Job:
     record = run.read()
     if not (run.path / resume.STATE).is_file():
         raise RequestError(f"{run.path} has no saved state to go on from; start it again without --resume")
-    require_licence(request.push, record.licence, record.base)
+    require_licence(request.push, request.licence or record.licence, record.base)
     changed = [
         f"{name} (given {given!r}, the run has {recorded!r})"
         for name, given, recorded in (

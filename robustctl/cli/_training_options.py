@@ -46,4 +46,7 @@ TensorboardOption = Annotated[
 PushOption = Annotated[
     str | None, typer.Option("--push", help="USER/NAME: push the finished run; checked before training starts.")
 ]
+LicenceOption = Annotated[
+    str | None, typer.Option("--licence", help="Of what --push publishes, where it cannot be inherited, e.g. mit.")
+]
 DryOption = Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be done.")]

@@ -23,6 +23,7 @@ def command(
     resume: options.ResumeOption = False,
     dry_run: options.DryOption = False,
     push: options.PushOption = None,
+    licence: options.LicenceOption = None,
     tensorboard: options.TensorboardOption = False,
     new_head: Annotated[
         bool, typer.Option("--new-head", help="Draw a new last layer for the data's number of classes.")
@@ -42,6 +43,7 @@ def command(
         resume=resume,
         dry_run=dry_run,
         push=push,
+        licence=licence,
         tensorboard=tensorboard,
         new_head=new_head,
     )

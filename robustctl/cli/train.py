@@ -28,6 +28,7 @@ def command(
     resume: options.ResumeOption = False,
     dry_run: options.DryOption = False,
     push: options.PushOption = None,
+    licence: options.LicenceOption = None,
     tensorboard: options.TensorboardOption = False,
 ) -> None:
     """Train from random weights. The architecture's arguments are the recipe's. Prints the run directory."""
@@ -44,6 +45,7 @@ def command(
         resume=resume,
         dry_run=dry_run,
         push=push,
+        licence=licence,
         tensorboard=tensorboard,
     )
     shared.carry_out(request)

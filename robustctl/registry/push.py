@@ -112,8 +112,8 @@ def require_licence(repo: str | None, licence: str | None, base: str | None) -> 
     whose = f"the licence of {base}" if base else "the licence of a model that is trained from scratch"
     state = f"is {licence!r}, which is none of the hub's" if licence else "is not known"
     raise RequestError(
-        f"--push {repo} would be refused after training: {whose} {state}. Train without --push; if you may publish the "
-        f"model, then say under which licence: robustctl push --repo {repo} --licence mit"
+        f"--push {repo} would be refused after training: {whose} {state}; if you may publish the model, "
+        "say under which: --licence mit"
     )
 
 

@@ -72,7 +72,9 @@ def test_a_push_that_lacks_a_licence_is_refused_before_training(
     write(changed, private_home / "models" / "entries" / "far-away.yaml")
     with pytest.raises(RequestError, match=f"the licence of far-away {said}") as refused:
         carry_out(asked)
-    assert f"robustctl push --repo file://{tmp_path}/m --licence" in str(refused.value)
+    assert "--licence mit" in str(refused.value)
+    with pytest.raises(Fetched):
+        carry_out(replace(asked, licence="mit"))
 
 
 def test_a_directory_that_cannot_be_written_to_is_refused_before_training(tmp_path: Path) -> None:

@@ -1,8 +1,12 @@
 """Two processes on the CPU (gloo) against one, at the same global batch."""
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +24,12 @@ from robustctl.training.distributed import SharedBatchNorm2d, World, share_batch
 CASES = {
     "e-at": ["--recipe", "e-at", "--set", "attack.steps=3"],
     "fgsm": ["--recipe", "fgsm", "--set", "method.start=previous"],
+    "avg": ["--recipe", "avg"],
+    "max": ["--recipe", "max"],
+    "ramp": ["--recipe", "ramp"],  # its pairing is a mean over a mask that differs between the processes
+    "trades": ["--recipe", "trades"],
 }
+TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 @pytest.fixture
@@ -44,13 +53,12 @@ def run(launcher: list[str], *arguments: object) -> subprocess.CompletedProcess[
     return subprocess.run(command, capture_output=True, text=True, timeout=200)
 
 
-@pytest.mark.parametrize("case", ["e-at", pytest.param("fgsm", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("case", ["e-at", *(pytest.param(case, marks=pytest.mark.slow) for case in list(CASES)[1:])])
 def test_two_processes_reach_the_weights_of_one(case: str, model: Path, tmp_path: Path) -> None:
-    two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     common = [*CASES[case], "--set", "optim.lr=0.02", "--set", "selection.images=20", "--max-steps", 4]
     one = run([], model, *common, "--out", tmp_path / "one")
     assert one.returncode == 0, one.stderr
-    both = run(two, model, *common, "--out", tmp_path / "two")
+    both = run(TWO, model, *common, "--out", tmp_path / "two")
     assert both.returncode == 0, both.stderr
     assert both.stdout.count(str(tmp_path / "two")) == 1, "one process talks"
     start = checkpoint.read_tensors(model / "model.safetensors")
@@ -59,6 +67,49 @@ def test_two_processes_reach_the_weights_of_one(case: str, model: Path, tmp_path
     apart = sum(float((a[name].double() - b[name].double()).square().sum()) for name in a) ** 0.5
     assert apart < 2e-3 * moved, f"moved {moved}, apart {apart}"
     assert json.loads((tmp_path / "two" / "run.json").read_text())["status"] == "finished"
+
+
+def workers(launcher: int) -> list[int]:
+    """Process ids of the launcher's children that train."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended a moment ago
+            parent = int(status.read_text().rpartition(")")[2].split()[1])
+            if parent == launcher and b"finetune" in (status.parent / "cmdline").read_bytes():
+                found.append(int(status.parent.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_a_killed_worker_ends_the_others_and_leaves_a_run_that_resumes(model: Path, tmp_path: Path) -> None:
+    arguments = [model, *CASES["e-at"], "--set", "optim.lr=0.02", "--set", "selection.images=20"]
+    arguments += ["--set", "train.epochs=2"]
+    assert run(TWO, *arguments, "--out", tmp_path / "whole").returncode == 0
+    command = [
+        sys.executable,
+        *TWO,
+        "-m",
+        "robustctl",
+        "finetune",
+        *map(str, arguments),
+        "--out",
+        str(tmp_path / "cut"),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as launcher:
+        metrics = tmp_path / "cut" / "metrics.jsonl"
+        deadline = time.monotonic() + 120
+        while not (metrics.exists() and '"selection"' in metrics.read_text()):  # one epoch is done
+            assert time.monotonic() < deadline and launcher.poll() is None
+            time.sleep(0.02)
+        os.kill(workers(launcher.pid)[-1], signal.SIGKILL)
+        launcher.communicate(timeout=120)
+    assert launcher.returncode != 0
+    resumed = run(TWO, "--resume", "--out", tmp_path / "cut")
+    assert resumed.returncode == 0, resumed.stderr
+    weights = [checkpoint.read_tensors(tmp_path / name / "model.safetensors") for name in ("whole", "cut")]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture
