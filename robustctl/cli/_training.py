@@ -224,8 +224,8 @@ def _model(job: Job) -> tuple["Classifier", "ModelSpec"]:
 
 
 def _trained_for(spec: "ModelSpec", settings: "Settings") -> "ModelSpec":
-    """The spec after training: one norm where one was trained, none where several were."""
-    threats = settings.train_threats
+    """The spec after training: one norm where one was trained, none where several were, or clean images alone."""
+    threats = [] if settings.method.name == "natural" else settings.train_threats
     one = threats[0] if len(threats) == 1 else None
     return spec.model_copy(update={"norm": one and one.norm, "eps": one and one.eps_text})
 
@@ -237,12 +237,13 @@ def _header(job: Job, spec: "ModelSpec") -> list[str]:
     from robustctl.training.start import learning_rate
 
     settings = job.settings
+    trained_on = "clean images" if settings.method.name == "natural" else ", ".join(map(str, settings.train_threats))
     lines = [
         f"{job.request.command} {job.model} ({spec.architecture.name}, {settings.dataset}) with method "
         f"{settings.method.name}, seed {job.seed}",
         f"data: {len(job.data)} images of {job.data.source} ({job.data.split}), {settings.selection.images} of them "
         "held out for selection",
-        f"trained on {', '.join(map(str, settings.train_threats))}; judged by "
+        f"trained on {trained_on}; judged by "
         f"{', '.join(map(str, settings.evaluate_threats))}; epochs: {settings.train.epochs}, "
         f"lr {learning_rate(settings, spec):g}",
     ]
