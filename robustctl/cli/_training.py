@@ -68,6 +68,7 @@ class Job:
 def carry_out(request: Request) -> None:
     """Train, and leave a finished run directory; its path goes to stdout."""
     from robustctl.cli import push
+    from robustctl.cli._training_model import model_of
     from robustctl.oracle import pick_device
     from robustctl.registry.push import preflight
     from robustctl.training.distributed import local_device, world
@@ -84,7 +85,7 @@ def carry_out(request: Request) -> None:
         # One process looks for the run: of two that try its lock at once, one would take it for held.
         run = w.broadcast(_run_to_resume(request) if request.resume and w.leads else None)
         job = _resumed(request, run) if run else _fresh(request)
-        model, spec = _model(job)
+        model, spec = model_of(job)
         spec = resizing_spec(spec, job.data)
         _say(w, _header(job, spec))
         if request.dry_run:
@@ -185,49 +186,6 @@ def _resumed(request: Request, run: "Run") -> Job:
     if data.content_sha256 != record.data["content_sha256"]:
         raise RequestError(f"cannot resume {run.path}: the images of {record.data['source']} have changed")
     return Job(request, settings, None, record.model, None, data, record.seed, spec)
-
-
-def _model(job: Job) -> tuple["Classifier", "ModelSpec"]:
-    """The model that training starts from; a resumed one gets its weights later."""
-    import torch
-
-    from robustctl import checkpoint
-    from robustctl.architectures import build
-    from robustctl.spec import Architecture, ModelSpec
-    from robustctl.training.start import input_shape, new_head
-
-    torch.manual_seed(job.seed)
-    if job.spec is not None:
-        return build(job.spec), job.spec
-    if job.located is None:
-        arguments = job.settings.architecture.get(job.model, {})
-        spec = ModelSpec(
-            schema="robustctl.model/1",
-            architecture=Architecture(name=job.model, args=arguments),
-            input_shape=input_shape(job.data, job.settings),
-            n_classes=job.data.n_classes,
-            dataset=job.settings.dataset,
-        )
-        return build(spec), _trained_for(spec, job.settings)
-    spec = job.located.spec
-    if job.request.new_head:
-        fresh = spec.model_copy(update={"n_classes": job.data.n_classes})
-        model = build(fresh)
-        return model, new_head(model, spec, job.data.n_classes, checkpoint.read_tensors(job.located.weights))
-    if job.data.n_classes != spec.n_classes:
-        raise RequestError(
-            f"{job.data.source} has {job.data.n_classes} classes, {job.model} tells {spec.n_classes} apart; "
-            "give it a new head: --new-head"
-        )
-    job.data.require(spec.input_shape, spec.n_classes)
-    return checkpoint.load_from(spec, job.located.weights), _trained_for(spec, job.settings)
-
-
-def _trained_for(spec: "ModelSpec", settings: "Settings") -> "ModelSpec":
-    """The spec after training: one norm where one was trained, none where several were, or clean images alone."""
-    threats = [] if settings.method.name == "natural" else settings.train_threats
-    one = threats[0] if len(threats) == 1 else None
-    return spec.model_copy(update={"norm": one and one.norm, "eps": one and one.eps_text})
 
 
 def _header(job: Job, spec: "ModelSpec") -> list[str]:

@@ -59,7 +59,7 @@ def fetch_entry(name: str, entry: Entry, keep_original: bool = False) -> Path:
                 try:
                     return _fetch(name, entry, source, keep_original)
                 except RobustctlError as error:
-                    faults.append(f"{source}: {error}")
+                    faults.append(str(error) if str(source) in str(error) else f"{source}: {error}")
     raise RunError(f"model {name}: its weights are not here\n  " + "\n  ".join([*faults, *_by_hand(name, entry)]))
 
 

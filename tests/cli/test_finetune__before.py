@@ -81,3 +81,11 @@ def test_a_directory_that_cannot_be_written_to_is_refused_before_training(tmp_pa
     (tmp_path / "file").write_text("")
     with pytest.raises(RequestError, match="cannot write to"):
         carry_out(replace(ASKED, push=f"file://{tmp_path}/file/m"))
+
+
+def test_a_dry_run_fetches_nothing_and_checks_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
+    carry_out(replace(ASKED, dry_run=True))
+    said = capsys.readouterr().err
+    assert "the weights of far-away are not here yet; they would be fetched first" in said
+    assert "with method e-at" in said
+    carry_out(replace(ASKED, dry_run=True, new_head=True))
