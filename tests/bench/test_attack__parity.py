@@ -64,5 +64,5 @@ def test_we_are_as_strong_as_the_reference_on_three_models_and_norms(
         for norm, accuracy in result["ours"]["accuracy"].items():
             differences[name, norm] = 100 * (accuracy - result["peer"]["accuracy"][norm])
     print(differences)
-    assert max(differences.values()) <= POINTS_WEAKER
+    assert max(differences.values()) <= POINTS_WEAKER + 1e-9, "the addend is float rounding of the percentages"
     assert sum(differences.values()) / len(differences) <= MEAN_DIFFERENCE
