@@ -1,6 +1,7 @@
 """Labelled images in memory."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -12,7 +13,7 @@ from robustctl.errors import RequestError
 from robustctl.results import DataInfo
 
 
-class Labelled:
+class Labelled(ABC):
     """What images of one split have in common, be they decoded or not.
 
     Attributes:
@@ -43,9 +44,9 @@ class Labelled:
         return hashlib.sha256(self.split.encode() + b"\n" + self.indices.numpy().tobytes()).hexdigest()
 
     @property
+    @abstractmethod
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of an image."""
-        raise NotImplementedError
 
     def require_shape(self, input_shape: tuple[int, int, int]) -> None:
         """Raise RequestError unless the images have the shape that a model takes."""

@@ -5,9 +5,9 @@ import sys
 from robustctl.cli import main
 
 
-def robust(*arguments: str) -> int:
+def robust(*arguments: object) -> int:
     """Run the command line; returns its exit code."""
-    sys.argv = ["robustctl", *arguments]
+    sys.argv = ["robustctl", *map(str, arguments)]
     try:
         main()
     except SystemExit as stop:

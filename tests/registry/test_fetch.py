@@ -4,33 +4,22 @@ import errno
 import hashlib
 import io
 import multiprocessing
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from command import robust
 from hub_server import TOKEN, Fault, Server
 
 import robustctl
 from robustctl.architectures import Classifier
-from robustctl.cli import main
 from robustctl.registry.entry import Entry
 from robustctl.registry.fetch import asked_once, check_sources, fetch_entry
 from robustctl.registry.local import read_record
 from robustctl.registry.locate import home, read_entry
 
 pytestmark = pytest.mark.usefixtures("in_process")
-
-
-def robust(*arguments: object) -> int:
-    """Run the command line; returns its exit code."""
-    sys.argv = ["robustctl", *map(str, arguments)]
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 @pytest.fixture

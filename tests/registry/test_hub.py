@@ -12,24 +12,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from command import robust
 from hub_server import TOKEN, Fault, Server
 
-from robustctl.cli import main
 from robustctl.errors import RequestError, RunError
 from robustctl.registry import hub as client
 from robustctl.registry.locate import home
 from robustctl.registry.pull import pull
 from robustctl.runs import Run
-
-
-def robust(*arguments: str) -> int:
-    """Run the command line; returns its exit code."""
-    sys.argv = ["robustctl", *arguments]
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def test_doctor_names_the_owner_of_the_token_and_not_the_token(

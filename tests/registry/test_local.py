@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from command import robust
 from safetensors.torch import load_file
 
 import robustctl
 from robustctl import checkpoint, data
 from robustctl.architectures import Classifier
-from robustctl.cli import main
 from robustctl.errors import RunError
 from robustctl.registry import folder, local
 from robustctl.registry.locate import home, locate
@@ -23,16 +23,6 @@ MNIST = ["--arch", "kw-small", "--dataset", "mnist", "--norm", "linf", "--eps", 
 CIFAR = ["--dataset", "cifar10"]
 TINY = ["--arch", "kw-small", "--set", "width=2", "--set", "hidden=8", "--dataset", "mine"]
 TINY += ["--input-shape", "1,8,8", "--classes", "10"]
-
-
-def robust(*arguments: object) -> int:
-    """Run the command line; returns its exit code."""
-    sys.argv = ["robustctl", *map(str, arguments)]
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 @pytest.fixture

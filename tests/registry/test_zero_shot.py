@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from command import robust
 from hub_server import Fault, Server
 from safetensors.torch import load, save
 from torch import Tensor
 
 import robustctl
 from robustctl.architectures.clip import MEAN, STD
-from robustctl.cli import main
 from robustctl.registry import fetch
 from robustctl.registry.local import read_record
 from robustctl.registry.locate import home
@@ -35,16 +35,6 @@ ENDLESS = {  # an expression that backtracks without end
     ],
 }
 SIZES = {"hidden_size": 16, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-
-
-def robust(*arguments: object) -> int:
-    """Run the command line; returns its exit code."""
-    sys.argv = ["robustctl", *map(str, arguments)]
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 @pytest.fixture(scope="session")
