@@ -93,7 +93,7 @@ def locate(text: str, *, fetch: bool = True) -> Located:
     repo, revision = split_revision(text)
     if (directory := pulled_directory(repo, revision)) is not None:
         return _from_directory(directory, text)
-    if REPO_ID.fullmatch(repo) and not Path(text).exists():
+    if text.startswith(FILE) or (REPO_ID.fullmatch(repo) and not Path(text).exists()):
         raise RequestError(f"model {text!r} is neither a directory nor a pulled repo; fetch it: robustctl pull {text}")
     if Path(text).exists():
         raise RequestError(f"model {text!r} is a file; register it first: robustctl models import {text} --name ...")
