@@ -20,7 +20,7 @@ def load_model(name: str) -> "Classifier":
         RunError: it could not be fetched.
     """
     from robustctl import checkpoint
-    from robustctl.registry.pull import ensure
+    from robustctl.models.pull import ensure
 
     located = ensure(name)
     return checkpoint.load_from(located.spec, located.weights)

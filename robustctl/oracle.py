@@ -202,7 +202,7 @@ def accelerate(model: nn.Module, precision: Precision, image: Tensor | None = No
         for layer in layers:
             layer.bfloat16()
     if any(isinstance(layer, nn.Conv2d) for layer in layers):
-        fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        fast.to(memory_format=torch.channels_last)
         fast.register_forward_pre_hook(lambda module, inputs: _channels_last(*inputs))
     return fast
 
@@ -286,7 +286,7 @@ class _FrozenBatchNorm(nn.Module):
         self.register_buffer("one", torch.ones_like(scale))
 
     def forward(self, x: Tensor) -> Tensor:
-        return _Affine.apply(x, self.scale, self.shift, self.zero, self.one)  # type: ignore[no-any-return, no-untyped-call]
+        return _Affine.apply(x, self.scale, self.shift, self.zero, self.one)  # type: ignore[no-any-return]
 
 
 class _Affine(torch.autograd.Function):

@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,9 @@ from robustctl.architectures import Classifier, build
 from robustctl.spec import Architecture, ModelSpec
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "support"))
+
+pytest_plugins = ["registry_fixtures"]
 
 # Several workers share the cores: one thread each is fastest, here and in the processes that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"

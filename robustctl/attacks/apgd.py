@@ -1,7 +1,7 @@
 """APGD, arXiv:2003.01690 (l_inf, l_2) and arXiv:2103.01208 (l_1, larger radii).
 
 The whole state of the attack is per row (``Rows``), and ``advance`` moves every row by one gradient evaluation,
-whatever stage each is in. ``apgd`` below advances all rows together; ``evaluation.full_batch`` puts a new row where
+whatever stage each is in. ``apgd`` below advances all rows together; ``evaluation.row_scheduler`` puts a new row where
 one has ended.
 """
 

@@ -16,10 +16,10 @@ from torch import Tensor
 from robustctl.allocator import kept_memory
 from robustctl.architectures import Classifier
 from robustctl.data import ImageData
-from robustctl.evaluation import reference, verify
-from robustctl.evaluation.engine import gathered, run_family
-from robustctl.evaluation.full_batch import Finished
+from robustctl.evaluation import referee, reference
+from robustctl.evaluation.families import gathered, run_family
 from robustctl.evaluation.protocols import PROTOCOLS
+from robustctl.evaluation.row_scheduler import Finished
 from robustctl.oracle import Loss, Oracle, Precision, confirm_precision
 from robustctl.threats import Norm, Threat
 
@@ -197,12 +197,12 @@ def _run_norm(
 ) -> None:
     """Each attack meets the points that those before it left; the referee says which, as in an evaluation."""
     start = time.perf_counter()
-    right = verify.predictions(model, data, batch_size) == data.y
+    right = referee.predictions(model, data, batch_size) == data.y
     left = right.nonzero().squeeze(1).tolist()
     for attack in attacks:
         for finished in gathered(attack(list(left)), batch_size):
             x, y = data.images(finished.positions), data.y[finished.positions]
-            verdicts = verify.judge(model, x, y, finished.x_adv, threat)
+            verdicts = referee.judge(model, x, y, finished.x_adv, threat)
             broken = {p for p, is_broken in zip(finished.positions, verdicts.broken.tolist(), strict=True) if is_broken}
             left = [position for position in left if position not in broken]
     side.seconds_by_norm.setdefault(threat.norm, []).append(time.perf_counter() - start)

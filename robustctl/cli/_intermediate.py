@@ -12,7 +12,7 @@ from robustctl.errors import RequestError
 
 if TYPE_CHECKING:
     from robustctl.cli.eval import Subject
-    from robustctl.evaluation.intermediate import Request
+    from robustctl.intermediate.evaluate import Request
     from robustctl.sampling.perturbation import Perturbation
     from robustctl.threats import Threat
 
@@ -41,16 +41,16 @@ def run(
     request.require()
     request.perturbation.require(subject.located.spec.input_shape)
     from robustctl import checkpoint
-    from robustctl.evaluation.intermediate import evaluate_intermediate, evaluation_key
     from robustctl.evaluation.store import digest
     from robustctl.files import writing
+    from robustctl.intermediate.evaluate import evaluate_intermediate, evaluation_key
     from robustctl.oracle import pick_device
-    from robustctl.registry import datasets
-    from robustctl.report.intermediate import table
+    from robustctl.report.q_table import table
+    from robustctl.workflows.images import load_images
 
     chosen_device = pick_device(device)
     spec = subject.located.spec
-    images = datasets.load(source, split, n, spec)
+    images = load_images(source, split, n, spec)
     model = checkpoint.load_from(spec, subject.located.weights)
     key = digest(evaluation_key(model, spec, images, request))
     with writing(subject.eval_dir):
@@ -73,7 +73,7 @@ def run(
 
 def make_request(subject: "Subject", options: Options) -> "Request":
     """The options as an evaluation understands them; RequestError for what cannot be read."""
-    from robustctl.evaluation.intermediate import Estimator, Request
+    from robustctl.intermediate.evaluate import Estimator, Request
     from robustctl.sampling.estimators import GridName
     from robustctl.sampling.perturbation import Perturbation
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 from robustctl.errors import RequestError
 
 if TYPE_CHECKING:
-    from robustctl.results import UnionResult
-    from robustctl.results_intermediate import IntermediateResult
+    from robustctl.intermediate.results import IntermediateResult
+    from robustctl.results.union import UnionResult
     from robustctl.runs import Run
 
     Result = TypeVar("Result", UnionResult, IntermediateResult)
@@ -26,7 +26,8 @@ def read_all(texts: list[str]) -> list[tuple[str, "UnionResult"]]:
     Raises:
         RequestError: no such file or run, or a file that is no result.
     """
-    from robustctl import results, runs
+    from robustctl import runs
+    from robustctl.results import union as results
 
     paths = []
     for text in texts:
@@ -45,26 +46,28 @@ def read_both(texts: list[str]) -> tuple[list[tuple[str, "UnionResult"]], list[t
     Raises:
         RequestError: no such file or run, or a file that is no result.
     """
-    from robustctl import results, results_intermediate
+    from robustctl.intermediate.results import read as read_intermediate
+    from robustctl.results.union import read as read_union
 
     paths = [path for text in texts for path in _named(text)] if texts else _everything()
     curves = [path for path in paths if _schema(path) == INTERMEDIATE]
     return (
-        _labelled([(path, results.read(path)) for path in paths if path not in curves]),
+        _labelled([(path, read_union(path)) for path in paths if path not in curves]),
         _labelled(
-            [(path, results_intermediate.read(path)) for path in curves],
+            [(path, read_intermediate(path)) for path in curves],
             lambda result: (result.model, result.distribution.text),
         ),
     )
 
 
 def _named(text: str) -> list[Path]:
-    from robustctl import results_intermediate, runs
+    from robustctl import runs
+    from robustctl.intermediate import results
 
     run = runs.find(text)
     if run is None:
         return [Path(text)]
-    curves = {results_intermediate.read(path).distribution.text: path for path in _files(run, INTERMEDIATE)}
+    curves = {results.read(path).distribution.text: path for path in _files(run, INTERMEDIATE)}
     if not curves:
         return [_newest_union(run)]
     return [*_files(run, UNION)[-1:], *curves.values()]

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
     from robustctl.architectures import Classifier
     from robustctl.data import EncodedData, ImageData
-    from robustctl.recipe import Recipe
-    from robustctl.registry.locate import Located
+    from robustctl.models.find import Located
+    from robustctl.processes import World
+    from robustctl.recipe.read import Recipe
+    from robustctl.recipe.schema import Settings
     from robustctl.runs import Record, Run
     from robustctl.spec import ModelSpec
-    from robustctl.training.distributed import World
     from robustctl.training.loop import Listener, Loop
-    from robustctl.training.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ def carry_out(request: Request) -> None:
     from robustctl.cli import push
     from robustctl.cli._training_model import model_of
     from robustctl.oracle import pick_device
-    from robustctl.registry.push import preflight
-    from robustctl.training.distributed import local_device, world
-    from robustctl.training.start import resizing_spec
+    from robustctl.processes import local_device, world
+    from robustctl.publish.push import preflight
+    from robustctl.training.build import resizing_spec
 
     if request.max_steps is not None and request.dry_run:
         request = replace(request, max_steps=None)
@@ -96,9 +96,9 @@ def carry_out(request: Request) -> None:
 
 
 def _fresh(request: Request) -> Job:
-    from robustctl import recipe
-    from robustctl.registry.locate import locate
-    from robustctl.registry.push import require_licence
+    from robustctl.models.find import locate
+    from robustctl.publish.push import require_licence
+    from robustctl.recipe import read as recipe
 
     if request.recipe is None:
         raise RequestError("say how to train: --recipe R (robustctl recipes list shows them)")
@@ -126,26 +126,26 @@ def _dataset_of(recipe_name: str, data: str | None) -> str | None:
 
 def _data(source: str | None, settings: "Settings", spec: "ModelSpec | None") -> "ImageData | EncodedData":
     """The training split; images of several sizes only where the model, the data set or the recipe allows them."""
-    from robustctl.registry import datasets
     from robustctl.spec import IMAGENET
     from robustctl.standards import STANDARDS
+    from robustctl.workflows.images import load_training_images
 
     dataset = settings.dataset
     if source is None and dataset not in STANDARDS:
         raise RequestError(f"say where the images of {dataset!r} are: --data FOLDER, .npz file or hub data set")
     any_size = bool(settings.augment.resized_crop or dataset == IMAGENET or (spec and spec.resizing))
     side = spec.input_shape[-1] if spec else None
-    return datasets.load_to_train(source or STANDARDS[dataset].source, "train", any_size=any_size, side=side)
+    return load_training_images(source or STANDARDS[dataset].source, "train", any_size=any_size, side=side)
 
 
 def _run_to_resume(request: Request) -> "Run":
     """The run of ``--out``, else the newest unfinished one."""
     from robustctl import runs
-    from robustctl.training import resume
+    from robustctl.training import state_file
 
     if request.out is not None:
         return runs.Run(request.out)
-    for run in runs.unfinished(resume.STATE):
+    for run in runs.unfinished(state_file.STATE):
         record = run.read()
         if request.model in (None, record.model) and record.command == request.command:
             return run
@@ -154,13 +154,13 @@ def _run_to_resume(request: Request) -> "Run":
 
 def _resumed(request: Request, run: "Run") -> Job:
     """The recorded job; what the request says otherwise is an error that names it."""
-    from robustctl import recipe
-    from robustctl.registry.push import require_licence
+    from robustctl.publish.push import require_licence
+    from robustctl.recipe import read as recipe
     from robustctl.spec import read_spec
-    from robustctl.training import resume
+    from robustctl.training import state_file
 
     record = run.read()
-    if not (run.path / resume.STATE).is_file():
+    if not (run.path / state_file.STATE).is_file():
         raise RequestError(f"{run.path} has no saved state to go on from; start it again without --resume")
     require_licence(request.push, request.licence or record.licence, record.base)
     changed = [
@@ -191,8 +191,8 @@ def _resumed(request: Request, run: "Run") -> Job:
 def _header(job: Job, spec: "ModelSpec") -> list[str]:
     from math import prod
 
-    from robustctl import recipe
-    from robustctl.training.start import learning_rate
+    from robustctl.recipe import read as recipe
+    from robustctl.training.build import learning_rate
 
     settings = job.settings
     trained_on = "clean images" if settings.method.name == "natural" else ", ".join(map(str, settings.train_threats))
@@ -213,7 +213,7 @@ def _train(
     job: Job, run: "Run | None", model: "Classifier", spec: "ModelSpec", device: "torch.device", w: "World"
 ) -> "Run":
     from robustctl import runs
-    from robustctl.training.start import build_loop, require_space
+    from robustctl.training.build import build_loop, require_space
 
     resuming = run is not None
     require_space(model, job.settings, run.path if run else job.request.out or runs.root())

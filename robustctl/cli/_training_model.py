@@ -8,8 +8,8 @@ from robustctl.progress import say
 if TYPE_CHECKING:
     from robustctl.architectures import Classifier
     from robustctl.cli._training import Job
+    from robustctl.recipe.schema import Settings
     from robustctl.spec import ModelSpec
-    from robustctl.training.settings import Settings
 
 
 def model_of(job: "Job") -> tuple["Classifier", "ModelSpec"]:
@@ -25,7 +25,7 @@ def model_of(job: "Job") -> tuple["Classifier", "ModelSpec"]:
     from robustctl import checkpoint
     from robustctl.architectures import build
     from robustctl.spec import Architecture, ModelSpec
-    from robustctl.training.start import input_shape, new_head
+    from robustctl.training.build import input_shape, new_head
 
     torch.manual_seed(job.seed)
     if job.spec is not None:

@@ -8,7 +8,7 @@ import typer
 
 def _recipes(incomplete: str) -> list[str]:
     """For the shell's tab completion."""
-    from robustctl import recipe
+    from robustctl.recipe import read as recipe
 
     return [name for name in recipe.names() if name.startswith(incomplete)]
 

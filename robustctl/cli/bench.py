@@ -46,10 +46,10 @@ def attack(
     from robustctl import checkpoint
     from robustctl.bench.attack import PEER, compare
     from robustctl.discovery import unknown
-    from robustctl.evaluation import verify
-    from robustctl.evaluation.engine import default_batch_size
+    from robustctl.evaluation import referee
+    from robustctl.evaluation.families import default_batch_size
     from robustctl.oracle import pick_device, pick_precision
-    from robustctl.registry import datasets
+    from robustctl.workflows.images import load_images
 
     if vs not in (None, "autoattack"):
         raise unknown("peer", str(vs), ["autoattack"])
@@ -59,11 +59,11 @@ def attack(
     threats = choose_threats(subject, norms, eps)
     where = pick_device(device)
     chosen = pick_precision(precision, where)
-    images = datasets.load(data or subject.default_data(), split, n, subject.located.spec)
+    images = load_images(data or subject.default_data(), split, n, subject.located.spec)
     images.require(subject.located.spec.input_shape, subject.located.spec.n_classes)
     classifier = checkpoint.load_from(subject.located.spec, subject.located.weights).to(where)
     images_a_batch = batch_size or default_batch_size(where)
-    predicted = verify.predictions(classifier, images, images_a_batch)
+    predicted = referee.predictions(classifier, images, images_a_batch)
     if own_labels:
         images = replace(images, y=predicted)
     elif not (predicted == images.y).any():
@@ -129,15 +129,15 @@ def intermediate(
     from robustctl.bench.intermediate import compare
     from robustctl.cli._intermediate import parse_numbers
     from robustctl.oracle import pick_device
-    from robustctl.registry import datasets
     from robustctl.sampling.perturbation import Perturbation
+    from robustctl.workflows.images import load_images
 
     perturbation = Perturbation.parse(distribution)
     if perturbation.kind != "linf":
         raise RequestError(f"--distribution {distribution}: the comparison is for linf:RADIUS")
     subject = find_subject(model)
     perturbation.require(subject.located.spec.input_shape)
-    images = datasets.load(data or subject.default_data(), split, n, subject.located.spec)
+    images = load_images(data or subject.default_data(), split, n, subject.located.spec)
     images.require(subject.located.spec.input_shape, subject.located.spec.n_classes)
     classifier = checkpoint.load_from(subject.located.spec, subject.located.weights).to(pick_device(device))
     result = compare(

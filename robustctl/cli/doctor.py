@@ -17,7 +17,7 @@ OPTIONAL = {
 
 
 def command(
-    offline: Annotated[bool, typer.Option("--offline", help="Do not ask the hub.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Do not ask the client.")] = False,
 ) -> None:
     """Say what is installed, which device there is, where things are, whether the hub answers and who the token is."""
     for label, value in (*_versions(), *_device(), *_places(), *_hub(offline)):
@@ -71,7 +71,7 @@ def _places() -> Iterator[Row]:
     from pathlib import Path
 
     from robustctl import runs
-    from robustctl.registry.locate import home
+    from robustctl.models.find import home
 
     for label, path in (("models", home()), ("runs", runs.root().absolute())):
         there = next(parent for parent in (path, *path.parents) if parent.exists())
@@ -82,20 +82,20 @@ def _places() -> Iterator[Row]:
 
 def _hub(offline: bool) -> Iterator[Row]:
     from robustctl.errors import RobustctlError
-    from robustctl.registry import hub
+    from robustctl.hub import client
 
-    if offline or hub.is_offline():
-        yield "hub", f"{hub.shown_endpoint()}, not asked ({'--offline' if offline else 'HF_HUB_OFFLINE'})"
-        yield "token", "configured" if hub.own_token() else "none"
+    if offline or client.is_offline():
+        yield "hub", f"{client.shown_endpoint()}, not asked ({'--offline' if offline else 'HF_HUB_OFFLINE'})"
+        yield "token", "configured" if client.own_token() else "none"
         return
-    if not hub.own_token():
-        answers = hub.answers()
-        yield "hub", f"{hub.shown_endpoint()} {'answers' if answers else 'does not answer'}"
+    if not client.own_token():
+        answers = client.answers()
+        yield "hub", f"{client.shown_endpoint()} {'answers' if answers else 'does not answer'}"
         yield "token", "none; pushing and private repos need one: set HF_TOKEN, or hf auth login"
         return
     try:
-        who = hub.identity()
-        yield "hub", f"{hub.shown_endpoint()} answers"
+        who = client.identity()
+        yield "hub", f"{client.shown_endpoint()} answers"
         others = f", organisations {', '.join(who.organisations)}" if who.organisations else ""
         yield "token", f"of {who.name}, role {who.role}{others}"
     except RobustctlError as error:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from robustctl.evaluation.checks import Recorded
     from robustctl.evaluation.store import Key
     from robustctl.evaluation.union import Request
-    from robustctl.registry.locate import Located
-    from robustctl.results import UnionResult
+    from robustctl.models.find import Located
+    from robustctl.results.union import UnionResult
     from robustctl.runs import Record
 
 Text = str | None
@@ -82,7 +82,7 @@ def command(
     """
     if os.environ.get("RANK", "0") != "0":
         os.environ["ROBUSTCTL_QUIET"] = "1"
-    from robustctl.evaluation.engine import default_batch_size
+    from robustctl.evaluation.families import default_batch_size
     from robustctl.oracle import pick_device, pick_precision
 
     subject = find_subject(model)
@@ -151,7 +151,7 @@ def find_subject(text: str | None) -> Subject:
     Of a run it is the last weights; one that did not do all of its steps is said to have done fewer.
     """
     from robustctl import runs
-    from robustctl.registry.locate import locate
+    from robustctl.models.find import locate
 
     run = runs.newest() if text is None else runs.find(text)
     if run is None:
@@ -226,12 +226,12 @@ def evaluate(
     from robustctl.evaluation.store import digest
     from robustctl.files import writing
     from robustctl.oracle import pick_device
-    from robustctl.registry import datasets
+    from robustctl.workflows.images import load_images
 
     union.require_protocol(request.protocol)
     chosen_device = pick_device(shards.local_device(device))
     spec = subject.located.spec
-    images = datasets.load(source, split, n, spec)
+    images = load_images(source, split, n, spec)
     images.require(spec.input_shape, spec.n_classes)
     model = checkpoint.load_from(spec, subject.located.weights).to(chosen_device)
     request = union.confirmed(model.eval(), images, request)

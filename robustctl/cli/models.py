@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from robustctl.registry.entry import Accuracy, Entry
+    from robustctl.models.entry import Accuracy, Entry
     from robustctl.spec import ModelSpec
 
 app = typer.Typer(no_args_is_help=True, help="The model registry: list, show, import, remove, verify, mirror.")
@@ -15,7 +15,7 @@ app = typer.Typer(no_args_is_help=True, help="The model registry: list, show, im
 
 def names(incomplete: str) -> list[str]:
     """The models that can be named and begin so; for the shell's tab completion."""
-    from robustctl.registry.locate import entry_files, pulled
+    from robustctl.models.find import entry_files, pulled
 
     return [name for name in [*entry_files(), *pulled()] if name.startswith(incomplete)]
 
@@ -40,8 +40,8 @@ def list_models(
     """List the models that can be named; '*' marks those whose weights are here."""
     from robustctl import discovery
     from robustctl.errors import RequestError
-    from robustctl.registry.entry import read
-    from robustctl.registry.locate import entry_files, entry_weights, locate, pulled
+    from robustctl.models.entry import read
+    from robustctl.models.find import entry_files, entry_weights, locate, pulled
     from robustctl.threats import parse_norm
 
     models: dict[str, ModelSpec] = {name: read(path) for name, path in sorted(entry_files().items())}
@@ -71,7 +71,7 @@ def show(name: Name) -> None:
     """Everything that is known about a model."""
     import yaml
 
-    from robustctl.registry.locate import entry_files, entry_weights, locate, read_entry
+    from robustctl.models.find import entry_files, entry_weights, locate, read_entry
 
     if name in entry_files():
         entry = read_entry(name)
@@ -111,27 +111,27 @@ def import_model(
     from_yaml: Annotated[Path | None, typer.Option(help="Read an entry file; the options above override it.")] = None,
 ) -> None:
     """Register weights of your own: convert them to safetensors, load them strictly, write an entry."""
-    from robustctl.registry import fetch, local, request
-    from robustctl.registry.locate import entry_files, entry_weights, read_entry
+    from robustctl.models import fetch, import_options, shelf
+    from robustctl.models.find import entry_files, entry_weights, read_entry
 
-    options = request.Options(
+    options = import_options.Options(
         arch, set_ or [], dataset, mean, std, norm, eps, classes, input_shape, at, strip, drop, licence, description
     )
     if arch is None and from_yaml is None and name in entry_files() and not entry_weights(name).is_file():
         known = read_entry(name)
-        typer.echo(f"brought {name}: {fetch.bring(name, known, path, request.keys_from(options, known.keys))}")
+        typer.echo(f"brought {name}: {fetch.bring(name, known, path, import_options.keys_from(options, known.keys))}")
         return
-    entry = request.entry_from(options, from_yaml, path.name)
-    entry = local.import_model(name, path, entry, entry.keys)
+    entry = import_options.entry_from(options, from_yaml, path.name)
+    entry = shelf.import_model(name, path, entry, entry.keys)
     typer.echo(f"imported {name}: {_summary(entry)}")
 
 
 @app.command()
 def add(path: Annotated[Path, typer.Argument(help="An entry file; its name becomes the model's name.")]) -> None:
     """Add an entry of your own whose weights are fetched when needed."""
-    from robustctl.registry import entry, local
+    from robustctl.models import entry, shelf
 
-    typer.echo(f"added {local.add(path.stem, entry.read(path)).stem}")
+    typer.echo(f"added {shelf.add(path.stem, entry.read(path)).stem}")
 
 
 @app.command()
@@ -141,9 +141,9 @@ def verify(
 ) -> None:
     """Check the weights that are here against their hashes, and the sources of entries without fetching weights."""
     from robustctl.errors import RunError
-    from robustctl.registry import fetch
-    from robustctl.registry.local import verify_weights
-    from robustctl.registry.locate import entry_files, pulled, read_entry
+    from robustctl.models import fetch
+    from robustctl.models.find import entry_files, pulled, read_entry
+    from robustctl.models.shelf import verify_weights
 
     if name is not None and name not in pulled():
         read_entry(name)
@@ -174,8 +174,8 @@ def mirror(
 ) -> None:
     """Put a published model on the hub: fetch, convert, check, push with a card that credits its authors."""
     from robustctl.errors import RunError
-    from robustctl.registry.mirror import package
-    from robustctl.registry.push import Target, check_target, preflight, publish
+    from robustctl.publish.mirror import package
+    from robustctl.publish.push import Target, check_target, preflight, publish
 
     target = Target(repo, private)
     check_target(target)
@@ -194,9 +194,9 @@ def mirror(
 @app.command()
 def remove(name: Name) -> None:
     """Delete an entry of your own and its weights, fetched weights, or a pulled repo (USER/NAME@V: one revision)."""
-    from robustctl.registry import local
+    from robustctl.models import shelf
 
-    for path in local.remove(name):
+    for path in shelf.remove(name):
         typer.echo(f"removed {path}")
 
 

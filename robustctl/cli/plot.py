@@ -30,8 +30,8 @@ def q_curve(
         raise RequestError(f"--label is given {len(label)} times for {len(results)} results")
     if not output.absolute().parent.is_dir():
         raise RequestError(f"-o {output}: there is no directory {output.absolute().parent}")
+    from robustctl.intermediate.results import read
     from robustctl.report.q_curve import plot_curves
-    from robustctl.results_intermediate import read
 
     read_results = [read(path) for path in results]
     labels = label or [result.model for result in read_results]

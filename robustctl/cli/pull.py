@@ -16,9 +16,9 @@ def command(
     ] = False,
 ) -> None:
     """Bring a model here: pinned to a commit, every file checked. Then it can be named in finetune and eval."""
-    from robustctl.registry import pull
-    from robustctl.registry.fetch import fetch_entry
-    from robustctl.registry.locate import entry_files, read_entry, split_revision
+    from robustctl.models import pull
+    from robustctl.models.fetch import fetch_entry
+    from robustctl.models.find import entry_files, read_entry, split_revision
 
     if repo in entry_files():
         typer.echo(f"{repo}: {fetch_entry(repo, read_entry(repo), keep_original)}")

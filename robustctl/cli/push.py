@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from robustctl.registry.push import Package, Target
-    from robustctl.results import UnionResult
+    from robustctl.publish.push import Package, Target
+    from robustctl.results.union import UnionResult
     from robustctl.runs import Record, Run
 
 
@@ -35,7 +35,7 @@ def command(
     if not repo:
         raise RequestError("--repo is missing, e.g. --repo USER/NAME or --repo file:///path")
     with _no_collection():
-        from robustctl.registry.push import Target, check_target, publish
+        from robustctl.publish.push import Target, check_target, publish
 
         target = Target(repo, private, revision, create_pr)
         check_target(target)
@@ -83,9 +83,9 @@ def _find(run: str | None) -> "Run":
 
 def _prepare(run: "Run", target: "Target", licence: str | None, allow_flags: bool, dry_run: bool) -> "Package":
     """The package of a run, after all checks that need no more than it and the token."""
-    from robustctl.registry.folder import sha256
-    from robustctl.registry.push import preflight
-    from robustctl.registry.tensors import weights_sha256
+    from robustctl.hub.plain_directory import sha256
+    from robustctl.models.safetensors_header import weights_sha256
+    from robustctl.publish.push import preflight
     from robustctl.spec import WEIGHTS
 
     weights = run.path / WEIGHTS
@@ -104,8 +104,8 @@ def make_package(run: "Run", target: "Target", licence: str | None, allow_flags:
         RequestError: unfinished run, damaged weights, unknown licence, flagged results.
     """
     from robustctl.errors import RequestError
-    from robustctl.registry import push, scrub
-    from robustctl.registry.card import Story
+    from robustctl.publish import push, redact
+    from robustctl.publish.card import Story
     from robustctl.report.table import markdown, told_apart
     from robustctl.spec import read_spec
 
@@ -120,9 +120,9 @@ def make_package(run: "Run", target: "Target", licence: str | None, allow_flags:
     push.check_flags(found, allow_flags)
     found_before = _before(record, found)
     source = str(record.data["source"])
-    names = scrub.data_names([source, *(one.data.source for one in [*found_before, *found])])
-    before = [scrub.published(one, names) for one in found_before]
-    results = [scrub.published(one, names) for one in found]
+    names = redact.data_names([source, *(one.data.source for one in [*found_before, *found])])
+    before = [redact.published(one, names) for one in found_before]
+    results = [redact.published(one, names) for one in found]
     columns = told_apart("after" if before else "robustctl", results)
     labelled = [*(("before", one) for one in before), *zip(columns, results, strict=True)]
     paths = _paths(record)
@@ -145,7 +145,7 @@ def make_package(run: "Run", target: "Target", licence: str | None, allow_flags:
         base=content["base"],
         base_repo=_base_repo(record),
         provenance=provenance,
-        datasets=tuple(filter(None, [scrub.hub_dataset(source)])),
+        datasets=tuple(filter(None, [redact.hub_dataset(source)])),
     )
     files = push.run_files(run.path, content, [*before, *results], paths)
     return push.Package(story, files, origin=run.path)
@@ -153,7 +153,7 @@ def make_package(run: "Run", target: "Target", licence: str | None, allow_flags:
 
 def _paths(record: "Record") -> list[str]:
     """What in a record is a local path, in whatever characters: what has a public name is none."""
-    from robustctl.registry.scrub import hub_dataset
+    from robustctl.publish.redact import hub_dataset
 
     extra = record.recipe.get("extra")
     found = [extra.get("path")] if isinstance(extra, dict) else []
@@ -165,7 +165,8 @@ def _paths(record: "Record") -> list[str]:
 
 def _is_public(record: "Record") -> bool:
     """Whether the start is called by a name that others know: an entry's, or a pulled repo's, but not a directory's."""
-    from robustctl.registry.locate import FILE, entry_files, pulled
+    from robustctl.hub.names import FILE
+    from robustctl.models.find import entry_files, pulled
 
     known = record.base in entry_files() or record.base in pulled()
     return record.base == record.model and known and not str(record.base).startswith(FILE)
@@ -173,7 +174,7 @@ def _is_public(record: "Record") -> bool:
 
 def _public(record: "Record", paths: list[str]) -> "dict[str, Any]":
     """The content of ``run.json`` for everybody; a start without a public name keeps its last part."""
-    from robustctl.registry.scrub import last_part, scrubbed
+    from robustctl.publish.redact import last_part, scrubbed
 
     content: dict[str, Any] = scrubbed(record.model_dump(mode="json", by_alias=True), paths)
     if record.base and not _is_public(record):
@@ -183,8 +184,8 @@ def _public(record: "Record", paths: list[str]) -> "dict[str, Any]":
 
 def _results(folder: Path, weights_sha256: str) -> "list[UnionResult]":
     """The different evaluations of exactly these weights, oldest first."""
-    from robustctl import results
     from robustctl.errors import RequestError
+    from robustctl.results import union as results
 
     found = []
     for path in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime):
@@ -200,7 +201,7 @@ def _results(folder: Path, weights_sha256: str) -> "list[UnionResult]":
 def _before(record: "Record", after: "list[UnionResult]") -> "list[UnionResult]":
     """The newest evaluation of the start that compares with the newest of the run."""
     from robustctl import runs
-    from robustctl.results import unlike
+    from robustctl.results.union import unlike
 
     if not (record.base and record.base_sha256 and after):
         return []
@@ -210,8 +211,8 @@ def _before(record: "Record", after: "list[UnionResult]") -> "list[UnionResult]"
 
 def _base_repo(record: "Record") -> str | None:
     """The start as a repo of the hub, where it is one."""
-    from robustctl.registry.entry import REPO_ID
-    from robustctl.registry.locate import entry_files, read_entry
+    from robustctl.hub.names import REPO_ID
+    from robustctl.models.find import entry_files, read_entry
 
     if not record.base or not _is_public(record):
         return None

@@ -7,7 +7,7 @@ import typer
 from robustctl.progress import say
 
 if TYPE_CHECKING:
-    from robustctl.results import UnionResult
+    from robustctl.results.union import UnionResult
 
 MODEL, RECIPE, IMAGES = "digits-linf", "e-at", "digits"
 NEXT = f"""

@@ -13,7 +13,7 @@ app = typer.Typer(no_args_is_help=True, help="Recipes: list, show, validate, cop
 
 def _names(incomplete: str) -> list[str]:
     """For the shell's tab completion."""
-    from robustctl import recipe
+    from robustctl.recipe import read as recipe
 
     return [name for name in recipe.names() if name.startswith(incomplete)]
 
@@ -24,7 +24,7 @@ Name = Annotated[str, typer.Argument(help="dataset/name, or a YAML file.", autoc
 @app.command("list")
 def list_recipes(dataset: Annotated[str | None, typer.Option(help="Only recipes for this data set.")] = None) -> None:
     """List the shipped recipes: data set and name, method, paper, expected cost."""
-    from robustctl import recipe
+    from robustctl.recipe import read as recipe
 
     names = [name for name in recipe.names() if dataset is None or name.startswith(f"{dataset}/")]
     width = max(map(len, names), default=0)
@@ -36,7 +36,7 @@ def list_recipes(dataset: Annotated[str | None, typer.Option(help="Only recipes 
 @app.command()
 def show(name: Name) -> None:
     """Print a recipe as it is written, header included."""
-    from robustctl import recipe
+    from robustctl.recipe import read as recipe
 
     typer.echo(recipe.find(name).read_text(encoding="utf-8").rstrip())
 
@@ -49,7 +49,7 @@ def validate(
     """Check a recipe; every fault is listed with its line. Says whether E-AT's assumption holds for its radii."""
     from math import prod
 
-    from robustctl import recipe
+    from robustctl.recipe import read as recipe
     from robustctl.standards import STANDARDS
 
     checked = recipe.load(name, overrides or ())
@@ -64,8 +64,8 @@ def validate(
 @app.command()
 def copy(name: Name, destination: Annotated[Path, typer.Argument(help="The new file.")]) -> None:
     """Copy a recipe to a file of your own, to edit it."""
-    from robustctl import recipe
     from robustctl.files import writing
+    from robustctl.recipe import read as recipe
 
     if destination.exists():
         raise RequestError(f"{destination} is there already; choose another name")

@@ -22,7 +22,7 @@ def command(
     """
     from robustctl.cli._results import read_both
     from robustctl.files import write_text
-    from robustctl.report import intermediate, page, points, table
+    from robustctl.report import page, points, q_table, table
 
     found, curves = read_both(result or [])
     if not found and not curves:
@@ -36,5 +36,5 @@ def command(
         write_text(csv, points.render(found))
         print(f"points: {csv}", file=sys.stderr)
     if output is None and csv is None:
-        tables = [table.before_after([one]) for one in found] + [intermediate.table(one) for _, one in curves]
+        tables = [table.before_after([one]) for one in found] + [q_table.table(one) for _, one in curves]
         typer.echo("\n\n".join(tables))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustctl.errors import RequestError
-from robustctl.results import DataInfo
+from robustctl.results.union import DataInfo
 
 
 class Labelled(ABC):

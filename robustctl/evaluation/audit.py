@@ -8,7 +8,7 @@ import torch
 
 from robustctl.architectures import Classifier
 from robustctl.data import ImageData
-from robustctl.evaluation import verify
+from robustctl.evaluation import referee
 from robustctl.evaluation.store import Store, decode
 from robustctl.threats import Norm, Threat
 
@@ -36,9 +36,9 @@ def audit(
             positions = [position for position, _ in chunk]
             x, y = data.images(positions), data.y[positions]
             x_adv = torch.stack([decode(packed, image) for (_, packed), image in zip(chunk, x, strict=True)])
-            verdicts = verify.judge(model, x, y, x_adv, threat)
+            verdicts = referee.judge(model, x, y, x_adv, threat)
             changed += int((~verdicts.broken & ~(verdicts.margin.abs() <= TIE)).sum())
-            scores = verify.logits(model, x_adv.mul(255).round_().div_(255))
+            scores = referee.logits(model, x_adv.mul(255).round_().div_(255))
             survived += int((scores.argmax(dim=1) == y).sum())
         if changed:
             flags.append(f"rescoring: {changed} verdicts of {threat.norm} did not hold in another batch")

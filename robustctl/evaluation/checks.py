@@ -10,9 +10,9 @@ from robustctl import losses
 from robustctl.data import ImageData
 from robustctl.errors import RequestError
 from robustctl.evaluation.memory import Pieces, fitting
-from robustctl.evaluation.verify import logits
+from robustctl.evaluation.referee import logits
 from robustctl.oracle import Oracle
-from robustctl.results import wilson
+from robustctl.results.statistics import wilson
 
 PROBE = 64  # images that the guards look at; the clean accuracy takes all
 BATCH_TOLERANCE = 1e-3  # relative difference of logits between an image alone and in a batch

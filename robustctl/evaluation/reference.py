@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from robustctl.data import ImageData
 from robustctl.errors import RequestError, RunError
-from robustctl.evaluation.full_batch import Finished
 from robustctl.evaluation.memory import out_of_memory
 from robustctl.evaluation.protocols import PROTOCOLS
+from robustctl.evaluation.row_scheduler import Finished
 from robustctl.geometry import shrink_inside
 from robustctl.threats import Norm, Threat
 

@@ -19,15 +19,15 @@ from robustctl.checkpoint import weights_sha256
 from robustctl.data import ImageData
 from robustctl.discovery import unknown
 from robustctl.errors import RequestError
-from robustctl.evaluation import checks, reference, shards, verify
+from robustctl.evaluation import checks, referee, reference, shards
 from robustctl.evaluation.audit import TIE, audit, chunks
-from robustctl.evaluation.engine import gathered, run_family, seconds_per_batch
-from robustctl.evaluation.full_batch import Finished
+from robustctl.evaluation.families import gathered, run_family, seconds_per_batch
 from robustctl.evaluation.protocols import PROTOCOLS, SQUARE, Family
+from robustctl.evaluation.row_scheduler import Finished
 from robustctl.evaluation.store import Key, Row, Store, encode
 from robustctl.oracle import Oracle, Precision, confirm_precision
 from robustctl.progress import Advance, progress, say
-from robustctl.results import AttackInfo, Points, UnionResult, summarize
+from robustctl.results.union import AttackInfo, Points, UnionResult, summarize
 from robustctl.spec import ModelSpec
 from robustctl.threats import Norm, Threat
 
@@ -182,7 +182,7 @@ def _clean(model: Classifier, data: ImageData, store: Store, batch_size: int) ->
     done = store.clean()
     left = [position for position in range(len(data)) if position not in done]
     for chunk in chunks(left, batch_size):
-        scores, y = verify.logits(model, data.images(chunk)), data.y[chunk]
+        scores, y = referee.logits(model, data.images(chunk)), data.y[chunk]
         store.add_clean(chunk, (scores.argmax(dim=1) == y).tolist(), losses.margin(scores, y).tolist())
     return [right for _, right in sorted(store.clean().items())]
 
@@ -249,12 +249,12 @@ def _run(
     proposals = job.propose(_meets(job, store, request, right), store.judged(threat.norm, job.family))
     for batch in gathered(proposals, request.batch_size):
         x, y = data.images(batch.positions), data.y[batch.positions]
-        verdicts = verify.judge(model, x, y, batch.x_adv, threat)
+        verdicts = referee.judge(model, x, y, batch.x_adv, threat)
         store.add(threat.norm, job.family, _rows(batch, x, verdicts))
         advance(round(job.cost * len(batch.positions)), note)
 
 
-def _rows(batch: Finished, x: Tensor, verdicts: verify.Verdicts) -> list[Row]:
+def _rows(batch: Finished, x: Tensor, verdicts: referee.Verdicts) -> list[Row]:
     columns = zip(
         batch.positions, verdicts.broken.tolist(), verdicts.inside.tolist(), verdicts.margin.tolist(), strict=True
     )

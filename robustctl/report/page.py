@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from robustctl.intermediate.results import IntermediateResult
 from robustctl.report import q_section, style, table
 from robustctl.report.style import LEFT, WIDTH
-from robustctl.results import Accuracy, UnionResult, mcnemar, unlike
-from robustctl.results_intermediate import IntermediateResult
+from robustctl.results.statistics import mcnemar
+from robustctl.results.union import Accuracy, UnionResult, unlike
 from robustctl.threats import NORMS
 
 Labelled = Sequence[tuple[str, UnionResult]]

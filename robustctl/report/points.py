@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from robustctl.results import UnionResult
+from robustctl.results.union import UnionResult
 from robustctl.threats import NORMS, Norm
 
 

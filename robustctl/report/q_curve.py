@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustctl.errors import RequestError
 from robustctl.files import atomic_path
-from robustctl.results_intermediate import IntermediateResult
+from robustctl.intermediate.results import IntermediateResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterator, Sequence
 from html import escape
 
+from robustctl.intermediate.results import IntermediateResult
 from robustctl.report import style
 from robustctl.report.style import LEFT, WIDTH
-from robustctl.results_intermediate import IntermediateResult
 
 Labelled = Sequence[tuple[str, IntermediateResult]]
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from robustctl.results import Accuracy, Interval, UnionResult, mcnemar, unlike
+from robustctl.results.statistics import mcnemar
+from robustctl.results.union import Accuracy, Interval, UnionResult, unlike
 from robustctl.threats import NORMS
 
 Labelled = Sequence[tuple[str, UnionResult]]

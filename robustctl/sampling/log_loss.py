@@ -20,7 +20,8 @@ def log_ce(logits: Tensor, y: Tensor) -> Tensor:
     right = logits.gather(1, y[:, None]).squeeze(1)
     wrong = logits.scatter(1, y[:, None], -torch.inf).logsumexp(dim=1)
     s = wrong - right
-    return torch.where(s < FLAT, s, F.softplus(s.clamp(min=FLAT)).log())
+    # Not clamp: at the bound itself its gradient is 1 or 0, depending on the version of torch.
+    return torch.where(s < FLAT, s, F.softplus(torch.where(s < FLAT, FLAT, s)).log())
 
 
 def log_of(loss: Loss) -> Loss:

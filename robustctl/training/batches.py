@@ -16,8 +16,8 @@ from robustctl.data.image_data import to_float
 from robustctl.data.resize import crop_draws, random_part, random_parts
 from robustctl.errors import RequestError, RunError
 from robustctl.geometry import image_generator
+from robustctl.recipe.schema import Augment
 from robustctl.spec import ModelSpec
-from robustctl.training.settings import Augment
 
 Data = ImageData | EncodedData
 

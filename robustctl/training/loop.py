@@ -21,21 +21,21 @@ from robustctl.allocator import kept_memory
 from robustctl.architectures import Classifier
 from robustctl.errors import InterruptedRun, RunError
 from robustctl.files import writing
+from robustctl.processes import World
 from robustctl.progress import Advance, progress, say
+from robustctl.recipe.schema import Settings
 from robustctl.spec import ModelSpec
 from robustctl.threats import Norm, Threat
-from robustctl.training import optim, resume
+from robustctl.training import optim, state_file
 from robustctl.training.batches import Batches
-from robustctl.training.distributed import World
-from robustctl.training.engine import Engine
 from robustctl.training.guards import WATCHED_STEPS, Guards, StopRequest, stop_request
 from robustctl.training.meter import Meter
 from robustctl.training.methods import TrainingMethod
-from robustctl.training.plan import Pass, plan
+from robustctl.training.passes import Pass, plan
 from robustctl.training.projection import GradientProjection
 from robustctl.training.selection import Selector, pgd_accuracy
-from robustctl.training.settings import Settings
 from robustctl.training.step import Step
+from robustctl.training.step_context import Engine
 
 METRICS = "metrics.jsonl"
 BEST = "best.safetensors"
@@ -366,7 +366,7 @@ class Loop:
             "start_norm": self.start_norm,
             "metrics_bytes": metrics.stat().st_size if metrics.exists() else 0,
         }
-        resume.save(self.directory, state)
+        state_file.save(self.directory, state)
 
     def _check_finite(self) -> None:
         finite = torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()])

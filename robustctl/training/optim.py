@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from robustctl.training.settings import Adam, Optim, Regularize
+from robustctl.recipe.schema import Adam, Optim, Regularize
 
 
 def is_weight(parameter: nn.Parameter) -> bool:

@@ -9,9 +9,9 @@ from robustctl import geometry
 from robustctl.attacks.apgd import apgd
 from robustctl.attacks.pgd import pgd
 from robustctl.oracle import Oracle
+from robustctl.processes import World
 from robustctl.threats import Threat
 from robustctl.training.batches import Images
-from robustctl.training.distributed import World
 
 BATCH = 256
 

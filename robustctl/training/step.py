@@ -11,9 +11,9 @@ from robustctl import geometry, losses
 from robustctl.attacks.apgd import apgd
 from robustctl.attacks.pgd import pgd
 from robustctl.oracle import Oracle
+from robustctl.recipe.schema import Apgd, CrossEntropy, Trades
 from robustctl.threats import Norm, Threat
-from robustctl.training.engine import Engine
-from robustctl.training.settings import Apgd, CrossEntropy, Trades
+from robustctl.training.step_context import Engine
 
 
 class Step:

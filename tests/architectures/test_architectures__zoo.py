@@ -16,8 +16,8 @@ from torch import nn
 
 from robustctl import checkpoint
 from robustctl.architectures import build
-from robustctl.registry import entry as entries
-from robustctl.registry.locate import BUNDLED
+from robustctl.models import entry as entries
+from robustctl.models.find import BUNDLED
 from robustctl.spec import ModelSpec
 
 pytestmark = pytest.mark.zoo

@@ -15,7 +15,7 @@ from robustctl.bench import attack
 from robustctl.bench.attack import TimedOracle, compare
 from robustctl.cli import app
 from robustctl.data import ImageData
-from robustctl.evaluation import verify
+from robustctl.evaluation import referee
 from robustctl.threats import Threat
 
 
@@ -97,8 +97,8 @@ def test_the_referee_joins_batches_as_in_an_evaluation(conv_model: Classifier, m
     x = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     data = ImageData(x, conv_model(x).argmax(1), 10, "made", "test", torch.arange(6))
     judged: list[int] = []
-    plain = verify.judge
-    monkeypatch.setattr(verify, "judge", lambda model, x, *more: judged.append(len(x)) or plain(model, x, *more))
+    plain = referee.judge
+    monkeypatch.setattr(referee, "judge", lambda model, x, *more: judged.append(len(x)) or plain(model, x, *more))
 
     def one_by_one(oracle: object, data: ImageData, left: list[int], *more: object, **most: object) -> object:
         yield from (attack.Finished([position], data.images([position])) for position in left)

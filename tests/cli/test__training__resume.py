@@ -14,7 +14,7 @@ from robustctl.cli.eval import evaluate, find_subject
 from robustctl.errors import RequestError
 from robustctl.evaluation.union import Request
 from robustctl.spec import ModelSpec
-from robustctl.training import resume
+from robustctl.training import state_file
 
 TINY = ("train.epochs=2", "attack.steps=1", "selection.images=10", "selection.steps=1", "train.batch_size=256")
 
@@ -61,7 +61,7 @@ def test_room_is_looked_for_where_the_run_will_lie(
     model: Path, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Path] = []
-    monkeypatch.setattr("robustctl.training.start.require_space", lambda *args: asked.append(args[-1]))
+    monkeypatch.setattr("robustctl.training.build.require_space", lambda *args: asked.append(args[-1]))
     _training.carry_out(request(model=str(model), recipe="e-at", overrides=TINY, max_steps=1))
     _training.carry_out(request(resume=True, out=runs.newest().path, max_steps=2))
     train("out")
@@ -82,7 +82,7 @@ def test_resume_takes_the_newest_run_that_is_unfinished_free_and_saved(train: Tr
         made[name] = runs.create(name, "r")
         made[name].write(record.model_copy(update={"started": f"2026-{month}-01T00:00:00", **changes}))
         if name != "without-state":
-            resume.save(made[name].path, {})
+            state_file.save(made[name].path, {})
     with made["live"].training():
         assert _training._run_to_resume(request(model=record.model)) == made["ended-by-max-steps"]
     assert _training._run_to_resume(request(model=record.model)) == made["live"]

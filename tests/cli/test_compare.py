@@ -1,10 +1,10 @@
 import pytest
 from typer.testing import CliRunner
 
-from robustctl import results
 from robustctl.cli import app
 from robustctl.errors import RequestError
-from robustctl.results import AttackInfo, DataInfo, Points, UnionResult
+from robustctl.results import union as results
+from robustctl.results.union import AttackInfo, DataInfo, Points, UnionResult
 from robustctl.threats import Threat
 
 

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from robustctl import checkpoint, results, runs
+from robustctl import checkpoint, runs
 from robustctl.cli import main
 from robustctl.evaluation import reference
 from robustctl.evaluation.store import Store
-from robustctl.registry import entry
-from robustctl.registry import locate as registry
+from robustctl.models import entry
+from robustctl.models import find as registry
+from robustctl.results import union as results
 from robustctl.spec import Normalization
 
 EPS = ["--eps", "linf=0.03,l2=0.2,l1=0.6"]

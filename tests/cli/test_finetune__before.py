@@ -7,8 +7,8 @@ import pytest
 
 from robustctl.cli._training import Request, carry_out
 from robustctl.errors import RequestError
-from robustctl.registry import fetch, locate
-from robustctl.registry.entry import Entry, read, write
+from robustctl.models import fetch, find
+from robustctl.models.entry import Entry, read, write
 
 ASKED = Request(
     command="finetune",
@@ -37,7 +37,7 @@ def entry(private_home: Path, monkeypatch: pytest.MonkeyPatch) -> Entry:
         raise Fetched
 
     monkeypatch.setattr(fetch, "fetch_entry", fetched)
-    made = read(locate.entry_files()["digits-linf"]).model_copy(update={"licence": "mit"})
+    made = read(find.entry_files()["digits-linf"]).model_copy(update={"licence": "mit"})
     (private_home / "models" / "entries").mkdir(parents=True)
     write(made, private_home / "models" / "entries" / "far-away.yaml")
     return made

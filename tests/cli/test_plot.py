@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from robustctl import checkpoint, results_intermediate
+from robustctl import checkpoint
 from robustctl.cli import main
+from robustctl.intermediate import results
 
 QUICK = ["--samples", "64", "--leapfrog", "1", "--distribution", "linf:0.1"]
 
@@ -47,7 +48,7 @@ def test_eval_intermediate_q_writes_a_table_and_a_result_that_can_be_plotted(cal
     assert code == 0, err
     assert "Z_PS, q=10" in out
     assert "ProbAcc(0.05)" in out
-    read = results_intermediate.read(result)
+    read = results.read(result)
     assert read.data.n == 6
     assert [one.q for one in read.curve("path")] == [1, 10]
 

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from robustctl import recipe
 from robustctl.cli import app
 from robustctl.errors import RequestError
+from robustctl.recipe import read as recipe
 
 
 def call(*arguments: object) -> Result:

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from robustctl import results, runs
+from robustctl import runs
 from robustctl.cli import app
 from robustctl.errors import RequestError
-from robustctl.results import AttackInfo, DataInfo, Points, UnionResult
-from robustctl.results_intermediate import IntermediateResult
+from robustctl.intermediate.results import IntermediateResult
+from robustctl.results import union as results
+from robustctl.results.union import AttackInfo, DataInfo, Points, UnionResult
 from robustctl.threats import Threat
 
 NASTY = '<script>alert("x")</script>&'

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from robustctl.evaluation import audit, verify
+from robustctl.evaluation import audit, referee
 from robustctl.evaluation.store import Row, Store, encode
 from robustctl.threats import Threat
 
@@ -36,7 +36,7 @@ def test_proofs_that_hold_are_not(linear, linear_data, tmp_path) -> None:
 def test_only_a_batch_of_proofs_is_in_memory(linear, linear_data, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = linear_data.select([i % 40 for i in range(300)])
     read, judged, ahead = 0, 0, []
-    plain_adversarial, plain_judge = Store.adversarial, verify.judge
+    plain_adversarial, plain_judge = Store.adversarial, referee.judge
 
     def adversarial(store: Store, norm: str) -> Iterator[tuple[int, bytes]]:
         nonlocal read
@@ -44,7 +44,7 @@ def test_only_a_batch_of_proofs_is_in_memory(linear, linear_data, tmp_path, monk
             read += 1
             yield one
 
-    def judge(model, x, *more) -> verify.Verdicts:
+    def judge(model, x, *more) -> referee.Verdicts:
         nonlocal judged
         ahead.append(read - judged)
         judged += len(x)

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from robustctl import checkpoint, results, runs
+from robustctl import checkpoint, runs
 from robustctl.errors import RequestError
 from robustctl.evaluation.shards import Shard
 from robustctl.evaluation.union import require_protocol
+from robustctl.results import union as results
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 

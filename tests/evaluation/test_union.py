@@ -5,13 +5,14 @@ import pytest
 import torch
 from torch import nn
 
-from robustctl import oracle, results
+from robustctl import oracle
 from robustctl.architectures import Classifier
 from robustctl.errors import RequestError, RunError
-from robustctl.evaluation import reference, union, verify
+from robustctl.evaluation import referee, reference, union
 from robustctl.evaluation.checks import Recorded
 from robustctl.evaluation.store import Store, decode
 from robustctl.evaluation.union import Request, evaluate_union
+from robustctl.results import union as results
 from robustctl.threats import Threat
 
 CPU = torch.device("cpu")
@@ -69,7 +70,7 @@ def test_stored_images_prove_every_broken_point(result, linear, linear_spec, lin
             assert sorted(proofs) == broken
             x = linear_data.images(broken)
             x_adv = torch.stack([decode(proofs[i], image) for i, image in zip(broken, x, strict=True)])
-            assert verify.judge(linear, x, linear_data.y[broken], x_adv, threat).broken.all()
+            assert referee.judge(linear, x, linear_data.y[broken], x_adv, threat).broken.all()
 
 
 def test_verdicts_of_a_linear_classifier_do_not_depend_on_the_batch(linear, linear_spec, linear_data, tmp_path):

@@ -5,7 +5,7 @@ import torch
 
 from robustctl import checkpoint, data
 from robustctl.architectures import build
-from robustctl.evaluation import reference, verify
+from robustctl.evaluation import referee, reference
 from robustctl.evaluation.union import Request, evaluate_union
 from robustctl.spec import Architecture, ModelSpec
 from robustctl.threats import Threat
@@ -26,13 +26,13 @@ def mnist(shared):
 
 def reference_robust(model, images, threat) -> list[int]:
     """1 where the point survives the reference's attacks, judged by our referee."""
-    right = (verify.logits(model, images.x.float() / 255).argmax(1) == images.y).tolist()
+    right = (referee.logits(model, images.x.float() / 255).argmax(1) == images.y).tolist()
     robust = [int(is_right) for is_right in right]
     for attack in SAME_BUDGET:
         meets = [position for position, alive in enumerate(robust) if alive]
         for found in reference.run(model, images, meets, set(), threat, attack, seed=0, batch_size=250):
             x, y = images.images(found.positions), images.y[found.positions]
-            verdicts = verify.judge(model, x, y, found.x_adv, threat)
+            verdicts = referee.judge(model, x, y, found.x_adv, threat)
             for position, broken in zip(found.positions, verdicts.broken.tolist(), strict=True):
                 robust[position] &= not broken
     return robust

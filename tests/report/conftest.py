@@ -2,7 +2,7 @@
 
 import pytest
 
-from robustctl.results_intermediate import IntermediateResult
+from robustctl.intermediate.results import IntermediateResult
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """The page marks what a reader must not take for a measurement."""
 
-from robustctl import results
 from robustctl.report import page
-from robustctl.results import AttackInfo, DataInfo, Points, UnionResult
+from robustctl.results import union as results
+from robustctl.results.union import AttackInfo, DataInfo, Points, UnionResult
 from robustctl.threats import Threat
 
 

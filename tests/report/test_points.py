@@ -3,9 +3,9 @@ import io
 
 import pytest
 
-from robustctl import results
 from robustctl.report import points
-from robustctl.results import AttackInfo, DataInfo, Points, UnionResult
+from robustctl.results import union as results
+from robustctl.results.union import AttackInfo, DataInfo, Points, UnionResult
 from robustctl.threats import Threat
 
 

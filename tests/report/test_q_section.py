@@ -4,8 +4,8 @@ import re
 
 import pytest
 
+from robustctl.intermediate.results import IntermediateResult
 from robustctl.report import q_section
-from robustctl.results_intermediate import IntermediateResult
 
 NASTY = '<b>&"'
 

@@ -1,8 +1,8 @@
 import pytest
 
-from robustctl import results
 from robustctl.report import table
-from robustctl.results import AttackInfo, DataInfo, Points, UnionResult
+from robustctl.results import union as results
+from robustctl.results.union import AttackInfo, DataInfo, Points, UnionResult
 from robustctl.threats import Threat
 
 

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from robustctl.architectures import build
 from robustctl.data import ImageData
-from robustctl.recipe import from_resolved
+from robustctl.processes import World
+from robustctl.recipe.read import from_resolved
+from robustctl.recipe.schema import CrossEntropy, Pgd, Settings
 from robustctl.spec import Architecture, ModelSpec
-from robustctl.training.distributed import World
-from robustctl.training.engine import Engine
+from robustctl.training.build import build_loop
 from robustctl.training.loop import Loop
 from robustctl.training.meter import Meter
-from robustctl.training.settings import CrossEntropy, Pgd, Settings
-from robustctl.training.start import build_loop
 from robustctl.training.step import Step
+from robustctl.training.step_context import Engine
 
 RADII = {"linf": "0.1", "l2": "0.5", "l1": "1.5"}
 

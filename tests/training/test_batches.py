@@ -3,8 +3,8 @@ import torch
 
 from robustctl.data import ImageData
 from robustctl.errors import RequestError
+from robustctl.recipe.schema import Augment
 from robustctl.training.batches import Batches, Images, cutout, hold_out, mixup
-from robustctl.training.settings import Augment
 
 
 def images(n: int) -> Images:

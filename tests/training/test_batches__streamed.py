@@ -10,9 +10,9 @@ from PIL import Image
 from robustctl import data
 from robustctl.data import EncodedData, ImageData
 from robustctl.errors import RunError
+from robustctl.recipe.schema import Augment
 from robustctl.spec import Architecture, ModelSpec
 from robustctl.training.batches import Batches, Images, Streamed, hold_out
-from robustctl.training.settings import Augment
 
 SPEC = ModelSpec(
     architecture=Architecture(name="resnet", args={"depth": 18}),

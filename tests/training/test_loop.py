@@ -14,8 +14,8 @@ import torch
 
 from robustctl import checkpoint
 from robustctl.errors import InterruptedRun, RunError
-from robustctl.training import resume
-from robustctl.training.distributed import World
+from robustctl.processes import World
+from robustctl.training import state_file
 from robustctl.training.guards import WATCHED_STEPS, StopRequest
 from robustctl.training.step import Step
 
@@ -114,7 +114,7 @@ def test_metrics_of_a_resumed_run_have_no_line_twice(settings_for: Make, make_lo
     settings = of(settings_for, "e-at")
     make_loop(settings, tmp_path / "whole", save_seconds=0.0).run()
     make_loop(settings, tmp_path / "parts", save_seconds=0.0).run(max_steps=5)
-    state = resume.load(tmp_path / "parts")
+    state = state_file.load(tmp_path / "parts")
     with (tmp_path / "parts" / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "written after the last save"}\n')
     assert state is not None
@@ -233,7 +233,7 @@ def test_catastrophic_overfitting_stops_before_the_bad_weights_are_saved(
     with pytest.raises(RunError, match=r"catastrophic overfitting in epoch 2.*0\.500 to 0\.000"):
         loop.run()
     assert loop.step == 10
-    state = resume.load(tmp_path / "run")
+    state = state_file.load(tmp_path / "run")
     assert state is not None and state["at"] == [1, 0, 5]
     assert all(torch.equal(state["model"][name], value) for name, value in weights(tmp_path / "run").items())
 
@@ -278,7 +278,7 @@ def test_images_per_second_are_of_training_alone_and_seconds_of_everything(
 
     monkeypatch.setattr("robustctl.training.loop.time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr("robustctl.training.loop.pgd_accuracy", lasting(100, lambda *args: 0.5))
-    monkeypatch.setattr("robustctl.training.loop.resume.save", lasting(100, resume.save))
+    monkeypatch.setattr("robustctl.training.loop.resume.save", lasting(100, state_file.save))
     monkeypatch.setattr(loop, "_one_step", lasting(1, loop._one_step))
     outcome = loop.run()
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

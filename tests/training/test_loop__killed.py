@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from robustctl import checkpoint, data, discovery, recipe
+from robustctl import checkpoint, data, discovery
 from robustctl.architectures import build
+from robustctl.recipe import read as recipe
 from robustctl.spec import Architecture, ModelSpec
-from robustctl.training import resume
+from robustctl.training import state_file
+from robustctl.training.build import build_loop
 from robustctl.training.loop import Loop
-from robustctl.training.start import build_loop
 
 RECIPES = [name for name in recipe.names() if name.startswith("digits/")]
 SPEC = ModelSpec(
@@ -99,7 +100,7 @@ def test_every_method_is_killed() -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_killed_run_resumes_to_the_bits_of_an_uninterrupted_one(name: str, killed: Path, tmp_path: Path) -> None:
     directory = killed / name.replace("/", "-")
-    state = resume.load(directory)
+    state = state_file.load(directory)
     whole = make_loop(name, tmp_path / "whole")
     assert state is not None and 0 <= state["at"][2] < whole.steps
     whole.run()

@@ -3,8 +3,8 @@ import copy
 import torch
 from torch import nn
 
+from robustctl.recipe.schema import Regularize, Sgd
 from robustctl.training import optim
-from robustctl.training.settings import Regularize, Sgd
 
 
 def model() -> nn.Module:

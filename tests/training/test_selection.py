@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustctl.processes import World
 from robustctl.threats import Threat
 from robustctl.training.batches import Images
-from robustctl.training.distributed import World
 from robustctl.training.selection import BATCH, Selector, pgd_accuracy
 
 N = BATCH + 44

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from robustctl import geometry
 from robustctl.oracle import Oracle
+from robustctl.recipe.schema import Pgd, Trades, TradesXent
 from robustctl.threats import Threat
 from robustctl.training.methods import at, avg, e_at, msd, ramp, sat
 from robustctl.training.methods import max as max_method
-from robustctl.training.settings import Pgd, Trades, TradesXent
 from robustctl.training.step import Step
 
 LINF, L2, L1 = Threat.of("linf", "0.1"), Threat.of("l2", "0.5"), Threat.of("l1", "1.5")

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from robustctl import checkpoint, recipe
+from robustctl import checkpoint
 from robustctl.architectures import build
 from robustctl.data import ImageData
-from robustctl.registry import locate
+from robustctl.models import find
+from robustctl.recipe import read as recipe
+from robustctl.recipe.schema import Phase, Settings
 from robustctl.spec import Architecture, ModelSpec
+from robustctl.training.build import build_loop, learning_rate
 from robustctl.training.loop import Loop
-from robustctl.training.settings import Phase, Settings
-from robustctl.training.start import build_loop, learning_rate
 
 SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32), "imagenet": (3, 32, 32)}
 """ImageNet's recipes meet small images: what is tested is the recipe, not the network's size."""
@@ -66,7 +67,7 @@ def loop_of(name: str, folder: Path, *, resuming: bool = False) -> Loop:
 
 @cache
 def architectures_of_entries() -> set[str]:
-    return {locate.read_entry(entry).architecture.name for entry in locate.entry_files()}
+    return {find.read_entry(entry).architecture.name for entry in find.entry_files()}
 
 
 @pytest.mark.parametrize("name", recipe.names())
@@ -99,7 +100,7 @@ def test_architectures_that_a_recipe_names_are_there(name: str) -> None:
     ],
 )
 def test_model_is_fine_tuned_at_the_published_rate(recipe_name: str, entry: str, lr: float) -> None:
-    assert learning_rate(recipe.load(recipe_name).settings, locate.read_entry(entry)) == lr
+    assert learning_rate(recipe.load(recipe_name).settings, find.read_entry(entry)) == lr
 
 
 @pytest.mark.parametrize("name", recipe.names())

@@ -11,55 +11,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
 from robustctl.threats import Norm, Threat
-from robustctl.training.blocks import Block
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from robustctl.training.distributed import World
+    from robustctl.processes import World
     from robustctl.training.step import Step
 
 
-AttackName = Literal["apgd", "pgd"]
-StartName = Literal["zero", "random"]
-OuterName = Literal["cross-entropy", "trades", "trades-xent"]
-
 Probe = Callable[[Threat, int], float]
 """Robust accuracy on the selection split, in a threat, after so many steps of training on it alone from the start."""
-
-
-class MethodConfig(Block):
-    """The ``method`` block of a recipe; ``name`` is the file's name with ``-`` for ``_``.
-
-    ``takes`` are the names that the recipe's ``attack`` block may have; without any, the method brings its own attack
-    or needs none, and the block must not be there. ``starts`` are the values that ``attack.start`` may have.
-    """
-
-    takes: ClassVar[tuple[AttackName, ...]] = ("apgd", "pgd")
-    starts: ClassVar[tuple[StartName, ...]] = ("zero", "random")
-
-    name: str
-
-    def faults(self, norms: frozenset[Norm]) -> list[str]:
-        """What is wrong with training this method on these norms, one message a fault that names the user's keys."""
-        return []
-
-    def outers(self) -> tuple[OuterName, ...]:
-        """The outer losses that this method can be trained with; none where it has a loss of its own."""
-        return ("cross-entropy", "trades", "trades-xent")
-
-
-def needs_several(name: str, norms: frozenset[Norm]) -> list[str]:
-    """The fault of a multi-norm method that is given one norm."""
-    return [] if len(norms) > 1 else [f"train.threats: method {name} trains on several norms, not on one"]
-
-
-def needs_linf(name: str, norms: frozenset[Norm]) -> list[str]:
-    """The fault of an l_inf method that is given other norms."""
-    return [] if norms == {"linf"} else [f"train.threats: method {name} trains on linf alone"]
 
 
 class TrainingMethod(ABC):

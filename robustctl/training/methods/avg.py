@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from robustctl.recipe.method import MethodConfig, needs_several
 from robustctl.threats import Norm, Threat
-from robustctl.training.methods import MethodConfig, TrainingMethod, needs_several
+from robustctl.training.methods import TrainingMethod
 
 if TYPE_CHECKING:
     from torch import Tensor

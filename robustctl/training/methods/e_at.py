@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from robustctl.recipe.method import MethodConfig
 from robustctl.threats import Norm, Threat
-from robustctl.training.methods import MethodConfig, TrainingMethod
+from robustctl.training.methods import TrainingMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from robustctl.training.distributed import World
+    from robustctl.processes import World
     from robustctl.training.step import Step
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from robustctl.recipe.fields import PositiveFinite
+from robustctl.recipe.method import AttackName, MethodConfig, OuterName, needs_linf
 from robustctl.threats import Norm, Threat
-from robustctl.training.blocks import PositiveFinite
-from robustctl.training.methods import AttackName, MethodConfig, OuterName, TrainingMethod, needs_linf
+from robustctl.training.methods import TrainingMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from robustctl.oracle import Oracle
-    from robustctl.training.distributed import World
+    from robustctl.processes import World
     from robustctl.training.step import Step
 
 

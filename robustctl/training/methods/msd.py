@@ -9,15 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from robustctl.recipe.method import AttackName, MethodConfig, OuterName, StartName, needs_several
 from robustctl.threats import Norm, Threat
-from robustctl.training.methods import (
-    AttackName,
-    MethodConfig,
-    OuterName,
-    StartName,
-    TrainingMethod,
-    needs_several,
-)
+from robustctl.training.methods import TrainingMethod
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from robustctl.recipe.method import AttackName, MethodConfig, OuterName
 from robustctl.threats import Threat
-from robustctl.training.methods import AttackName, MethodConfig, OuterName, TrainingMethod
+from robustctl.training.methods import TrainingMethod
 
 if TYPE_CHECKING:
     from torch import Tensor

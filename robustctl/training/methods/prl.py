@@ -12,7 +12,7 @@ from pydantic import Field
 
 from robustctl.threats import Threat
 from robustctl.training.methods import TrainingMethod
-from robustctl.training.perturbed import PerturbedConfig, random_losses
+from robustctl.training.sampled import PerturbedConfig, random_losses
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import PositiveInt
 
+from robustctl.recipe.fields import NonNegativeFinite
+from robustctl.recipe.method import MethodConfig
 from robustctl.threats import Norm, Threat
-from robustctl.training.blocks import NonNegativeFinite
-from robustctl.training.methods import MethodConfig, Probe, TrainingMethod
+from robustctl.training.methods import Probe, TrainingMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from robustctl.training.distributed import World
+    from robustctl.processes import World
     from robustctl.training.step import Step
 
 

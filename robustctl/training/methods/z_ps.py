@@ -12,12 +12,12 @@ from pydantic import Field
 
 from robustctl.threats import Threat
 from robustctl.training.methods import TrainingMethod
-from robustctl.training.perturbed import PerturbedConfig, log_losses
+from robustctl.training.sampled import PerturbedConfig, log_losses
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from robustctl.training.distributed import World
+    from robustctl.processes import World
     from robustctl.training.step import Step
 
 MOST_ADJUSTMENTS = 10  # of the step size at an epoch's start

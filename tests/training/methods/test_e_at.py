@@ -3,8 +3,8 @@ import time
 import pytest
 import torch
 
+from robustctl.processes import World
 from robustctl.threats import Threat
-from robustctl.training.distributed import World
 from robustctl.training.methods.e_at import Config, Method, Reading
 
 THREATS = (Threat.of("linf", "0.1"), Threat.of("l1", "1.5"))

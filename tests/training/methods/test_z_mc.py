@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from robustctl.threats import Threat
 from robustctl.training.methods.z_mc import Config, Method
-from robustctl.training.perturbed import random_losses
+from robustctl.training.sampled import random_losses
 
 LINF = (Threat.of("linf", "0.1"),)
 

@@ -1,7 +1,7 @@
 import torch
 
+from robustctl.processes import World
 from robustctl.threats import Threat
-from robustctl.training.distributed import World
 from robustctl.training.methods import z_mc
 from robustctl.training.methods.z_ps import MOST_ADJUSTMENTS, Config, Method
 

@@ -1,0 +1,129 @@
+"""Runs one attack family on many points."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from robustctl import geometry, losses
+from robustctl.attacks.fab import fab
+from robustctl.attacks.square import square
+from robustctl.data import ImageData
+from robustctl.evaluation.memory import Pieces, fitting
+from robustctl.evaluation.protocols import Family
+from robustctl.evaluation.row_scheduler import Finished, FullBatch
+from robustctl.oracle import Oracle
+from robustctl.threats import Threat
+
+COMMIT_SECONDS = 1.0
+"""Points that finish within this time are judged and committed together, unless they are a batch before."""
+
+
+def run_family(
+    oracle: Oracle,
+    data: ImageData,
+    positions: Sequence[int],
+    threat: Threat,
+    family: Family,
+    *,
+    seed: int,
+    batch_size: int,
+) -> Iterator[Finished]:
+    """Attack the points at ``positions`` of ``data`` until each is broken or its budget is spent.
+
+    Points that survive in bf16 by no more than its rounding errors are attacked again in float32.
+
+    Args:
+        positions: points of ``data``; one that the model gets wrong as it is comes back unchanged.
+        batch_size: rows of a gradient evaluation, >= 1; they go through the model in pieces where memory asks for it.
+
+    Yields:
+        Each position once, in the order in which they finish.
+
+    Raises:
+        RunError: the model's loss is not finite somewhere.
+    """
+    if family.attack != "apgd":
+        yield from _run_in_batches(oracle, data, positions, threat, family, seed, batch_size)
+        return
+    batch = FullBatch(oracle, data, positions, threat, family, seed, batch_size)
+    yield from batch.run()
+    if batch.close:
+        with oracle.in_float32():
+            yield from FullBatch(oracle, data, batch.close, threat, family, seed, batch_size).run()
+
+
+def _run_in_batches(
+    oracle: Oracle,
+    data: ImageData,
+    positions: Sequence[int],
+    threat: Threat,
+    family: Family,
+    seed: int,
+    batch_size: int,
+) -> Iterator[Finished]:
+    """FAB and Square: each batch runs to its end; one that runs out of memory begins anew in halves."""
+    pieces = Pieces(min(batch_size, fitting(oracle.model, _image(oracle, data))))
+    for start in range(0, len(positions), batch_size):
+        batch = list(positions[start : start + batch_size])
+
+        def attack(piece: slice, batch: list[int] = batch) -> Tensor:
+            chosen = torch.as_tensor(batch[piece])
+            x, y = data.images(chosen).to(oracle.device), data.y[chosen].to(oracle.device)
+            if family.attack == "fab":
+                return fab(oracle, x, y, threat, steps=family.steps, targets=family.targets).cpu()
+            name = f"{threat.norm}/{family.name}"
+            generators = geometry.image_generators(seed, data.indices[chosen].tolist(), name, 0)
+            return square(oracle, x, y, threat, queries=family.steps, generator=generators).cpu()
+
+        yield Finished(batch, torch.cat(pieces.run(attack, len(batch))))
+
+
+def gathered(batches: Iterable[Finished], size: int) -> Iterator[Finished]:
+    """Join small batches until there are ``size`` points or a second has passed, to be judged together."""
+    positions: list[int] = []
+    images: list[Tensor] = []
+    last = time.monotonic()
+    for batch in batches:
+        positions += batch.positions
+        images.append(batch.x_adv)
+        if len(positions) >= size or time.monotonic() - last > COMMIT_SECONDS:
+            yield Finished(positions, torch.cat(images))
+            positions, images, last = [], [], time.monotonic()
+    if positions:
+        yield Finished(positions, torch.cat(images))
+
+
+def _image(oracle: Oracle, data: ImageData) -> Tensor:
+    """The first image, (1, c, h, w), where the model is."""
+    return data.images([0]).to(oracle.device)
+
+
+def default_batch_size(device: torch.device) -> int:
+    """Rows that use the device well; those that do not fit its memory at once go through the model in pieces.
+
+    On a CPU larger batches gain nothing, and more of their rows work on points that another row breaks first.
+    """
+    return 1024 if device.type == "cuda" else 200
+
+
+def seconds_per_batch(oracle: Oracle, data: ImageData, batch_size: int, *, exact: bool = False) -> float:
+    """Time of one gradient evaluation of a full batch, the second of two, to tell how long a run may take.
+
+    Args:
+        exact: of the model itself in float32, as FAB and the reference run it.
+    """
+    positions = [i % len(data) for i in range(batch_size)]
+    x, y = data.images(positions).to(oracle.device), data.y[torch.as_tensor(positions)].to(oracle.device)
+    model = oracle.model if exact else oracle.attacked
+    pieces = Pieces(min(batch_size, fitting(model, x[:1])))
+
+    def work(piece: slice) -> Tensor:  # moving the losses waits for the device
+        return oracle.loss_and_grad(x[piece], y[piece], losses.ce, exact=exact)[1].cpu()
+
+    start = 0.0
+    for _ in range(2):
+        start = time.perf_counter()
+        pieces.run(work, len(x))
+    return time.perf_counter() - start

@@ -1,0 +1,269 @@
+"""Intermediate-q evaluation: per image Z_q, random and adversarial ends; stored image by image, then averaged."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+import robustctl
+from robustctl import losses
+from robustctl.allocator import kept_memory
+from robustctl.architectures import Classifier
+from robustctl.attacks.apgd import apgd
+from robustctl.attacks.pgd import pgd
+from robustctl.checkpoint import weights_sha256
+from robustctl.data import ImageData
+from robustctl.errors import RequestError
+from robustctl.evaluation.store import Key, Store
+from robustctl.geometry import image_generators, random_start
+from robustctl.intermediate.results import IntermediateResult
+from robustctl.intermediate.summary import Measure, summarize
+from robustctl.oracle import Oracle
+from robustctl.progress import progress
+from robustctl.sampling.annealing import Trace
+from robustctl.sampling.build import draw, make_sampler
+from robustctl.sampling.estimators import Estimate, GridName, monte_carlo, path_sampling, plan, thesis_path_sampling
+from robustctl.sampling.log_loss import log_ce
+from robustctl.sampling.noise import Noise
+from robustctl.sampling.perturbation import Perturbation
+from robustctl.sampling.spatial import STEPS
+from robustctl.spec import ModelSpec
+from robustctl.threats import Threat
+
+DRAWS = 8  # random perturbations of an image in one forward pass, whatever the batch size: seeds stay per image
+PGD_STEPS, PGD_STRIDE = 50, 2.5  # step = PGD_STRIDE * eps / steps (thesis section 3.1.6)
+APGD_STEPS = 100
+
+Estimator = Literal["path", "mc", "both"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is measured, apart from the model and the images.
+
+    Attributes:
+        perturbation: the distribution mu.
+        qs: orders, each finite and >= 1.
+        estimator: path sampling, Monte Carlo, or both.
+        grid: ``graded`` (the default estimator), or ``thesis`` (even steps in t, for comparison).
+        samples: recorded samples an image and estimator, >= 2.
+        leapfrog: gradients a sample of HMC.
+        chains: independent chains an image, >= 2.
+        rhos: tolerances of ProbAcc, in (0,1).
+        ball: where attacks search the adversarial end; None: nowhere.
+        seed: any whole number >= 0.
+        batch_size: images a model evaluation.
+    """
+
+    perturbation: Perturbation
+    qs: tuple[float, ...]
+    estimator: Estimator
+    grid: GridName
+    samples: int
+    leapfrog: int
+    chains: int
+    rhos: tuple[float, ...]
+    ball: Threat | None
+    seed: int
+    batch_size: int
+
+    def require(self) -> None:
+        """Raise RequestError for values out of range, named as the command line names them."""
+        for q in self.qs:
+            if not 1 <= q < float("inf"):
+                raise RequestError(f"--intermediate-q {q:g}: q must be at least 1 (1 is the mean, larger is stricter)")
+        for rho in self.rhos:
+            if not 0 < rho < 1:
+                raise RequestError(f"--probacc {rho:g}: rho must lie between 0 and 1, both excluded")
+        for name, value, least in (
+            ("samples", self.samples, 2),
+            ("leapfrog", self.leapfrog, 1),
+            ("chains", self.chains, 2),
+        ):
+            if value < least:
+                raise RequestError(f"--{name} {value}: at least {least}")
+        if self.estimator != "mc":
+            plan(self.qs, self.samples, self.chains, self.grid)
+
+
+def evaluation_key(model: Classifier, spec: ModelSpec, data: ImageData, request: Request) -> Key:
+    """Everything that the measures depend on, by the names that messages use. The batch size is no part of it."""
+    asked = dataclasses.asdict(dataclasses.replace(request, batch_size=0))
+    return {
+        "robustctl": robustctl.__version__,
+        "evaluation": "intermediate-q",
+        "weights": weights_sha256(model),
+        "architecture": spec.architecture.model_dump(),
+        "normalization": spec.normalization.model_dump() if spec.normalization else None,
+        "data": " ".join(filter(None, [data.source, data.split, data.preprocessing])),
+        "images": data.content_sha256,
+        "indices": data.index_sha256,
+        **asked,
+    }
+
+
+def evaluate_intermediate(
+    model: Classifier,
+    spec: ModelSpec,
+    data: ImageData,
+    request: Request,
+    *,
+    name: str,
+    device: torch.device,
+    store_path: Path,
+) -> IntermediateResult:
+    """Measure every image that the store lacks, then average.
+
+    Args:
+        model: on the CPU, in eval mode; moved to ``device``.
+        name: what the result calls it.
+        store_path: the SQLite file to continue or create.
+
+    Raises:
+        RequestError: a value out of range, or a distribution that these images cannot have.
+        RunError: the store is another evaluation's, damaged or cannot be written; what it held stays.
+    """
+    request.require()
+    request.perturbation.require(spec.input_shape)
+    data.require(spec.input_shape, spec.n_classes)
+    started = time.monotonic()
+    with Store(store_path, evaluation_key(model, spec, data, request)) as store:
+        model = model.to(device)
+        try:
+            _fill(model, data, request, store)
+        finally:
+            store.add_seconds(time.monotonic() - started)
+        measures = {position: Measure.from_json(text) for position, text in store.measures().items()}
+        seconds = store.seconds()
+    return summarize(
+        [measures[position] for position in range(len(data))],
+        request,
+        data,
+        name=name,
+        weights=weights_sha256(model),
+        seconds=round(seconds, 3),
+        device=_device_name(device),
+    )
+
+
+def _fill(model: Classifier, data: ImageData, request: Request, store: Store) -> None:
+    done = store.measures()
+    todo = [position for position in range(len(data)) if position not in done]
+    size = max(1, request.batch_size // max(DRAWS, request.chains))
+    bar = progress("intermediate-q", len(data), len(done))
+    with kept_memory(), bar as advance, Oracle(model, "float32") as oracle:
+        for first in range(0, len(todo), size):
+            positions = todo[first : first + size]
+            measured = _measure(oracle, data, positions, request)
+            store.add_measures(zip(positions, (one.to_json() for one in measured), strict=True))
+            advance(len(positions))
+
+
+def _measure(oracle: Oracle, data: ImageData, positions: Sequence[int], request: Request) -> list[Measure]:
+    x, y = data.images(positions).to(oracle.device), data.y[torch.as_tensor(positions)].to(oracle.device)
+    indices = data.indices[torch.as_tensor(positions)].tolist()
+    evaluations = oracle.forwards, oracle.gradients
+    logits = oracle.logits(x)
+    values, right = _random(oracle, x, y, indices, request)
+    mc = [monte_carlo(values.double(), q) for q in request.qs] if request.estimator != "path" else []
+    attacked, summit = _attack(oracle, x, y, indices, request)
+    path, traces = _path(oracle, x, y, indices, request, summit) if request.estimator != "mc" else ([], [])
+    largest = torch.stack([values.amax(1), *(trace.largest for trace in traces)]).amax(0)
+    recorded, burnt = (sum(getattr(trace, which) for trace in traces) for which in ("recorded", "burnt"))
+    spent = (oracle.forwards - evaluations[0]) // len(positions), (oracle.gradients - evaluations[1]) // len(positions)
+    return [
+        Measure(
+            clean_loss=float(log_ce(logits, y)[row].exp()),
+            clean_right=bool(logits[row].argmax() == y[row]),
+            right=int(right[row].sum()),
+            draws=right.shape[1],
+            mc=[_numbers(one, row) for one in mc],
+            path=[_numbers(one, row) for one in path],
+            acceptance=float(torch.stack([trace.acceptance[row] for trace in traces]).mean()) if traces else None,
+            largest=float(largest[row].exp()),
+            attack_losses=[float(loss[row]) for loss, _ in attacked],
+            attack_right=all(bool(still[row]) for _, still in attacked) if attacked else bool(right[row].all()),
+            recorded=recorded,
+            burn_in=burnt,
+            samples=recorded // _cost(request),
+            forwards=spent[0],
+            gradients=spent[1],
+        )
+        for row in range(len(positions))
+    ]
+
+
+def _random(oracle: Oracle, x: Tensor, y: Tensor, indices: list[int], request: Request) -> tuple[Tensor, Tensor]:
+    """Log losses (n, m) and right answers (n, m) of m = ``samples`` random perturbations."""
+    generators = image_generators(request.seed, indices, "random", 0)
+    values, right = [], []
+    for first in range(0, request.samples, DRAWS):
+        many = min(DRAWS, request.samples - first)
+        noise = Noise(generators, many, x)
+        rows = y.repeat_interleave(many)
+        logits = oracle.logits(draw(request.perturbation, x.repeat_interleave(many, 0), noise))
+        values.append(log_ce(logits, rows).reshape(-1, many))
+        right.append((logits.argmax(1) == rows).reshape(-1, many))
+    return torch.cat(values, 1), torch.cat(right, 1)
+
+
+def _path(
+    oracle: Oracle, x: Tensor, y: Tensor, indices: list[int], request: Request, summit: Tensor | None
+) -> tuple[list[Estimate], list[Trace]]:
+    x, y = x.repeat_interleave(request.chains, 0), y.repeat_interleave(request.chains)
+    sampler = make_sampler(request.perturbation, oracle, x, y, request.leapfrog)
+    noise = Noise(image_generators(request.seed, indices, "path", 0), request.chains, x)
+    samples, chains = request.samples, request.chains
+    if request.grid == "graded":
+        top = None if summit is None else summit.repeat_interleave(chains, 0)
+        estimates, trace = path_sampling(sampler, request.qs, samples=samples, chains=chains, noise=noise, summit=top)
+        return estimates, [trace]
+    pairs = [thesis_path_sampling(sampler, q, samples=samples, chains=chains, noise=noise) for q in request.qs]
+    return [estimate for estimate, _ in pairs], [trace for _, trace in pairs]
+
+
+def _attack(
+    oracle: Oracle, x: Tensor, y: Tensor, indices: list[int], request: Request
+) -> tuple[list[tuple[Tensor, Tensor]], Tensor | None]:
+    """Loss (n,) and whether still right (n,) after PGD and after APGD; and the stronger point of each image, where the
+    ball is the support of the distribution. Empty and None without a ball.
+
+    Both climb the log of the cross-entropy: it has the same maximum, and a gradient where the model is sure.
+    """
+    ball = request.ball
+    if ball is None:
+        return [], None
+    starts = random_start(x, ball.norm, ball.eps, image_generators(request.seed, indices, "pgd", 0))
+    stride = PGD_STRIDE * ball.eps / PGD_STEPS
+    generators = image_generators(request.seed, indices, "apgd", 0)
+    by_pgd = pgd(oracle, x, y, ball, steps=PGD_STEPS, step_size=stride, loss=log_ce, start=starts)
+    by_apgd = apgd(oracle, x, y, ball, steps=APGD_STEPS, loss=log_ce, generator=generators)
+    scores = [_score(oracle, x_adv, y) for x_adv in (by_pgd, by_apgd)]
+    higher = (scores[0][0] > scores[1][0])[:, None, None, None]
+    return scores, torch.where(higher, by_pgd, by_apgd) if request.perturbation.threat is not None else None
+
+
+def _score(oracle: Oracle, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    logits = oracle.logits(x_adv)
+    return losses.ce(logits, y), logits.argmax(1) == y
+
+
+def _numbers(estimate: Estimate, row: int) -> list[float]:
+    columns = (estimate.log_z, estimate.half, estimate.ess, estimate.gap, estimate.lag)
+    return [float(column[row]) for column in columns]
+
+
+def _cost(request: Request) -> int:
+    """Model evaluations a sample."""
+    return STEPS if request.perturbation.kind == "spatial" else request.leapfrog
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu ({torch.get_num_threads()} threads)"

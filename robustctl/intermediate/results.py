@@ -1,0 +1,168 @@
+"""What an intermediate-q evaluation found: the JSON schema ``robustctl.intermediate/1``. No torch here."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from robustctl.files import write_text
+from robustctl.results.statistics import Z95
+from robustctl.results.union import Accuracy, DataInfo, Share, read_as
+
+SCHEMA = "robustctl.intermediate/1"
+Loss = Annotated[float, Field(ge=0)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MeanLoss(_Frozen):
+    """A loss averaged over images, in nats, and the 95 % interval over images."""
+
+    value: Loss
+    ci95: tuple[float, float]
+
+    @classmethod
+    def of(cls, losses: Sequence[float]) -> "MeanLoss":
+        """The mean of a non-empty list; the interval of a single image has no width."""
+        mean, half = mean_and_half(losses)
+        return cls(value=mean, ci95=(max(0.0, mean - half), mean + half))
+
+
+class MeanShare(_Frozen):
+    """A share in [0,1] of random perturbations that are classified rightly, averaged over images."""
+
+    acc: Share
+    ci95: tuple[Share, Share]
+
+
+class DistributionInfo(_Frozen):
+    """The distribution of perturbations. ``eps`` is a ball's radius, ``sigma`` a standard deviation."""
+
+    kind: Literal["linf", "l2", "gaussian", "spatial"]
+    eps: float | None = None
+    sigma: float | None = None
+    text: str
+
+
+class QEstimate(MeanLoss):
+    """Z_q = E[loss^q]^(1/q), estimated image by image and averaged.
+
+    Attributes:
+        ci95: over images and chains: where the mean over all images like these lies.
+        ci95_sampling: over chains (or samples) alone: where the mean over exactly these images lies.
+        samples, leapfrog: recorded samples an image, gradients each (0 where none are needed).
+        acceptance: of the chains' proposals; None for Monte Carlo.
+        ess: median over images of the independent samples that would be as good.
+        chain_gap: difference of the averages that the first two chains give alone; None for Monte Carlo.
+        lag: half the difference between annealing down and up; None without both.
+    """
+
+    q: Annotated[float, Field(ge=1)]
+    estimator: Literal["mc", "path"]
+    grid: Literal["graded", "thesis"] | None
+    ci95_sampling: tuple[float, float]
+    samples: int
+    leapfrog: int
+    chains: int | None
+    acceptance: Share | None
+    ess: float
+    chain_gap: float | None
+    lag: float | None
+    log_z: list[float]
+
+    @property
+    def name(self) -> str:
+        """``path q=100`` and the like."""
+        return f"{self.estimator} q={self.q:g}"
+
+
+class AdversarialLoss(MeanLoss):
+    """The end of the scale, q = infinity: for each image the largest loss of PGD and APGD, or (spatial) any sample's.
+
+    Attributes:
+        ball: what was searched, ``linf:8/255``; ``samples`` for spatial transformations.
+        pgd, apgd: mean losses of each attack alone, None where they do not apply.
+        accuracy: images that none of them turns.
+    """
+
+    ball: str
+    pgd: Loss | None
+    apgd: Loss | None
+    accuracy: Accuracy
+
+
+class ProbAccuracy(Accuracy):
+    """ProbAcc(rho): images classified rightly under at least 1 - rho of the random perturbations."""
+
+    rho: Annotated[float, Field(gt=0, lt=1)]
+
+
+class Cost(_Frozen):
+    """Model evaluations an image: with gradient in recorded moves, in discarded moves and in attacks, and without."""
+
+    recorded: int
+    burn_in: int
+    attacks: int
+    forwards: int
+
+
+class IntermediateResult(_Frozen):
+    """One intermediate-q evaluation, as written by ``--json``. ``flags`` are warnings to a reader."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    schema_: Literal["robustctl.intermediate/1"] = Field(default="robustctl.intermediate/1", alias="schema")
+    model: str
+    weights_sha256: str
+    data: DataInfo
+    distribution: DistributionInfo
+    loss: Literal["cross-entropy"] = "cross-entropy"
+    clean: Accuracy
+    clean_loss: MeanLoss
+    estimates: Annotated[list[QEstimate], Field(min_length=1)]
+    random: MeanShare
+    probacc: list[ProbAccuracy]
+    adversarial_loss: AdversarialLoss | None
+    seed: int
+    cost: Cost
+    flags: list[str]
+    seconds: Annotated[float, Field(ge=0)]
+    device: str
+    versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _covers_all_points(self) -> "IntermediateResult":
+        if any(len(estimate.log_z) != self.data.n for estimate in self.estimates):
+            raise ValueError("its per-point estimates do not cover its points")
+        return self
+
+    def curve(self, estimator: Literal["mc", "path"]) -> list[QEstimate]:
+        """Estimates of one kind in the order of q."""
+        return sorted((one for one in self.estimates if one.estimator == estimator), key=lambda one: one.q)
+
+    def shown_curve(self) -> list[QEstimate]:
+        """What a picture shows: path sampling's estimates, Monte Carlo's where there are no others."""
+        return self.curve("path") or self.curve("mc")
+
+    def write(self, path: Path) -> None:
+        """Write the JSON atomically; raises RunError when that is not possible."""
+        write_text(path, json.dumps(self.model_dump(mode="json", by_alias=True)) + "\n")
+
+
+def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
+    """Mean of a non-empty list and half the width of its 95 % interval (normal)."""
+    n, mean = len(values), math.fsum(values) / len(values)
+    if n < 2:
+        return mean, 0.0
+    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
+    return mean, Z95 * math.sqrt(variance / n)
+
+
+def read(path: Path) -> IntermediateResult:
+    """Read and check a result file; raises as ``results.read_as`` does."""
+    return read_as(IntermediateResult, SCHEMA, path)

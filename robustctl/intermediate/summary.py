@@ -1,0 +1,244 @@
+"""From measures of single images to the result of an intermediate-q evaluation, with its warnings."""
+
+import dataclasses
+import itertools
+import json
+import math
+import platform
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+import robustctl
+from robustctl.data import ImageData
+from robustctl.intermediate.results import (
+    AdversarialLoss,
+    Cost,
+    DistributionInfo,
+    IntermediateResult,
+    MeanLoss,
+    MeanShare,
+    ProbAccuracy,
+    QEstimate,
+    mean_and_half,
+)
+from robustctl.results.statistics import wilson_mean
+from robustctl.results.union import Accuracy
+
+if TYPE_CHECKING:
+    from robustctl.intermediate.evaluate import Request
+
+FEWEST_ACCEPTED = 0.4  # mean acceptance of an image below which its chains count as stuck
+FEWEST_EFFECTIVE = 20  # samples that must carry a Monte Carlo mean
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What was measured on one image. ``mc`` and ``path`` hold log Z_q, half-width, ess, gap and lag for each q.
+
+    ``recorded``, ``burn_in``, ``forwards`` and ``gradients`` count model evaluations, ``samples`` recorded moves.
+    """
+
+    clean_loss: float
+    clean_right: bool
+    right: int
+    draws: int
+    mc: list[list[float]]
+    path: list[list[float]]
+    acceptance: float | None
+    largest: float
+    attack_losses: list[float]
+    attack_right: bool
+    recorded: int
+    burn_in: int
+    samples: int
+    forwards: int
+    gradients: int
+
+    def to_json(self) -> str:
+        """For the store."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Measure":
+        """What ``to_json`` wrote."""
+        return cls(**json.loads(text))
+
+
+def summarize(
+    measures: Sequence[Measure],
+    request: "Request",
+    data: ImageData,
+    *,
+    name: str,
+    weights: str,
+    seconds: float,
+    device: str,
+) -> IntermediateResult:
+    """Averages, intervals and warnings.
+
+    Args:
+        measures: one an image, in the order of ``data``.
+    """
+    estimates = list(_estimates(measures, request))
+    adversarial = _adversarial(measures, request)
+    shares = [one.right / one.draws for one in measures]
+    mean_share = math.fsum(shares) / len(shares)
+    return IntermediateResult(
+        model=name,
+        weights_sha256=weights,
+        data=data.info,
+        distribution=_distribution(request),
+        clean=Accuracy.of([int(one.clean_right) for one in measures]),
+        clean_loss=MeanLoss.of([one.clean_loss for one in measures]),
+        estimates=estimates,
+        random=MeanShare(acc=mean_share, ci95=wilson_mean(shares)),
+        probacc=[_probacc(measures, rho) for rho in request.rhos],
+        adversarial_loss=adversarial,
+        seed=request.seed,
+        cost=_cost(measures),
+        flags=list(_flags(measures, request, estimates, adversarial)),
+        seconds=seconds,
+        device=device,
+        versions={"robustctl": robustctl.__version__, "torch": torch.__version__, "python": platform.python_version()},
+    )
+
+
+def _estimates(measures: Sequence[Measure], request: "Request") -> Iterator[QEstimate]:
+    for k, q in enumerate(request.qs):
+        if measures[0].mc:
+            yield _estimate("mc", q, [one.mc[k] for one in measures], measures, request)
+        if measures[0].path:
+            yield _estimate("path", q, [one.path[k] for one in measures], measures, request)
+
+
+def _estimate(
+    kind: Literal["mc", "path"], q: float, rows: list[list[float]], measures: Sequence[Measure], request: "Request"
+) -> QEstimate:
+    """Average Z_q over images. Errors of chains are independent and add in quadrature; lags share a sign and do not.
+
+    The spread over images contains the errors of chains, but not the lag.
+    """
+    log_z, half, ess, gap, lag = (list(column) for column in zip(*rows, strict=True))
+    z = [math.exp(value) for value in log_z]
+    mean, over_images = mean_and_half(z)
+    mean_lag = _mean_product(z, lag)
+    errors = math.fsum(value**2 * (h**2 - one**2) for value, h, one in zip(z, half, lag, strict=True))
+    over_chains = math.hypot(math.sqrt(max(0.0, errors)) / len(z), mean_lag)
+    path = kind == "path"
+    return QEstimate(
+        value=mean,
+        ci95=_around(mean, max(math.hypot(over_images, mean_lag), over_chains)),
+        ci95_sampling=_around(mean, over_chains),
+        q=q,
+        estimator=kind,
+        grid=request.grid if path else None,
+        samples=_per_q(measures[0].samples, request) if path else measures[0].draws,
+        leapfrog=request.leapfrog if path and request.perturbation.kind != "spatial" else 0,
+        chains=request.chains if path else None,
+        acceptance=statistics.fmean(one.acceptance or 0.0 for one in measures) if path else None,
+        ess=statistics.median(ess),
+        chain_gap=_mean_product(z, gap) if path else None,
+        lag=mean_lag if path and request.grid == "graded" else None,
+        log_z=log_z,
+    )
+
+
+def _per_q(samples: int, request: "Request") -> int:
+    """The graded grid is shared by all q; the thesis's is run anew for each."""
+    return samples if request.grid == "graded" else samples // len(request.qs)
+
+
+def _mean_product(z: Sequence[float], change: Sequence[float]) -> float:
+    """Mean change of z for these changes of log z."""
+    return math.fsum(a * b for a, b in zip(z, change, strict=True)) / len(z)
+
+
+def _around(mean: float, half: float) -> tuple[float, float]:
+    return max(0.0, mean - half), mean + half
+
+
+def _probacc(measures: Sequence[Measure], rho: float) -> ProbAccuracy:
+    passed = [int(one.right >= (1 - rho) * one.draws - 1e-9) for one in measures]
+    return ProbAccuracy(**Accuracy.of(passed).model_dump(), rho=rho)
+
+
+def _adversarial(measures: Sequence[Measure], request: "Request") -> AdversarialLoss | None:
+    spatial = request.perturbation.kind == "spatial"
+    if request.ball is None and not spatial:
+        return None
+    worst = [_strongest(one, spatial) for one in measures]
+    pgd, apgd = (
+        (None, None)
+        if spatial
+        else (math.fsum(one.attack_losses[i] for one in measures) / len(measures) for i in (0, 1))
+    )
+    return AdversarialLoss(
+        **MeanLoss.of(worst).model_dump(),
+        ball="samples" if request.ball is None else str(request.ball),
+        pgd=pgd,
+        apgd=apgd,
+        accuracy=Accuracy.of([int(one.clean_right and one.attack_right) for one in measures]),
+    )
+
+
+def _strongest(measure: Measure, spatial: bool) -> float:
+    return measure.largest if spatial else max(measure.clean_loss, *measure.attack_losses)
+
+
+def _distribution(request: "Request") -> DistributionInfo:
+    kind, size = request.perturbation.kind, request.perturbation.size
+    return DistributionInfo(
+        kind=kind,
+        eps=size if kind in ("linf", "l2") else None,
+        sigma=size if kind == "gaussian" else None,
+        text=str(request.perturbation),
+    )
+
+
+def _cost(measures: Sequence[Measure]) -> Cost:
+    """The largest of all images; they differ only where the thesis's tuning ended early."""
+    return Cost(
+        recorded=max(one.recorded for one in measures),
+        burn_in=max(one.burn_in for one in measures),
+        attacks=max(0, max(one.gradients - one.recorded - one.burn_in for one in measures)),
+        forwards=max(one.forwards for one in measures),
+    )
+
+
+def _flags(
+    measures: Sequence[Measure],
+    request: "Request",
+    estimates: Sequence[QEstimate],
+    adversarial: AdversarialLoss | None,
+) -> Iterator[str]:
+    path = [one for one in estimates if one.estimator == "path"]
+    for low, high in itertools.pairwise(path):
+        slack = math.hypot(low.ci95_sampling[1] - low.value, high.ci95_sampling[1] - high.value)
+        if high.value < low.value - slack:
+            yield f"decreasing: {low.name} is {low.value:.4g} and {high.name} only {high.value:.4g}"
+    # Gaussian noise fills no ball, so no attack bounds its losses.
+    if adversarial is not None and request.perturbation.threat is not None:
+        for one in estimates:
+            if one.ci95_sampling[0] > adversarial.value:
+                yield (
+                    f"above the attack: {one.name} is {one.value:.4g}, the strongest attack's loss "
+                    f"{adversarial.value:.4g}: the attack is too weak or the chains are off"
+                )
+    stuck = sum(one.acceptance is not None and one.acceptance < FEWEST_ACCEPTED for one in measures)
+    if stuck:
+        yield (
+            f"acceptance: below {FEWEST_ACCEPTED:.0%} on {stuck} of {len(measures)} images after the burn-in "
+            "(wanted: 60-70 %); their chains went on with the last step"
+        )
+    for one in estimates:
+        if one.estimator == "mc" and one.ess < FEWEST_EFFECTIVE and one.q > 1:
+            yield (
+                f"{one.name}: {one.ess:.2g} of {one.samples} samples carry the median image's value; "
+                "it is too small, and so is its interval"
+            )
+    if request.grid == "thesis" and path:
+        yield "thesis grid: biased low at large q, and its intervals do not cover that; the graded grid is not"

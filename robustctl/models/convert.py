@@ -1,0 +1,261 @@
+"""Published weights (.pt, .ckpt, .pth, .safetensors) to a model's safetensors, in a process of its own.
+
+The process reads pickles through ``torch.load(weights_only=True)`` alone, within limits of memory and time, and writes
+weights only after they have loaded strictly into the network that they are meant for.
+"""
+
+import contextlib
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from robustctl.errors import RequestError, RobustctlError, RunError
+from robustctl.files import writing
+from robustctl.hub.download import is_web_page
+from robustctl.models.entry import KeyRules, ZeroShot
+from robustctl.spec import WEIGHTS, ModelSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SPARE_BYTES = 2 << 30
+SPARE_SECONDS = 120.0
+SLOWEST_BYTES_PER_SECOND = 4 << 20
+
+
+class Job(BaseModel):
+    """What the process is asked. ``detect``: look for the state dict where ``keys.at`` says nothing.
+
+    A file with ``zero_shot`` is a whole CLIP, and ``tokenizer`` the file of its tokenizer.
+    """
+
+    source: Path
+    folder: Path
+    spec: ModelSpec
+    keys: KeyRules
+    detect: bool
+    zero_shot: ZeroShot | None = None
+    tokenizer: Path | None = None
+
+
+class Answer(BaseModel):
+    """What it answers: the path at which the state dict stood and the number of parameters, or the fault."""
+
+    at: tuple[str | int, ...] = ()
+    parameters: int = 0
+    fault: str | None = None
+    exit_code: int = 0
+
+
+def convert(
+    source: Path,
+    destination: Path,
+    spec: ModelSpec,
+    keys: KeyRules,
+    *,
+    detect: bool = False,
+    zero_shot: ZeroShot | None = None,
+    tokenizer: Path | None = None,
+    record: Callable[[Path], None] = lambda made: None,
+) -> Answer:
+    """Write ``destination`` (safetensors, atomically) from a published file, for a CLIP with its ``tokenizer``.
+
+    Args:
+        record: called with the converted file before it moves to ``destination``: what it cannot record is not kept.
+
+    Raises:
+        RequestError: the file is damaged, holds more than tensors, or does not fit ``spec``; all misfits are listed.
+        RunError: it needs more memory or time than its size justifies, or the disk is full.
+    """
+    if not source.is_file():
+        raise RequestError(f"no file {source}")
+    with writing(destination):
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".convert-", dir=destination.parent) as folder:
+            job = Job(
+                source=source.resolve(),
+                folder=Path(folder),
+                spec=spec,
+                keys=keys,
+                detect=detect,
+                zero_shot=zero_shot,
+                tokenizer=tokenizer and tokenizer.resolve(),
+            )
+            answer = _ask(job)
+            if answer.fault:
+                raise (RequestError if answer.exit_code == RequestError.exit_code else RunError)(answer.fault)
+            record(Path(folder) / WEIGHTS)
+            (Path(folder) / WEIGHTS).replace(destination)
+    return answer
+
+
+def _ask(job: Job) -> Answer:
+    command = [sys.executable, "-P", "-m", __name__]
+    limit = SPARE_SECONDS + job.source.stat().st_size / SLOWEST_BYTES_PER_SECOND
+    request = job.model_dump_json(by_alias=True)
+    what = f"{job.source} with {job.tokenizer.name}" if job.tokenizer else f"{job.source}"
+    try:
+        done = subprocess.run(command, input=request, capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        raise RunError(f"reading {what} took more than {limit:.0f} s and was stopped") from None
+    try:
+        return Answer.model_validate_json(done.stdout)
+    except ValueError:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        if done.returncode < 0:
+            ended = f"was ended by signal {-done.returncode}"
+            raise RunError(f"reading {what} {ended}; it may need more memory than its size justifies") from None
+        raise RunError(f"reading {what} failed (exit code {done.returncode}: {last})") from None
+
+
+def _main() -> None:
+    """The process: a job on stdin, an answer on stdout."""
+    job = Job.model_validate_json(sys.stdin.read())
+    try:
+        answer = _run(job)
+    except RobustctlError as error:
+        answer = Answer(fault=str(error), exit_code=error.exit_code)
+    except MemoryError:
+        answer = Answer(fault=f"{job.source} needs more memory than its size justifies", exit_code=1)
+    print(answer.model_dump_json())
+
+
+def _run(job: Job) -> Answer:
+    from robustctl import checkpoint
+    from robustctl.architectures import build
+
+    _limit_memory(job.source.stat().st_size)
+    model = build(job.spec)
+    content: Any = checkpoint.read_tensors(job.source) if job.source.suffix == ".safetensors" else _unpickle(job.source)
+    at, tensors = _state_dict(content, job)
+    kept = _apply(tensors, job.keys, job.source)
+    try:
+        if job.zero_shot and job.tokenizer:
+            from robustctl.models import clip_head
+
+            kept = clip_head.classifier(model.net, kept, job.zero_shot, job.tokenizer, job.source.name)
+        checkpoint.load_weights(model, kept, job.source.name)
+    except RequestError as error:
+        raise RequestError(f"{error}{_shared_prefix(kept)}") from None
+    checkpoint.save_tensors(model.net.state_dict(), job.folder / WEIGHTS)
+    return Answer(at=at, parameters=sum(parameter.numel() for parameter in model.parameters()))
+
+
+def _limit_memory(size: int) -> None:
+    """Allow four times the file beyond what torch itself has mapped already; systems without limits go without."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        limit = mapped + SPARE_BYTES + 4 * size
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _unpickle(path: Path) -> object:
+    """Read a pickle without running anything from it."""
+    import torch
+
+    if is_web_page(path):
+        raise RequestError(f"{path} is a web page, not weights; download the file itself")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:
+        if "can't allocate" in str(error) or "not enough memory" in str(error):
+            raise MemoryError from None
+        raise RequestError(f"cannot read {path}: {_pickle_fault(str(error))}") from None
+
+
+def _pickle_fault(message: str) -> str:
+    named = re.search(r"(?:Unsupported global: GLOBAL|Unsupported class|GLOBAL) ([\w.]+)", message)
+    if named or "eights_only" in message or "eights only" in message:
+        what = f" (it names {named[1]})" if named else ""
+        return f"it holds more than tensors{what}, and code from a file is never run; get a plain state dict instead"
+    return "it is damaged or no PyTorch file"
+
+
+def _state_dict(content: object, job: Job) -> tuple[tuple[str | int, ...], "dict[str, Tensor]"]:
+    """Follow ``keys.at``, or find the only state dict there is."""
+    if job.keys.at or not job.detect:
+        found = _follow(content, job)
+        if not _is_state_dict(found):
+            where = ".".join(map(str, job.keys.at)) or "its top"
+            raise RequestError(f"{job.source} has no state dict at {where}; it holds {_parts(content)}")
+        return job.keys.at, found
+    found = _candidates(content)
+    if len(found) != 1:
+        problem = "no state dict" if not found else "several state dicts"
+        ways = "".join(f"\n  --at {'.'.join(map(str, at))}" for at in found)
+        raise RequestError(f"{job.source} holds {problem}: {_parts(content)}{ways}")
+    return next(iter(found.items()))
+
+
+def _follow(content: Any, job: Job) -> Any:
+    for step in job.keys.at:
+        try:
+            content = content[step]
+        except (KeyError, IndexError, TypeError):
+            raise RequestError(f"{job.source} has no {step!r} on the path {list(job.keys.at)}") from None
+    return content
+
+
+def _candidates(content: Any) -> "dict[tuple[str | int, ...], dict[str, Tensor]]":
+    """State dicts at the top, else under one key, else in a list of one under one key."""
+    if _is_state_dict(content):
+        return {(): content}
+    if isinstance(content, list) and len(content) == 1 and _is_state_dict(content[0]):
+        return {(0,): content[0]}
+    found: dict[tuple[str | int, ...], dict[str, Tensor]] = {}
+    for key, part in content.items() if isinstance(content, dict) else ():
+        if _is_state_dict(part):
+            found[(key,)] = part
+        elif isinstance(part, list) and len(part) == 1 and _is_state_dict(part[0]):
+            found[(key, 0)] = part[0]
+    return found
+
+
+def _is_state_dict(content: Any) -> bool:
+    from torch import Tensor
+
+    return (
+        isinstance(content, dict)
+        and bool(content)
+        and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
+    )
+
+
+def _parts(content: Any) -> str:
+    if not isinstance(content, dict):
+        return f"a {type(content).__name__}"
+    return "keys " + ", ".join(sorted(map(str, content))[:20])
+
+
+def _apply(tensors: "dict[str, Tensor]", keys: KeyRules, source: Path) -> "dict[str, Tensor]":
+    """Drop and strip, as the rules say."""
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(keys.drop)}
+    strangers = [name for name in kept if not name.startswith(keys.strip)]
+    if strangers:
+        raise RequestError(f"{source}: tensors without the prefix {keys.strip!r}: {', '.join(strangers[:10])}")
+    for name, tensor in kept.items():
+        if tensor.is_sparse or tensor.is_quantized or tensor.is_complex():
+            raise RequestError(f"{source}: {name} is not a dense real tensor")
+    return {name.removeprefix(keys.strip): tensor for name, tensor in kept.items()}
+
+
+def _shared_prefix(tensors: "dict[str, Tensor]") -> str:
+    prefixes = {name.partition(".")[0] for name in tensors}
+    if len(prefixes) != 1:
+        return ""
+    prefix = prefixes.pop()
+    return f"\n  every name begins with '{prefix}.'; if that is a wrapper, cut it: --strip {prefix}."
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,172 @@
+"""Finds the model that a user names. No torch here.
+
+Under ``home()``: ``entries/NAME.yaml`` are the user's own entries, ``weights/NAME.safetensors`` the weights of entries
+(``NAME.json`` beside them says where they came from), ``hub/USER/NAME/COMMIT/`` the pulled repos.
+"""
+
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+import platformdirs
+
+from robustctl.discovery import unknown
+from robustctl.errors import RequestError
+from robustctl.hub.names import FILE, REPO_ID, REVISION
+from robustctl.models import entry as entries
+from robustctl.models.entry import Entry
+from robustctl.spec import CONFIG, WEIGHTS, ModelSpec, read_spec
+
+BUNDLED = Path(__file__).parent
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Located:
+    """A model that is here.
+
+    Attributes:
+        name: as the user says it, without the path of a directory.
+        weights: its safetensors file (or the index of its shards).
+        spec: how to build it.
+        entry: where it is one.
+        licence: hub identifier; None where nobody said.
+    """
+
+    name: str
+    weights: Path
+    spec: ModelSpec
+    entry: Entry | None = None
+    licence: str | None = None
+
+
+def home() -> Path:
+    """Where pulled models and the user's entries live: ``$ROBUSTCTL_HOME``, else the platform's cache directory."""
+    chosen = os.environ.get("ROBUSTCTL_HOME")
+    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("robustctl"))
+
+
+def entry_files() -> dict[str, Path]:
+    """Every entry's file by name. A user's own entry hides a bundled one of the same name."""
+    folders = (BUNDLED / "entries", home() / "entries")
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+
+
+def read_entry(name: str) -> Entry:
+    """Read the entry called ``name``, or raise RequestError with the nearest name and the list."""
+    files = entry_files()
+    if name not in files:
+        raise unknown("model", name, [*files, *pulled()])
+    return entries.read(files[name])
+
+
+def entry_weights(name: str) -> Path:
+    """Where the weights of an entry are, or will be once they are fetched."""
+    bundled = BUNDLED / "weights" / f"{name}.safetensors"
+    own = home() / "entries" / f"{name}.yaml"
+    return bundled if bundled.is_file() and not own.is_file() else home() / "weights" / f"{name}.safetensors"
+
+
+def locate(text: str, *, fetch: bool = True) -> Located:
+    """Find a model by what the user wrote.
+
+    Args:
+        text: an entry's name, the id of a pulled repo (``user/name``, ``user/name@revision``), or a directory with
+            ``config.json`` and ``model.safetensors`` (a finished run is one), or another safetensors file of such a
+            directory (``RUN/best.safetensors``, which is then called ``RUN/best``).
+        fetch: bring the weights of an entry if they are not here yet (network, unless offline).
+
+    Raises:
+        RequestError: no such model, or it is damaged.
+        RunError: the weights could not be fetched.
+    """
+    if text in entry_files():
+        return _from_entry(text, fetch)
+    if Path(text).is_dir():
+        return _from_directory(Path(text), Path(text).resolve().name)
+    if text.endswith(SUFFIX) and (Path(text).parent / CONFIG).is_file():
+        return _from_file(Path(text))
+    repo, revision = split_revision(text)
+    if (directory := pulled_directory(repo, revision)) is not None:
+        return _from_directory(directory, text)
+    if text.startswith(FILE) or (REPO_ID.fullmatch(repo) and not Path(text).exists()):
+        raise RequestError(f"model {text!r} is neither a directory nor a pulled repo; fetch it: robustctl pull {text}")
+    if Path(text).exists():
+        raise RequestError(f"model {text!r} is a file; register it first: robustctl models import {text} --name ...")
+    raise unknown("model", text, [*entry_files(), *pulled()])
+
+
+def split_revision(text: str) -> tuple[str, str]:
+    """Repo and revision of ``user/name@revision``; a plain directory has no revisions, and its path may hold ``@``."""
+    repo, _, revision = text.partition("@") if not text.startswith(FILE) else (text, "", "")
+    return repo, revision or "main"
+
+
+def pulled() -> list[str]:
+    """Ids of the pulled repos, with ``@revision`` where it is not ``main``."""
+    found = []
+    for ref in sorted((home() / "hub").glob("*/*/refs/*")):
+        owner, name, revision = ref.parts[-4], unquote(ref.parts[-3]), unquote(ref.name)
+        repo = FILE + name if owner == "_file" else f"{owner}/{name}"
+        found.append(repo if revision == "main" else f"{repo}@{revision}")
+    return found
+
+
+def repo_home(repo: str) -> Path:
+    """Directory of a pulled repo: its commits, and ``refs/`` with the commit that each pulled revision was."""
+    if repo.startswith(FILE):
+        return home() / "hub" / "_file" / quote(repo.removeprefix(FILE), safe="")
+    return home() / "hub" / repo
+
+
+def ref_file(repo: str, revision: str) -> Path:
+    """The file that holds the commit which ``revision`` was when it was pulled."""
+    return repo_home(repo) / "refs" / quote(revision, safe="")
+
+
+def pulled_directory(repo: str, revision: str) -> Path | None:
+    """Where a pulled revision (branch, tag or commit) lies, or None."""
+    if not (repo.startswith(FILE) or REPO_ID.fullmatch(repo)) or not REVISION.fullmatch(revision):
+        return None
+    ref = ref_file(repo, revision)
+    commit = ref.read_text().strip() if ref.is_file() else revision
+    directory = repo_home(repo) / quote(commit, safe="")
+    return directory if (directory / CONFIG).is_file() else None
+
+
+def _from_entry(name: str, fetch: bool) -> Located:
+    entry = read_entry(name)
+    weights = entry_weights(name)
+    if fetch and not weights.is_file():
+        from robustctl.models.fetch import fetch_entry
+
+        fetch_entry(name, entry)
+    return Located(name, weights, entry.spec, entry, entry.licence)
+
+
+def _from_directory(directory: Path, name: str) -> Located:
+    return Located(name, directory / WEIGHTS, read_spec(directory), licence=_licence(directory))
+
+
+def _from_file(weights: Path) -> Located:
+    if not weights.is_file():
+        raise RequestError(f"no weights at {weights}")
+    directory = weights.resolve().parent
+    name = f"{directory.name}/{weights.name.removesuffix(SUFFIX)}"
+    return replace(_from_directory(directory, name), weights=weights)
+
+
+def _licence(directory: Path) -> str | None:
+    """What the run's record says, else the model card."""
+    from robustctl.models.licence import licence_of
+
+    record = directory / "run.json"
+    if not record.is_file():
+        return licence_of(directory / "README.md")
+    try:
+        licence = json.loads(record.read_text(encoding="utf-8")).get("licence")
+    except (ValueError, AttributeError):
+        return None
+    return licence if isinstance(licence, str) else None

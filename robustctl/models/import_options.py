@@ -1,0 +1,137 @@
+"""From what a user typed after ``models import`` to an entry. No torch here."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from robustctl.discovery import names, unknown
+from robustctl.errors import RequestError
+from robustctl.files import parse_yaml
+from robustctl.models import entry as entries
+from robustctl.models.entry import Entry, KeyRules
+from robustctl.models.shelf import SHAPES
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of ``models import`` as they were written; None where they were not."""
+
+    arch: str | None = None
+    set_: list[str] | None = None
+    dataset: str | None = None
+    mean: str | None = None
+    std: str | None = None
+    norm: str | None = None
+    eps: str | None = None
+    classes: int | None = None
+    input_shape: str | None = None
+    at: str | None = None
+    strip: str | None = None
+    drop: list[str] | None = None
+    licence: str | None = None
+    description: str | None = None
+
+
+def entry_from(options: Options, yaml_file: Path | None, file_name: str) -> Entry:
+    """Make the entry; options override the YAML file.
+
+    Raises:
+        RequestError: something is missing or wrong, in the words of the options.
+    """
+    content: dict[str, Any] = entries.read_mapping(yaml_file) if yaml_file else {}
+    content.setdefault("description", f"imported from {file_name}")
+    content |= _given(options)
+    content |= _architecture(options, content)
+    content |= _shape(options, content)
+    content["keys"] = _keys(options, content)
+    return entries.parse(content, str(yaml_file or "models import"))
+
+
+def _given(options: Options) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        key: value
+        for key in ("dataset", "norm", "eps", "licence", "description")
+        if (value := getattr(options, key)) is not None
+    }
+    if (options.mean is None) != (options.std is None):
+        raise RequestError("--mean and --std go together")
+    if options.mean is not None and options.std is not None:
+        found["normalization"] = {"mean": _numbers("--mean", options.mean), "std": _numbers("--std", options.std)}
+    return found
+
+
+def _architecture(options: Options, content: dict[str, Any]) -> dict[str, Any]:
+    if options.arch is None and "architecture" not in content:
+        raise RequestError(f"--arch is missing; it is one of {', '.join(names('robustctl.architectures'))}")
+    if options.arch is not None:
+        content = {"architecture": {"name": options.arch, "args": {}}}
+    architecture = _mapping("architecture", content["architecture"])
+    name = architecture.get("name")
+    if str(name).partition("/")[0] not in names("robustctl.architectures"):
+        raise unknown("architecture", str(name), names("robustctl.architectures"))
+    arguments = dict(_assignment(text) for text in options.set_ or [])
+    return {
+        "architecture": architecture | {"args": _mapping("architecture.args", architecture.get("args")) | arguments}
+    }
+
+
+def _mapping(key: str, value: object) -> dict[str, Any]:
+    """What a file says under ``key``, empty where it says nothing; raises RequestError where it is no mapping."""
+    if value is not None and not isinstance(value, dict):
+        raise RequestError(f"{key}: {value!r} is no mapping of keys to values")
+    return value or {}
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise RequestError(f"--set {text!r} is not of the form key=value, e.g. depth=10")
+    return key, parse_yaml(value, f"--set {text!r}: its value")
+
+
+def _shape(options: Options, content: dict[str, Any]) -> dict[str, Any]:
+    """Known data sets give shape and classes by themselves."""
+    dataset = content.get("dataset")
+    if dataset is None:
+        raise RequestError("--dataset is missing, e.g. cifar10")
+    if not isinstance(dataset, str):
+        raise RequestError(f"dataset: {dataset!r} is no name, e.g. cifar10")
+    shape: Any
+    shape, classes = SHAPES.get(dataset, (None, None))
+    if options.input_shape is not None:
+        shape = tuple(_numbers("--input-shape", options.input_shape))
+        if not all(value.is_integer() and value > 0 for value in shape):
+            raise RequestError(f"--input-shape {options.input_shape!r} is not three whole numbers like 3,64,64")
+    shape = shape if options.input_shape else content.get("input_shape", shape)
+    classes = options.classes or content.get("n_classes", classes)
+    if shape is None or classes is None:
+        known = ", ".join(sorted(SHAPES))
+        raise RequestError(f"data set {dataset!r} needs --input-shape and --classes (known without them: {known})")
+    return {"input_shape": shape, "n_classes": classes}
+
+
+def keys_from(options: Options, known: KeyRules) -> KeyRules:
+    """Key rules of an entry, with what the user says about them instead."""
+    return KeyRules.model_validate(_keys(options, {"keys": known.model_dump()}))
+
+
+def _keys(options: Options, content: dict[str, Any]) -> dict[str, Any]:
+    keys = dict(_mapping("keys", content.get("keys")))
+    if options.at is not None:
+        keys["at"] = [int(step) if step.isdecimal() else step for step in options.at.split(".")]
+    if options.strip is not None:
+        keys["strip"] = options.strip
+    if options.drop:
+        keys["drop"] = options.drop
+    return keys
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        numbers = [float(value) for value in text.split(",")]
+    except ValueError:
+        numbers = [math.nan]
+    if not all(map(math.isfinite, numbers)):
+        raise RequestError(f"{option} {text!r} is not a list of numbers like 0.5,0.5,0.5")
+    return numbers

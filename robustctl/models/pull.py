@@ -1,0 +1,221 @@
+"""Brings repos of the client, or of a plain directory (``file://``), into ``home()``: pinned, verified, atomic."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from filelock import FileLock
+
+from robustctl.discovery import names, unknown
+from robustctl.errors import RequestError
+from robustctl.files import write_text, writing
+from robustctl.hub import plain_directory
+from robustctl.hub.download import Get, RemoteFile, Wanted, download
+from robustctl.hub.names import FILE, REPO_ID, REVISION
+from robustctl.hub.plain_directory import sha256
+from robustctl.models.find import (
+    Located,
+    entry_files,
+    home,
+    locate,
+    pulled_directory,
+    ref_file,
+    repo_home,
+    split_revision,
+)
+from robustctl.progress import Advance, progress
+from robustctl.spec import CONFIG, WEIGHTS, ModelSpec, read_spec
+
+SMALL = 10_000_000  # bound of everything that is not weights
+ALL_SMALL = 10 * SMALL
+MAX_FILES = 1000
+UNQUESTIONED = 2 << 30  # to ask how large weights may be takes torch, which takes longer than to fetch a common model
+MAX_NAMED = 20 << 30  # of a model of another library
+RECORD = re.compile(r"robustctl/[\w.-]+\.json", re.ASCII)
+SHARD = re.compile(r"model-[\w-]+\.safetensors", re.ASCII)
+INDEX = "model.safetensors.index.json"
+
+
+def pull(repo: str, revision: str = "main") -> Path:
+    """Bring a model repo that robustctl pushed.
+
+    Returns:
+        Its directory. What is there already and complete is not fetched again; offline, it is all there is.
+
+    Raises:
+        RequestError: no such repo, or not a model of robustctl.
+        RunError: the network, the disk, or bytes that do not match their hashes; the same command continues.
+    """
+    if not REVISION.fullmatch(revision):
+        raise RequestError(f"revision {revision!r} is no branch, tag or commit")
+    if not (repo.startswith(FILE) or REPO_ID.fullmatch(repo)):
+        raise RequestError(f"{repo!r} is no repo id; write USER/NAME, USER/NAME@REVISION or file:///path")
+    registry = _registry(repo)
+    if registry.is_offline() and (here := pulled_directory(repo, revision)) is not None:
+        return here
+    commit, files = registry.list_files(repo, revision)
+    chosen = [file for file in files if _is_ours(file.path)]
+    paths = {file.path for file in chosen}
+    if CONFIG not in paths or not paths & {WEIGHTS, INDEX}:
+        raise RequestError(f"{repo} is not a model of robustctl: it lacks {CONFIG} or {WEIGHTS}")
+    small = [file for file in chosen if not _is_weights(file.path)]
+    _check_sizes(repo, chosen, small)
+    directory = repo_home(repo) / commit
+    with _locked(directory):
+        if not directory.is_dir():
+            want = partial(registry.wanted, repo, commit)
+            staging = _fetch(repo, small, directory, want, registry.get)
+            weights = [file for file in chosen if _is_weights(file.path)]
+            _check_spec(repo, read_spec(staging), sum(file.size for file in weights))
+            _fetch(repo, weights, directory, want, registry.get)
+            plain_directory.write_sums(
+                staging, {file.path: file.sha256 or sha256(staging / file.path) for file in chosen}
+            )
+            staging.replace(directory)
+    write_text(_made(ref_file(repo, revision)), commit)
+    return directory
+
+
+def ensure(text: str) -> Located:
+    """Find a model as ``locate`` does, and pull it first where it is a repo that is not here yet."""
+    repo, revision = split_revision(text)
+    remote = repo.startswith(FILE) or (REPO_ID.fullmatch(repo) is not None and not Path(text).exists())
+    if remote and text not in entry_files() and pulled_directory(repo, revision) is None:
+        pull(repo, revision)
+    return locate(text)
+
+
+class Registry(Protocol):
+    """What ``hub`` and ``folder`` have in common."""
+
+    def is_offline(self) -> bool: ...
+
+    def list_files(self, repo: str, revision: str, /) -> tuple[str, list[RemoteFile]]: ...
+
+    def wanted(self, repo: str, commit: str, file: RemoteFile, path: Path, /) -> Wanted: ...
+
+    def get(self, url: str, request_headers: dict[str, str], /) -> AbstractContextManager[Any]: ...
+
+
+def _registry(repo: str) -> Registry:
+    """The hub, or the plain directory that plays it; both have the same functions."""
+
+    from robustctl.hub import client
+
+    return plain_directory if repo.startswith(FILE) else client
+
+
+def fetch_dataset(repo: str, split: str | None = None) -> Path:
+    """Fetch the parquet files of a hub data set (of one split, if given), with the checks of ``pull``.
+
+    Returns:
+        The folder that holds them in the hub's own layout.
+    """
+    from robustctl.hub import client
+
+    home_of_repo = home() / "datasets" / repo
+    ref = home_of_repo / "refs" / (split or "all")
+    if client.is_offline() and ref.is_file():
+        return home_of_repo / ref.read_text()
+    commit, files = client.list_files(repo, "main", "dataset")
+    chosen = [file for file in files if _is_images(file.path, split)]
+    if not chosen:
+        raise RequestError(f"data set {repo} has no parquet files{f' of the split {split!r}' if split else ''}")
+    name = f"{commit}-{split}" if split else commit
+    directory = home_of_repo / name
+    with _locked(directory):
+        if not directory.is_dir():
+            want = partial(client.wanted, repo, commit, kind="dataset")
+            _fetch(repo, chosen, directory, want, client.get).replace(directory)
+    write_text(_made(ref), name)
+    return directory
+
+
+def _is_ours(path: str) -> bool:
+    """The files that ``push`` writes; nothing else is fetched."""
+    small = (CONFIG, INDEX, "README.md", "recipe.yaml")
+    return path in small or _is_weights(path) or RECORD.fullmatch(path) is not None
+
+
+def _is_weights(path: str) -> bool:
+    return path == WEIGHTS or SHARD.fullmatch(path) is not None
+
+
+def _is_images(path: str, split: str | None) -> bool:
+    return path.endswith(".parquet") and (split is None or Path(path).name.startswith(f"{split}-"))
+
+
+def _check_sizes(repo: str, files: list[RemoteFile], small: list[RemoteFile]) -> None:
+    if len(files) > MAX_FILES:
+        raise RequestError(f"{repo} has {len(files)} files of a model, more than {MAX_FILES}; nothing was fetched")
+    for file in small:
+        if file.size > SMALL:
+            raise RequestError(f"{repo}: {file.path} has {file.size} bytes, more than {SMALL}; nothing was fetched")
+    if (total := sum(file.size for file in small)) > ALL_SMALL:
+        raise RequestError(f"{repo} has {total} bytes beside its weights, more than {ALL_SMALL}; nothing was fetched")
+
+
+def _check_spec(repo: str, spec: ModelSpec, weights: int) -> None:
+    """Before weights are fetched: is the architecture one of ours, and can it have so many bytes?"""
+    family = spec.architecture.name.partition("/")[0]
+    if family not in names("robustctl.architectures"):
+        raise RequestError(f"{repo}: {unknown('architecture', family, names('robustctl.architectures'))}")
+    if weights <= UNQUESTIONED:
+        return
+    from robustctl.architectures import empty_copy
+
+    empty = empty_copy(spec)
+    largest = 8 * sum(tensor.numel() for tensor in empty.state_dict().values()) + SMALL if empty else MAX_NAMED
+    if weights > largest:
+        raise RequestError(f"{repo} has weights of {weights} bytes; its {CONFIG} describes at most {largest}")
+
+
+def _fetch(
+    repo: str, files: list[RemoteFile], directory: Path, want: Callable[[RemoteFile, Path], Wanted], get: Get
+) -> Path:
+    """Fetch and verify files into a staging folder beside ``directory``; what an earlier attempt left is continued."""
+    staging = directory.with_name(f".{directory.name}.part")
+    megabytes = sum(file.size for file in files) / 1e6
+    with progress(f"{repo} (MB)", round(megabytes)) as advance:
+        meter = Meter(advance)
+        for file in files:
+            target = _made(staging / file.path)
+            if not target.is_file():
+                download(want(file, target), get, meter)
+    return staging
+
+
+class Meter:
+    """Counts bytes and reports whole megabytes."""
+
+    def __init__(self, advance: Advance) -> None:
+        self.advance = advance
+        self.bytes = 0
+
+    def announce(self, size: int) -> None:
+        """Say how many bytes there will be, where that was not known."""
+        self.advance(0, total=round(size / 1e6))
+
+    def __call__(self, n: int) -> None:
+        before = self.bytes // 1_000_000
+        self.bytes += n
+        self.advance(self.bytes // 1_000_000 - before)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """One process at a time fetches a directory; the others wait and find it there."""
+    with writing(directory):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(directory.with_name(f".{directory.name}.lock")):
+            yield
+
+
+def _made(path: Path) -> Path:
+    """The path, with its parent directory made."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return path

@@ -1,0 +1,150 @@
+"""Several processes that train one model, started by ``torchrun``; one process is the case of size 1."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from robustctl.errors import RequestError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all: ``rank`` 0 writes files and talks."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def part(self, n: int) -> slice:
+        """This process's rows of a batch of ``n``.
+
+        Raises:
+            RequestError: ``n`` is not divisible by the number of processes.
+        """
+        if n % self.size:
+            raise RequestError(f"train.batch_size {n} cannot be shared evenly by {self.size} processes")
+        own = n // self.size
+        return slice(self.rank * own, (self.rank + 1) * own)
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Sum over all processes, the same in each."""
+        if self.size == 1:
+            return value
+        total = value.detach().clone()
+        dist.all_reduce(total)
+        return total
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Mean over all processes, the same in each."""
+        return self.sum(value) / self.size
+
+    def any(self, flags: list[bool]) -> list[bool]:
+        """Each flag, true if it is true in some process."""
+        if self.size == 1:
+            return flags
+        total = torch.tensor(flags, dtype=torch.int32)
+        dist.all_reduce(total, group=_host_group())
+        return [bool(flag) for flag in total]
+
+    def gather(self, value: Tensor) -> Tensor:
+        """Every process's rows, in the order of the ranks."""
+        if self.size == 1:
+            return value
+        parts = [torch.empty_like(value) for _ in range(self.size)]
+        dist.all_gather(parts, value.contiguous())
+        return torch.cat(parts)
+
+    def broadcast(self, value: Any) -> Any:
+        """The leading process's value, in every process."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box)
+        return box[0]
+
+    def wait(self) -> None:
+        """Return when all processes are here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+_GROUPS: list[dist.ProcessGroup] = []
+
+
+def _host_group() -> dist.ProcessGroup:
+    """A gloo group for flags, so that they never wait for the device."""
+    if not _GROUPS:
+        group = dist.new_group(backend="gloo")
+        assert isinstance(group, dist.ProcessGroup), "this process is in the group of all"
+        _GROUPS.append(group)
+    return _GROUPS[0]
+
+
+@contextmanager
+def world(device: torch.device) -> Iterator[World]:
+    """Join the processes of ``torchrun``, or be alone."""
+    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+        yield World()
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield World(dist.get_rank(), dist.get_world_size())
+    finally:
+        _GROUPS.clear()
+        dist.destroy_process_group()
+
+
+def local_device(device: torch.device) -> torch.device:
+    """The device of this process: one GPU each where there are GPUs."""
+    rank = os.environ.get("LOCAL_RANK")
+    return torch.device("cuda", int(rank)) if device.type == "cuda" and rank is not None else device
+
+
+def share_batch_norm(model: nn.Module) -> None:
+    """Make every batch norm of the model take its statistics over the batches of all processes."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.__class__ = SharedBatchNorm2d
+
+
+class SharedBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm over all processes on any device (``torch.nn.SyncBatchNorm`` refuses the CPU).
+
+    Half precision is normalised in float32, as the built-in one does.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        from torch.distributed.nn.functional import all_reduce
+
+        size = dist.get_world_size()
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean: Tensor = all_reduce(wide.mean((0, 2, 3))) / size  # type: ignore[no-untyped-call]
+        centred = wide - mean.view(1, -1, 1, 1)
+        spread = centred.square().mean((0, 2, 3))
+        variance: Tensor = all_reduce(spread) / size  # type: ignore[no-untyped-call]
+        self._track(mean.detach(), variance.detach(), size * x.numel() // x.shape[1])
+        scale = (variance + self.eps).rsqrt() * self.weight
+        out: Tensor = centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+        return out.to(x.dtype)
+
+    def _track(self, mean: Tensor, variance: Tensor, n: int) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        momentum = self.momentum if self.momentum is not None else 1 / (int(self.num_batches_tracked) + 1)
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean, momentum)
+            self.running_var.lerp_(variance * n / (n - 1), momentum)

@@ -1,0 +1,246 @@
+"""Model cards by the hub's conventions: made from a package, merged into what the user has written. No torch here."""
+
+import html
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from robustctl import __version__
+from robustctl.errors import RequestError
+from robustctl.files import parse_yaml
+from robustctl.publish.redact import BUILT_IN, HUB_DATASETS, LOCAL, hub_dataset
+from robustctl.results.union import UnionResult
+from robustctl.spec import ModelSpec
+
+FENCE = "---"
+YAML_BEGIN, YAML_END = "# robustctl: begin", "# robustctl: end"
+TEXT_BEGIN, TEXT_END = "<!-- robustctl: begin -->", "<!-- robustctl: end -->"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the card will stand.
+
+    Attributes:
+        name: the repo's id, or the name of a directory.
+        revision: the branch that it is on.
+        pending: it is proposed in a pull request.
+        directory: it is a plain directory.
+    """
+
+    name: str
+    revision: str = "main"
+    pending: bool = False
+    directory: bool = False
+
+
+@dataclass(frozen=True)
+class Story:
+    """What a card tells.
+
+    Attributes:
+        place: where the model is pushed to.
+        spec: how it is built.
+        licence: hub identifier.
+        results: evaluations of these weights, the one of the claim last.
+        table: the results as Markdown.
+        base: what it was made from: a repo id, an entry's name, or None.
+        base_repo: ``base`` as a repo of the hub, where it is one.
+        provenance: label and value of what is known about its making.
+        datasets: hub ids of what it was trained on, where that is known.
+        credit: a sentence on whose work this is.
+        citation: BibTeX or text.
+    """
+
+    place: Place
+    spec: ModelSpec
+    licence: str
+    results: list[UnionResult]
+    table: str
+    base: str | None = None
+    base_repo: str | None = None
+    provenance: dict[str, str] | None = None
+    datasets: tuple[str, ...] = ()
+    credit: str = ""
+    citation: str | None = None
+
+
+def render(story: Story, existing: str = "") -> str:
+    """The card: our two marked sections, and every other byte of ``existing`` as it was.
+
+    Keys of the front matter that the user has written stay the user's; ours of the same name are left out.
+    """
+    user_yaml, user_text = _split(existing)
+    ours = {key: value for key, value in metadata(story).items() if key not in _keys(user_yaml)}
+    newline = "\r\n" if existing.partition("\n")[0].endswith("\r") and "\n" in existing else "\n"
+    block = [YAML_BEGIN, *yaml.safe_dump(ours, sort_keys=False, allow_unicode=True).splitlines(), YAML_END]
+    front = f"{FENCE}{newline}{newline.join(block)}{newline}{user_yaml}{FENCE}{newline}"
+    section = newline.join([TEXT_BEGIN, *_body(story), TEXT_END])
+    before, marker, after = user_text.partition("\0")
+    if not marker:
+        gap = newline if before and not before.endswith("\n") else ""
+        before, after = f"{before}{gap}", newline
+    return f"{front}{before}{section}{after}"
+
+
+def metadata(story: Story) -> dict[str, Any]:
+    """The front matter: what the hub reads."""
+    spec = story.spec
+    norms = sorted({norm for result in story.results for norm in result.norms} or ({spec.norm} if spec.norm else set()))
+    content: dict[str, Any] = {
+        "license": story.licence,
+        "library_name": "robustctl",
+        "pipeline_tag": "image-classification",
+        "tags": ["adversarial-robustness", "robustctl", spec.architecture.name, *norms],
+    }
+    if story.datasets:
+        content["datasets"] = list(story.datasets)
+    if story.base_repo:
+        content["base_model"] = story.base_repo
+    if story.base_repo and story.base:
+        content["base_model_relation"] = "finetune"
+    if story.results:
+        content["metrics"] = ["accuracy"]
+        content["model-index"] = [
+            {"name": story.place.name.rpartition("/")[2], "results": [_index(one) for one in story.results[-1:]]}
+        ]
+    return content
+
+
+def _index(result: UnionResult) -> dict[str, Any]:
+    """One result of ``model-index``. Norm and eps stand in the metrics: the hub merges what differs elsewhere.
+
+    A norm that was not attacked on every point (``upper_bound``) has no accuracy here, and nor has the average then:
+    the table marks bounds, this form cannot. Its data set is a hub id only where the images came from there: the hub
+    shows the number on that data set's page.
+    """
+    source = result.data.source
+    name = next((known for known, hub_id in HUB_DATASETS.items() if hub_id == source), source)
+    args = {"n": result.data.n, "attack": result.attack.name, "protocol": result.attack.protocol}
+
+    def metric(name: str, acc: float, ci95: tuple[float, float], **more: object) -> dict[str, Any]:
+        return {
+            "type": "accuracy",
+            "name": name,
+            "value": round(acc, 6),
+            "args": {**more, **args, "ci95": [round(bound, 6) for bound in ci95]},
+        }
+
+    metrics = [metric("clean accuracy", result.clean.acc, result.clean.ci95)]
+    metrics += [
+        metric(f"robust accuracy, {norm}, eps {one.eps_text}", one.acc, one.ci95, norm=norm, eps=one.eps_text)
+        for norm, one in result.norms.items()
+        if not one.upper_bound
+    ]
+    threats = " ".join(f"{norm}:{one.eps_text}" for norm, one in result.norms.items())
+    if not any(one.upper_bound for one in result.norms.values()):
+        metrics.append(metric("average robust accuracy", result.average, result.average_ci95, threats=threats))
+    metrics.append(metric("union robust accuracy", result.union.acc, result.union.ci95, threats=threats))
+    return {
+        "task": {"type": "image-classification", "name": "Image Classification"},
+        "dataset": {"type": _dataset_type(source), "name": name, "split": result.data.split},
+        "metrics": metrics,
+    }
+
+
+def _dataset_type(source: str) -> str:
+    """``local-data`` has no page on the hub; the name of a folder, ``mnist`` say, could be that of one."""
+    return source if hub_dataset(source) or source in BUILT_IN else LOCAL.replace(" ", "-")
+
+
+def _body(story: Story) -> list[str]:
+    spec = story.spec
+    made = f"fine-tuned from {plain(story.base)}" if story.base else "trained from scratch"
+    lines = [f"# {plain(story.place.name.rpartition('/')[2])}", ""]
+    what = f"A {plain(spec.dataset)} classifier ({plain(spec.architecture.name)}), {made} with robustctl {__version__}."
+    lines += [
+        story.credit or what,
+        "",
+        "## Results",
+        "",
+        *(html.escape(story.table, quote=False).splitlines() if story.table else ["Not evaluated."]),
+        "",
+        *_flags(story.results),
+        "## Use",
+        "",
+        *_use(story.place, spec),
+        "## Provenance",
+        "",
+        *(f"- {label}: {plain(value)}" for label, value in (story.provenance or {}).items()),
+        "",
+        "## What the numbers claim",
+        "",
+        "Robust accuracy is measured against the attacks named above, on the points named above, and is an upper bound",
+        "on the true robust accuracy: a stronger attack can only lower it. The intervals are the sampling error of the",
+        "points, not of training. Other data, other radii and other threats were not tested.",
+    ]
+    if story.citation:
+        lines += ["", "## Citation", "", *(f"    {line}" for line in story.citation.strip().splitlines())]
+    return [
+        line.replace("robustctl: begin", "robustctl:begin").replace("robustctl: end", "robustctl:end") for line in lines
+    ]
+
+
+def _use(place: Place, spec: ModelSpec) -> list[str]:
+    """The lines that load it, as they stand."""
+    on_branch = place.revision != "main"
+    name = "." if place.directory else f"{place.name}@{place.revision}" if on_branch else place.name
+    arguments = f'"{place.name}", revision="{place.revision}"' if on_branch else f'"{name}"'
+    note = []
+    if place.pending:
+        note = ["Once the pull request that brings this card is merged:", ""]
+    if place.directory:
+        note = [
+            "In this directory; from elsewhere with its path, or `file://` and its path to check the hashes too:",
+            "",
+        ]
+    return [
+        *note,
+        "    import robustctl",
+        f'    model = robustctl.load_model("{name}")  # after: pip install robustctl',
+        f"    logits = model(images)  # (n, {', '.join(map(str, spec.input_shape))}), pixels in [0, 1]",
+        "",
+        "Normalisation is inside the model. The same weights through the hub's own mixin:",
+        f"`robustctl.models.mixin.RobustClassifier.from_pretrained({arguments})`.",
+        "",
+    ]
+
+
+def _flags(results: list[UnionResult]) -> list[str]:
+    flags = [flag for result in results for flag in result.flags]
+    if not flags:
+        return []
+    warning = "**Warning: the evaluation raised flags; the robust accuracies above may be too high.**"
+    return [warning, "", *(f"- {plain(flag)}" for flag in flags), ""]
+
+
+def plain(value: object) -> str:
+    """Text that neither Markdown nor HTML reads as markup, in one line."""
+    return in_table(html.escape(str(value), quote=False))
+
+
+def in_table(value: object) -> str:
+    """Text that Markdown does not read as markup, in one line; ``render`` itself escapes the HTML of a table."""
+    return re.sub(r"([\\`*_\[\]|#])", r"\\\1", " ".join(str(value).split()))
+
+
+def _split(existing: str) -> tuple[str, str]:
+    """The user's part of the front matter, and the user's text with a NUL where our section stood."""
+    front, text = "", existing
+    found = re.match(r"---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", existing, re.DOTALL | re.MULTILINE)
+    if found:
+        front, text = found[1], existing[found.end() :]
+    front = re.sub(rf"^{YAML_BEGIN}\r?\n.*?^{YAML_END}\r?\n", "", front, flags=re.DOTALL | re.MULTILINE)
+    text = text.replace("\0", "")
+    return front, re.sub(f"{TEXT_BEGIN}.*?{TEXT_END}", "\0", text, count=1, flags=re.DOTALL)
+
+
+def _keys(front: str) -> set[str]:
+    """Keys that the user's front matter sets itself."""
+    try:
+        content = parse_yaml(front, "the front matter")
+    except RequestError:
+        return set(re.findall(r"^([\w-]+):", front, re.MULTILINE))
+    return set(content) if isinstance(content, dict) else set()

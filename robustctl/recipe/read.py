@@ -1,0 +1,357 @@
+"""The only reader of recipes: one YAML an experiment, checked whole before anything starts. No torch here.
+
+A fault is reported by the user's own key and the line it stands on; all faults are reported at once.
+"""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from robustctl import discovery
+from robustctl.discovery import did_you_mean, unknown
+from robustctl.errors import RequestError
+from robustctl.recipe.schema import Settings
+from robustctl.threats import hull_l2_radius
+
+METHODS = "robustctl.training.methods"
+MAX_BYTES = 1_000_000
+
+Key = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked recipe.
+
+    Attributes:
+        name: ``dataset/name`` of a shipped recipe, or the path of a file.
+        path: where it was read.
+        overrides: the ``--set`` texts that were applied, in order.
+        settings: its content.
+    """
+
+    name: str
+    path: Path
+    overrides: tuple[str, ...]
+    settings: Settings
+
+    @property
+    def short_name(self) -> str:
+        """The file's name without its ending: the last part of a run's name."""
+        return self.path.stem
+
+    def resolved(self) -> dict[str, Any]:
+        """Everything that was decided, defaults included, as plain values."""
+        return self.settings.model_dump(mode="json")
+
+
+def root() -> Path:
+    """The folder of the shipped recipes: inside the package in a wheel, beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    inside = package / "recipes"
+    return inside if inside.is_dir() else package.parent / "recipes"
+
+
+def names() -> list[str]:
+    """All shipped recipes as ``dataset/name``."""
+    return sorted(f"{path.parent.name}/{path.stem}" for path in root().glob("*/*.yaml"))
+
+
+def load(name_or_path: str, overrides: Sequence[str] = (), dataset: str | None = None) -> Recipe:
+    """Find, read and check a recipe.
+
+    Args:
+        name_or_path: ``e-at`` (of ``dataset``), ``cifar10/e-at``, or the path of a YAML file.
+        overrides: texts such as ``optim.lr=0.01``; the value is read as YAML.
+        dataset: the model's data set; the recipe must be for it. None accepts any.
+
+    Raises:
+        RequestError: no such recipe, or it has faults; all of them are listed with their lines.
+    """
+    path = find(name_or_path, dataset)
+    name = f"{path.parent.name}/{path.stem}" if path.is_relative_to(root()) else str(path)
+    recipe = Recipe(name, path, tuple(overrides), _check(_Text(path, overrides)))
+    if dataset is not None and recipe.settings.dataset != dataset:
+        raise RequestError(
+            f"recipe {name} is for dataset {recipe.settings.dataset!r}, the model for {dataset!r}; "
+            f"copy it and edit it: robustctl recipes copy {name} my-recipe.yaml"
+        )
+    return recipe
+
+
+def from_resolved(values: dict[str, Any]) -> Settings:
+    """Read back what ``Recipe.resolved`` gave.
+
+    Raises:
+        RequestError: it does not fit this version's recipes any more.
+    """
+    try:
+        config = discovery.load(METHODS, values["method"]["name"], "method").Config
+        return Settings.model_validate({**values, "method": config.model_validate(values["method"])})
+    except (ValidationError, KeyError, TypeError) as error:
+        raise RequestError(f"the recorded recipe is not one of this version: {error}") from None
+
+
+def differences(old: Any, new: Any, key: Key = ()) -> list[str]:
+    """Where two resolved recipes differ, one text a key."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = list(dict.fromkeys([*old, *new]))
+        return [line for name in names for line in differences(old.get(name), new.get(name), (*key, name))]
+    return [] if old == new else [f"{dotted(key)} (given {new!r}, the run has {old!r})"]
+
+
+def find(name_or_path: str, dataset: str | None = None) -> Path:
+    """The file that a recipe's name or path means; raises RequestError with the list of what there is."""
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise RequestError(f"no recipe file at {path}")
+        return path
+    if "/" in name_or_path:
+        if name_or_path not in names():
+            raise unknown("recipe", name_or_path, names())
+        return root() / f"{name_or_path}.yaml"
+    if dataset is None:
+        of_name = [name for name in names() if name.endswith(f"/{name_or_path}")]
+        if not of_name:
+            raise unknown("recipe", name_or_path, names())
+        raise RequestError(f"recipe {name_or_path!r} is there for several datasets; say which: {', '.join(of_name)}")
+    return _of_dataset(name_or_path, dataset)
+
+
+def hull_line(settings: Settings, dimension: int) -> str | None:
+    """Whether E-AT's assumption holds for these radii, in one line; None where it does not apply.
+
+    Training on l_1 and l_inf alone covers l_2 if the l_2 ball lies in the hull of both (Croce and Hein 2022, Theorem
+    3.1). For CIFAR-10's radii the exact radius is 0.6138; the paper prints 0.6178, which its own formula does not give.
+
+    Args:
+        dimension: number of input values (channels times height times width).
+    """
+    trained = {threat.norm: threat for threat in settings.train_threats}
+    judged = {threat.norm: threat for threat in settings.evaluate_threats}
+    if set(trained) != {"linf", "l1"} or "l2" not in judged:
+        return None
+    radius = hull_l2_radius(trained["linf"].eps, trained["l1"].eps, dimension)
+    verdict = "holds" if radius >= judged["l2"].eps else "DOES NOT hold"
+    return (
+        f"E-AT's assumption {verdict}: the hull of {trained['linf']} and {trained['l1']} contains the l2 ball of "
+        f"radius {radius:.4f}; evaluated is {judged['l2']}"
+    )
+
+
+def _of_dataset(name: str, dataset: str) -> Path:
+    of_dataset = [option.split("/")[1] for option in names() if option.startswith(f"{dataset}/")]
+    if not of_dataset:
+        known = ", ".join(sorted({option.split("/")[0] for option in names()}))
+        raise RequestError(
+            f"no recipes for dataset {dataset!r} (there are some for {known}); copy the nearest and edit it: "
+            f"robustctl recipes copy cifar10/{name} {name}.yaml"
+        )
+    if name not in of_dataset:
+        raise unknown(f"recipe for {dataset}", name, of_dataset)
+    return root() / dataset / f"{name}.yaml"
+
+
+class _Text:
+    """A recipe's raw values, and for every key the place that set it."""
+
+    def __init__(self, path: Path, overrides: Sequence[str]) -> None:
+        self.path = path
+        self.places: dict[Key, str] = {(): "line 1"}
+        self.faults: list[str] = []
+        self.values = self._read()
+        for override in overrides:
+            self._override(override)
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            if self.path.stat().st_size > MAX_BYTES:
+                raise RequestError(f"{self.path} is larger than {MAX_BYTES} bytes; a recipe is a short YAML file")
+            text = self.path.read_text(encoding="utf-8")
+            node = yaml.compose(text, Loader=yaml.SafeLoader)
+            values = yaml.safe_load(text)
+        except (OSError, UnicodeDecodeError) as error:
+            raise RequestError(f"cannot read recipe {self.path}: {error}") from None
+        except (yaml.YAMLError, RecursionError, ValueError) as error:
+            raise RequestError(f"recipe {self.path} is not YAML: {error}") from None
+        if not isinstance(values, dict) or node is None:
+            raise RequestError(f"recipe {self.path} holds no mapping of keys to values")
+        self._walk(node, ())
+        return values
+
+    def _walk(self, node: yaml.Node, key: Key) -> None:
+        if isinstance(node, yaml.MappingNode):
+            for name, value in node.value:
+                inner = (*key, str(name.value))
+                if inner in self.places:
+                    self.faults.append(f"line {name.start_mark.line + 1}: {dotted(inner)}: given twice")
+                self.places[inner] = f"line {name.start_mark.line + 1}"
+                self._walk(value, inner)
+        elif isinstance(node, yaml.SequenceNode):
+            for i, value in enumerate(node.value):
+                self.places[(*key, i)] = f"line {value.start_mark.line + 1}"
+                self._walk(value, (*key, i))
+
+    def _override(self, override: str) -> None:
+        name, equals, text = override.partition("=")
+        parts = name.strip().split(".")
+        if not equals or not all(parts):
+            raise RequestError(f"--set {override!r} is not of the form key=value, e.g. optim.lr=0.01")
+        try:
+            value = yaml.safe_load(text)
+        except (yaml.YAMLError, RecursionError, ValueError) as error:
+            raise RequestError(f"--set {override!r}: the value is not YAML: {error}") from None
+        block = self.values
+        for part in parts[:-1]:
+            if not isinstance(block.get(part), dict):
+                block[part] = {}
+            block = block[part]
+        block[parts[-1]] = value
+        for i in range(1, len(parts) + 1):
+            self.places.setdefault(tuple(parts[:i]), f"--set {override}")
+        self.places[tuple(parts)] = f"--set {override}"
+
+    def place(self, key: Key) -> str:
+        """What set ``key``, or the block that lacks it."""
+        while key not in self.places:
+            key = key[:-1]
+        return self.places[key]
+
+
+def dotted(key: Key) -> str:
+    """``optim.lr`` for ("optim", "lr")."""
+    return ".".join(map(str, key))
+
+
+def _check(text: _Text) -> Settings:
+    faults = list(text.faults)
+    values = dict(text.values)
+    method_faults = list(_method(text, values))
+    faults += method_faults
+    settings = None
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        faults += _messages(text, error, Settings, (), skip_method=bool(method_faults))
+    if faults or settings is None:
+        listed = "\n  ".join(dict.fromkeys(faults))
+        raise RequestError(f"recipe {text.path} has {_count(len(set(faults)))}:\n  {listed}")
+    return settings
+
+
+def _count(n: int) -> str:
+    return "1 fault" if n == 1 else f"{n} faults"
+
+
+def _method(text: _Text, values: dict[str, Any]) -> Iterator[str]:
+    """Replace the method's block by its checked ``Config``, or yield what is wrong with it."""
+    block = values.get("method")
+    if not isinstance(block, dict) or not isinstance(block.get("name"), str):
+        return
+    try:
+        config = discovery.load(METHODS, block["name"], "method").Config
+    except RequestError as error:
+        yield f"{text.place(('method', 'name'))}: method.name: {error}"
+        return
+    try:
+        values["method"] = config.model_validate(block)
+    except ValidationError as error:
+        yield from _messages(text, error, config, ("method",), skip_method=False)
+
+
+def _messages(
+    text: _Text, error: ValidationError, model: type[BaseModel], prefix: Key, skip_method: bool
+) -> Iterator[str]:
+    """One line a fault, in the order of the file's schema."""
+    for fault in error.errors():
+        key = prefix + _own_key(text.values, prefix, fault["loc"], fault["type"] == "missing")
+        if skip_method and key[:1] == ("method",):
+            continue
+        place, name = text.place(key), dotted(key)
+        if fault["type"] == "extra_forbidden":
+            options = _fields(model, key[len(prefix) : -1], text.values, prefix)
+            yield f"{place}: {name}: unknown key.{did_you_mean(str(key[-1]), options)} Known: {', '.join(options)}."
+        elif fault["type"] == "missing":
+            yield f"{place}: {name}: missing"
+        elif not key:
+            yield from (_placed(text, line) for line in _reason(fault).splitlines())
+        else:
+            value = fault["input"]
+            yield f"{place}: {name}: {_reason(fault)}{_given(value)}"
+
+
+def _placed(text: _Text, line: str) -> str:
+    """A message of a whole-recipe check begins with the key it is about."""
+    key = tuple(line.split(":")[0].split(" ")[0].split("."))
+    return f"{text.place(key)}: {line}"
+
+
+def _reason(fault: Any) -> str:
+    if fault["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        expected = str(fault["ctx"].get("expected_tags", "")).replace("'", "")
+        near = difflib.get_close_matches(str(fault["ctx"].get("tag", "")), expected.split(", "), n=1)
+        return f"unknown name.{f' Did you mean {near[0]!r}?' if near else ''} Available: {expected or 'see the docs'}"
+    message: str = fault["msg"].removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]
+
+
+def _given(value: Any) -> str:
+    return f" (given: {value!r})" if isinstance(value, str | int | float | bool | None) else ""
+
+
+def _own_key(values: Any, prefix: Key, location: Sequence[str | int], missing: bool) -> Key:
+    """Pydantic's location without the parts that it invents (names of union members, ``[key]``)."""
+    for part in prefix:
+        values = values[part]
+    key: list[str | int] = []
+    for i, part in enumerate(location):
+        if isinstance(values, dict) and (part in values or (missing and i == len(location) - 1)):
+            key.append(part)
+            values = values.get(part)
+        elif isinstance(values, list | tuple) and isinstance(part, int) and part < len(values):
+            key.append(part)
+            values = values[part]
+    return tuple(key)
+
+
+def _fields(model: type[BaseModel], key: Key, values: Any, prefix: Key) -> list[str]:
+    """Names of the keys that may stand in the block at ``key`` of a model."""
+    block = values
+    for part in prefix:
+        block = block[part]
+    options: list[type[BaseModel]] = [model]
+    for part in key:
+        block = block[part]
+        if isinstance(part, int):
+            continue
+        options = [
+            inner
+            for option in options
+            if part in option.model_fields
+            for inner in _models(option.model_fields[part].annotation)
+        ]
+        tagged = [option for option in options if isinstance(block, dict) and _tag(option) == block.get("name")]
+        options = tagged or options
+    return sorted({name for option in options for name in option.model_fields})
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The pydantic models inside a type such as ``Annotated[A | B, ...] | None`` or ``tuple[A, ...]``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) in (Annotated, Union, UnionType, tuple, list):
+        return [model for part in get_args(annotation) for model in _models(part)]
+    return []
+
+
+def _tag(model: type[BaseModel]) -> str | None:
+    field = model.model_fields.get("name")
+    tags = get_args(field.annotation) if field and get_origin(field.annotation) is Literal else ()
+    return tags[0] if len(tags) == 1 else None

@@ -1,1 +1,0 @@
-"""The model registry: entries, the hub, conversion and model cards."""

@@ -1,0 +1,1 @@
+"""What evaluations found: result files and statistics."""

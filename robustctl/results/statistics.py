@@ -1,0 +1,56 @@
+"""Intervals and paired tests of counts. No torch here."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Z95 = 1.959963984540054  # two-sided 95 % quantile of the standard normal
+
+
+def wilson(n_correct: float, n: float, z: float = Z95) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (Wilson 1927), sampling error only.
+
+    Args:
+        n_correct: right answers, in [0, n]. n: trials > 0. z: normal quantile; the default gives 95 %.
+    """
+    p = n_correct / n
+    shrink = 1 + z * z / n
+    centre = (p + z * z / (2 * n)) / shrink
+    half = z / shrink * math.sqrt(max(0.0, p * (1 - p) / n + z * z / (4 * n * n)))
+    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
+
+
+def wilson_mean(values: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of the mean of per-point values in [0,1] that are not only 0 and 1, such as a point's share of
+    norms in which it is robust.
+
+    Wilson's interval at the effective sample size p (1 - p) / var(mean) (Korn and Graubard 1998), so that verdicts of
+    one point in several norms are not counted as independent.
+    """
+    n, mean = len(values), math.fsum(values) / len(values)
+    variance = math.fsum((value - mean) ** 2 for value in values) / n
+    effective = n * mean * (1 - mean) / variance if variance > 0 else float(n)
+    return wilson(mean * effective, effective)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two models on the same points: how often only one is right, and the exact two-sided p-value."""
+
+    only_first: int
+    only_second: int
+    p_value: float
+
+
+def mcnemar(first: Sequence[int], second: Sequence[int]) -> Paired:
+    """McNemar's exact paired test: of the points on which the two differ, each model should win half.
+
+    Args:
+        first, second: zeros and ones of equal length, the same points in the same order.
+    """
+    pairs = list(zip(first, second, strict=True))
+    only_first, only_second = pairs.count((1, 0)), pairs.count((0, 1))
+    differing = only_first + only_second
+    tail = sum(math.comb(differing, k) for k in range(min(only_first, only_second) + 1))
+    # An exact ratio of integers: 2.0**differing would overflow beyond 1,023 differing points.
+    return Paired(only_first, only_second, min(1.0, 2 * tail / 2**differing))

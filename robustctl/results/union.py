@@ -1,0 +1,255 @@
+"""What an evaluation found: frozen result models, the JSON schema ``robustctl.eval/1``, intervals, paired tests.
+
+No torch here. Every number is computed from per-point verdicts, which travel with the result (``points``).
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypedDict, TypeVar
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+
+from robustctl.errors import RequestError
+from robustctl.files import write_text
+from robustctl.results.statistics import wilson, wilson_mean
+from robustctl.threats import NORMS, Norm, Threat
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Interval = tuple[Share, Share]
+Bit = Annotated[int, Field(ge=0, le=1)]
+Result = TypeVar("Result", bound=BaseModel)
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Accuracy(_Frozen):
+    """A share of right answers in [0,1], the count behind it and its 95 % Wilson interval."""
+
+    acc: Share
+    n_correct: Annotated[int, Field(ge=0)]
+    ci95: Interval
+
+    @classmethod
+    def of(cls, correct: Sequence[int]) -> Self:
+        """Count a non-empty list of zeros and ones."""
+        return cls(acc=sum(correct) / len(correct), n_correct=sum(correct), ci95=wilson(sum(correct), len(correct)))
+
+
+class NormAccuracy(Accuracy):
+    """Robust accuracy in one ball. ``upper_bound``: points broken in another norm were not attacked in this one.
+
+    ``acc_8bit`` is the accuracy when every x_adv is rounded to 8-bit pixels before it is scored.
+    """
+
+    eps: Annotated[float, Field(gt=0)]
+    eps_text: str
+    upper_bound: bool = False
+    acc_8bit: Share | None = None
+
+
+class DataInfo(_Frozen):
+    """Which images: ``index_sha256`` hashes their positions in the split.
+
+    ``preprocessing`` says how images of other sizes were made fit for the model; it is left out where they fitted.
+    """
+
+    source: str
+    split: str
+    n: Annotated[int, Field(ge=1)]
+    index_sha256: str
+    preprocessing: str | None = None
+
+    @property
+    def text(self) -> str:
+        """Source, split and preprocessing."""
+        return ", ".join(filter(None, [f"{self.source} ({self.split})", self.preprocessing]))
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in write(self).items() if value is not None}
+
+
+class AttackInfo(_Frozen):
+    """How it was attacked. ``protocol`` spells out the families; two results compare only where it is equal."""
+
+    name: str
+    protocol: str
+    seed: int
+    precision: str = "float32"
+    union_only: bool = False
+
+
+class Points(_Frozen):
+    """Per-point verdicts: ``index`` in the split, ``label``, and 1 (right or robust) or 0 by threat model."""
+
+    index: list[int]
+    label: list[int]
+    clean: list[Bit]
+    robust: dict[Norm, list[Bit]]
+
+    @model_validator(mode="after")
+    def _aligned(self) -> Self:
+        lengths = {len(column) for column in (self.index, self.label, self.clean, *self.robust.values())}
+        if len(lengths) != 1:
+            raise ValueError("the per-point lists differ in length")
+        return self
+
+    def union(self) -> list[int]:
+        """1 where the point is robust in every norm."""
+        return [min(column) for column in zip(*self.robust.values(), strict=True)]
+
+    def column(self, name: str) -> list[int]:
+        """The verdicts called ``clean``, ``union`` or a norm."""
+        if name == "union":
+            return self.union()
+        return next(values for norm, values in [("clean", self.clean), *self.robust.items()] if norm == name)
+
+
+class UnionResult(_Frozen):
+    """One union evaluation, as written by ``--json``. Accuracies are in [0,1]; ``flags`` are warnings to a reader.
+
+    ``float_ties`` counts verdicts whose margin is so small that float rounding could turn them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    schema_: Literal["robustctl.eval/1"] = Field(default="robustctl.eval/1", alias="schema")
+    model: str
+    weights_sha256: str
+    data: DataInfo
+    clean: Accuracy
+    norms: Annotated[dict[Norm, NormAccuracy], Field(min_length=1)]
+    average: Share
+    average_ci95: Interval
+    union: Accuracy
+    attack: AttackInfo
+    flags: list[str]
+    float_ties: Annotated[int, Field(ge=0)] = 0
+    seconds: Annotated[float, Field(ge=0)]
+    device: str
+    versions: dict[str, str]
+    points: Points
+
+    @model_validator(mode="after")
+    def _follows_from_points(self) -> Self:
+        """A result whose figures do not follow from its own verdicts was edited or damaged."""
+        pairs = [(self.clean, "clean"), (self.union, "union"), *((acc, norm) for norm, acc in self.norms.items())]
+        if list(self.points.robust) != list(self.norms) or len(self.points.index) != self.data.n:
+            raise ValueError("its per-point verdicts do not cover its norms and points")
+        for accuracy, name in pairs:
+            if accuracy.n_correct != sum(self.points.column(name)):
+                raise ValueError(f"its {name} figure does not follow from its per-point verdicts")
+        return self
+
+    def is_bound(self, name: str) -> bool:
+        """Whether the figure called ``clean``, ``union``, ``average`` or a norm is only an upper bound."""
+        bounds = [norm for norm, accuracy in self.norms.items() if accuracy.upper_bound]
+        return bool(bounds) if name == "average" else name in bounds
+
+    def write(self, path: Path) -> None:
+        """Write the JSON atomically; raises RunError when that is not possible."""
+        write_text(path, json.dumps(self.model_dump(mode="json", by_alias=True), indent=None) + "\n")
+
+
+class Figures(TypedDict):
+    """What ``UnionResult`` says in numbers, under its own names."""
+
+    clean: Accuracy
+    norms: dict[Norm, NormAccuracy]
+    average: float
+    average_ci95: Interval
+    union: Accuracy
+
+
+def summarize(points: Points, threats: Sequence[Threat], acc_8bit: dict[Norm, float], upper_bound: bool) -> Figures:
+    """The figures of a result from its verdicts.
+
+    Args:
+        acc_8bit: by norm, the accuracy when every x_adv is rounded to 8-bit pixels, where it was measured.
+        upper_bound: points broken in one norm were not attacked in the others.
+    """
+    norms = {
+        threat.norm: NormAccuracy(
+            **Accuracy.of(points.robust[threat.norm]).model_dump(),
+            eps=threat.eps,
+            eps_text=threat.eps_text,
+            upper_bound=upper_bound,
+            acc_8bit=acc_8bit.get(threat.norm),
+        )
+        for threat in threats
+    }
+    means = [sum(column) / len(column) for column in zip(*points.robust.values(), strict=True)]
+    return {
+        "clean": Accuracy.of(points.clean),
+        "norms": norms,
+        "average": math.fsum(means) / len(means),
+        "average_ci95": wilson_mean(means),
+        "union": Accuracy.of(points.union()),
+    }
+
+
+def read(path: Path) -> UnionResult:
+    """Read and check a result file; raises as ``read_as`` does."""
+    return read_as(UnionResult, "robustctl.eval/1", path)
+
+
+def read_as(kind: type[Result], schema: str, path: Path) -> Result:
+    """Read and check a result file of one schema.
+
+    Raises:
+        RequestError: no such file, not JSON, another schema, or fields that do not fit; the first faults are named.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RequestError(f"no result file {path}") from None
+    except (ValueError, OSError) as error:
+        raise RequestError(f"{path} is not a result file: {error}") from None
+    found = content.get("schema") if isinstance(content, dict) else None
+    if found != schema:
+        raise RequestError(f"{path}: its schema is {found!r}, not {schema!r}")
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, fault['loc'])) or 'result'}: {fault['msg']}" for fault in error.errors()]
+        raise RequestError(f"{path} is not a valid result:\n  " + "\n  ".join(faults[:10])) from None
+
+
+def unlike(first: UnionResult, second: UnionResult) -> list[str]:
+    """Why two results may not be compared point by point; empty when they may."""
+    reasons = []
+    if first.data.source != second.data.source or first.data.split != second.data.split:
+        reasons.append(f"data: {first.data.source} {first.data.split} against {second.data.source} {second.data.split}")
+    if first.data.n != second.data.n:
+        reasons.append(f"n: {first.data.n} against {second.data.n}")
+    elif first.data.index_sha256 != second.data.index_sha256:
+        reasons.append("the lists of points differ")
+    if first.data.preprocessing != second.data.preprocessing:
+        shown = [data.preprocessing or "images as they are" for data in (first.data, second.data)]
+        reasons.append(f"preprocessing: {shown[0]} against {shown[1]}")
+    if list(first.norms) != list(second.norms) and set(first.norms) != set(second.norms):
+        reasons.append(f"norms: {', '.join(first.norms)} against {', '.join(second.norms)}")
+    for norm in NORMS:
+        if norm in first.norms and norm in second.norms and first.norms[norm].eps != second.norms[norm].eps:
+            reasons.append(f"eps of {norm}: {first.norms[norm].eps_text} against {second.norms[norm].eps_text}")
+    if first.attack.protocol != second.attack.protocol:
+        reasons.append(f"attack: {_named(first.attack)} against {_named(second.attack)}")
+    elif first.attack.union_only != second.attack.union_only:
+        reasons.append("attack: one was asked for its union only")
+    return reasons
+
+
+def _named(attack: AttackInfo) -> str:
+    return f"{attack.name} [{attack.protocol}]"

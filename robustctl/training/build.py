@@ -1,0 +1,186 @@
+"""Builds the loop from checked settings, a model and data."""
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from robustctl import discovery
+from robustctl.architectures import Classifier
+from robustctl.data import EncodedData, ImageData, pseudo_labels
+from robustctl.errors import RequestError
+from robustctl.processes import World, share_batch_norm
+from robustctl.recipe.schema import Settings
+from robustctl.spec import WEIGHTS, ModelSpec, Resize
+from robustctl.threats import Norm
+from robustctl.training import state_file
+from robustctl.training.batches import Batches, Images, Streamed, hold_out
+from robustctl.training.loop import BEST, SAVE_SECONDS, Loop
+from robustctl.training.methods import TrainingMethod
+from robustctl.training.selection import Selector
+
+RESIDENT_SHARE = 0.4
+"""Images are kept on a GPU where they take less than this share of its free memory."""
+IMAGENET_SIDE = 224
+
+
+def build_loop(
+    model: Classifier,
+    spec: ModelSpec,
+    data: ImageData | EncodedData,
+    settings: Settings,
+    directory: Path,
+    *,
+    seed: int,
+    device: torch.device,
+    world: World | None = None,
+    start_norm: Norm | None = None,
+    resuming: bool = False,
+    save_seconds: float = SAVE_SECONDS,
+) -> Loop:
+    """Put everything on the device and, when resuming, go to the saved position.
+
+    Args:
+        model: trained in place.
+        data: the whole training split; the recipe's selection images are held out of it, and held in memory.
+
+    Raises:
+        RequestError: the recipe does not fit the model, the data or the processes, or the saved state is damaged.
+    """
+    world = world or World()
+    lr = learning_rate(settings, spec)
+    for size in (settings.train.batch_size, *(phase.batch_size for phase in settings.resize or ())):
+        world.part(size)  # refuses what cannot be shared evenly before anything starts
+    train, selected = hold_out(data, settings.selection.images)
+    if isinstance(selected, EncodedData):
+        selected = selected.decoded(spec.input_shape, spec.resizing if selected.any_size else None)
+    model.to(device)
+    model.to(memory_format=torch.channels_last)
+    if world.size > 1:
+        share_batch_norm(model)
+    loop = Loop(
+        model,
+        spec,
+        settings,
+        make_method(settings),
+        _batches(train, spec, settings, seed, device),
+        Selector(_images(selected, device), settings.evaluate_threats, settings.selection.steps, world),
+        directory=directory,
+        lr=lr,
+        seed=seed,
+        device=device,
+        world=world,
+        start_norm=start_norm,
+        save_seconds=save_seconds,
+    )
+    if resuming and (state := state_file.load(directory)) is not None:
+        loop.restore(state)
+    return loop
+
+
+def make_method(settings: Settings) -> TrainingMethod:
+    """The method that the recipe names, in its first state."""
+    module = discovery.load("robustctl.training.methods", settings.method.name, "method")
+    method: TrainingMethod = module.Method(settings.method, settings.train_threats)
+    return method
+
+
+def input_shape(data: ImageData | EncodedData, settings: Settings) -> tuple[int, int, int]:
+    """(channels, height, width) that a new network takes: those of the images where all have one size.
+
+    Where they have not: colour images of the last phase's size, or of 224 pixels.
+    """
+    if isinstance(data, EncodedData) and data.any_size:
+        side = max(settings.resize, key=lambda phase: phase.at).size if settings.resize else IMAGENET_SIDE
+        return 3, side, side
+    return data.shape
+
+
+def resizing_spec(spec: ModelSpec, data: ImageData | EncodedData) -> ModelSpec:
+    """The spec, which after training on images of several sizes says how they are resized."""
+    if isinstance(data, EncodedData) and data.any_size:
+        return spec.model_copy(update={"resize": spec.resizing or Resize.usual(spec.input_shape[-1])})
+    return spec
+
+
+def learning_rate(settings: Settings, spec: ModelSpec) -> float:
+    """The recipe's learning rate for the model, or RequestError where it has none."""
+    name = spec.architecture.name
+    lr = settings.optim.lr_for(name)
+    if lr is None:
+        raise RequestError(
+            f"optim.lr has no value for {name} and no default (it has {', '.join(settings.optim.lr)}); "
+            f"give one: --set optim.lr.{name}=0.01"
+        )
+    return lr
+
+
+def require_space(model: Classifier, settings: Settings, directory: Path) -> None:
+    """Raise RequestError where the checkpoints of a run in ``directory`` would not fit on the disk.
+
+    Those that a resumed run has there already need no more room.
+    """
+    size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    files = [directory / name for name in (WEIGHTS, BEST, state_file.STATE)]
+    there = sum(file.stat().st_size for file in files if file.is_file())
+    place = directory.absolute()
+    while not place.exists():
+        place = place.parent
+    free, needed = shutil.disk_usage(place).free / 1e6, (copies_on_disk(settings) * size - there) / 1e6
+    if free < needed:
+        raise RequestError(f"{place} has {free:.0f} MB free; the checkpoints of this run need {needed:.0f} MB")
+
+
+def copies_on_disk(settings: Settings) -> int:
+    """How many times the model's size a run takes: last and best weights, and the state twice while it is replaced."""
+    optimizers = 2 if settings.projection or settings.pretrain else 1
+    moments = optimizers * (2 if settings.optim.name == "adam" else 1)
+    start_and_movement = 2 if settings.projection else 0
+    average = 1 if settings.average else 0
+    return 2 + 2 * (1 + moments + start_and_movement + average)
+
+
+def new_head(model: Classifier, old: ModelSpec, n_classes: int, weights: dict[str, torch.Tensor]) -> ModelSpec:
+    """Load into ``model``, built for ``n_classes``, all weights but the head's, which stays as it was drawn.
+
+    Returns:
+        The spec with the new number of classes.
+
+    Raises:
+        RequestError: tensors other than the last layer's do not fit.
+    """
+    wanted = model.net.state_dict()
+    head = [name for name in wanted if name in weights and wanted[name].shape != weights[name].shape]
+    if any(wanted[name].shape[0] != n_classes or weights[name].shape[0] != old.n_classes for name in head):
+        raise RequestError(f"cannot give a new head: {', '.join(head)} depend on more than the number of classes")
+    model.net.load_state_dict({**weights, **{name: wanted[name] for name in head}}, strict=True)
+    return old.model_copy(update={"n_classes": n_classes, "norm": None, "eps": None})
+
+
+def _batches(
+    train: ImageData | EncodedData, spec: ModelSpec, settings: Settings, seed: int, device: torch.device
+) -> Batches:
+    """Batches from the device's own memory where the images fit, else from workers, which decode them if need be."""
+    extra = None
+    if settings.extra:
+        extra = pseudo_labels.read(Path(settings.extra.path), spec.input_shape, spec.n_classes)
+    if isinstance(train, EncodedData):
+        resident = False
+    else:
+        size = train.x.nbytes + (extra[0].nbytes if extra else 0)
+        resident = device.type != "cuda" or size < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
+    home = device if resident else torch.device("cpu")
+    return Batches(
+        Streamed(train, spec) if isinstance(train, EncodedData) else _images(train, home),
+        settings.augment,
+        seed,
+        spec.n_classes,
+        Images(extra[0].to(home), extra[1].to(home)) if extra else None,
+        settings.extra.share if settings.extra else 0.0,
+        device=device,
+        workers=0 if resident else 2,
+    )
+
+
+def _images(data: ImageData, device: torch.device) -> Images:
+    return Images(data.x.to(device), data.y.to(device))

@@ -1,0 +1,71 @@
+"""What stays the same from step to step: the model as attacks and as training see it, the attack, the precision."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from robustctl.processes import World
+from robustctl.recipe.schema import Apgd, Outer, Pgd, Settings
+from robustctl.training.meter import Meter
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What stays the same from step to step.
+
+    Attributes:
+        model: the classifier; attacks freeze it for a moment.
+        network: the same model as the training's forward pass sees it (compiled, or shared between processes).
+        autocast: makes the context of mixed precision.
+    """
+
+    model: nn.Module
+    network: Callable[[Tensor], Tensor]
+    attack: Apgd | Pgd | None
+    outer: Outer
+    autocast: Callable[[], AbstractContextManager[None]]
+    meter: Meter
+    world: World
+    seed: int
+
+    @classmethod
+    def of(
+        cls, model: nn.Module, settings: Settings, meter: Meter, world: World, seed: int, device: torch.device
+    ) -> "Engine":
+        """The engine that a recipe asks for."""
+        return cls(
+            model=model,
+            network=network(model, settings.compile, world),
+            attack=settings.attack,
+            outer=settings.outer,
+            autocast=autocast(settings.precision, device),
+            meter=meter,
+            world=world,
+            seed=seed,
+        )
+
+    @property
+    def pgd(self) -> Pgd:
+        """The recipe's attack, for a method that takes no other."""
+        assert isinstance(self.attack, Pgd), "the recipe was checked"
+        return self.attack
+
+
+def network(model: nn.Module, compiled: bool, world: World) -> Callable[[Tensor], Tensor]:
+    """The forward pass of training: shared between processes and compiled where that is asked."""
+    shared: nn.Module = model
+    if world.size > 1:
+        shared = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=True)
+    return torch.compile(shared) if compiled else shared
+
+
+def autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[None]]:
+    """The context of a step: bfloat16 where it is asked, or where ``auto`` finds a GPU that has it."""
+    able = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    if precision == "bfloat16" or (precision == "auto" and able):
+        return partial(torch.autocast, device.type, torch.bfloat16)
+    return nullcontext

@@ -1,0 +1,56 @@
+"""A run directory that an earlier version left, before the rooms were moved, resumes and evaluates as it did then."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from robustctl.checkpoint import read_tensors
+from robustctl.cli import main
+from robustctl.runs import Run
+
+FIXTURES = Path(__file__).parent / "fixtures"
+ARGUMENTS = [
+    "train", "kw-small", "--recipe", "digits/e-at", "--set", "train.epochs=4",
+    "--set", 'architecture={"kw-small": {"width": 2, "hidden": 8}}',
+]  # fmt: skip
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Path:
+    """The stored run, stopped after 20 of its 44 steps and evaluated there on 30 points."""
+    return Path(shutil.copytree(FIXTURES / "stored-run", tmp_path / "stored"))
+
+
+def _robustctl(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["robustctl", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+
+
+def test_a_stored_run_resumes_to_the_weights_that_its_own_version_reached(
+    stored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _robustctl(monkeypatch, *ARGUMENTS, "--resume", "--out", stored)
+    found, expected = (
+        read_tensors(stored / "model.safetensors"),
+        read_tensors(FIXTURES / "stored-run-finished.safetensors"),
+    )
+    assert Run(stored).read().status == "finished"
+    # Float sums differ between versions of torch and processors, and training carries the difference on.
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_a_stored_evaluation_goes_on_from_its_verdicts(
+    stored: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = json.loads(next((stored / "eval").glob("*.json")).read_text())
+    _robustctl(monkeypatch, "eval", stored, "--n", 30, "--attack", "fast", "--json", stored / "again.json")
+    after = json.loads((stored / "again.json").read_text())
+    assert after["points"] == before["points"]
+    assert "new evaluation" not in capsys.readouterr().err

@@ -1,0 +1,90 @@
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from robustctl.architectures import Classifier, build
+from robustctl.data import ImageData
+from robustctl.errors import RequestError
+from robustctl.processes import World
+from robustctl.spec import Architecture, ModelSpec
+from robustctl.training import state_file
+from robustctl.training.build import build_loop, copies_on_disk, learning_rate, new_head, require_space
+
+
+class Usage(NamedTuple):
+    total: int
+    used: int
+    free: int
+
+
+def test_disk_without_room_for_the_checkpoints_is_a_request_error(
+    conv_model: Classifier, settings_for: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for({"name": "at"})
+    require_space(conv_model, settings, tmp_path / "not" / "there" / "yet")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10, 9, 1))
+    with pytest.raises(RequestError, match="checkpoints of this run need"):
+        require_space(conv_model, settings, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"average": {"decay": 0.9}},
+        {"projection": {"beta": 0.5}},
+        {"projection": {"beta": 0.5}, "optim": {"name": "adam", "lr": 0.001, "weight_decay": 0.0}},
+        {"pretrain": {"epochs": 1, "lr": 0.05}},
+    ],
+    ids=str,
+)
+def test_room_that_is_asked_for_is_what_a_run_takes_at_most(
+    changes: dict[str, Any], settings_for: Any, tmp_path: Path
+) -> None:
+    settings = settings_for({"name": "at"}, **changes)
+    torch.manual_seed(0)
+    spec = ModelSpec(
+        architecture=Architecture(name="kw-small", args={"width": 16, "hidden": 512}),
+        input_shape=(1, 8, 8),
+        n_classes=10,
+        dataset="digits",
+    )
+    model = build(spec)  # large enough for the tensors to outweigh their names
+    data = ImageData(torch.rand(24, 1, 8, 8), torch.arange(24) % 10, 10, "random", "train", torch.arange(24))
+    loop = build_loop(model, spec, data, settings, tmp_path, seed=0, device=torch.device("cpu"), save_seconds=0.0)
+    sizes, one_step = [0], loop._one_step
+
+    def measured(this: Any) -> None:
+        sizes.append((tmp_path / state_file.STATE).stat().st_size)  # of the save after the step before
+        one_step(this)
+
+    loop._one_step = measured  # type: ignore[method-assign]
+    loop.run()
+    weights = sum((tmp_path / name).stat().st_size for name in ("model.safetensors", "best.safetensors"))
+    size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    assert copies_on_disk(settings) == pytest.approx((weights + 2 * max(sizes)) / size, rel=0.05)
+
+
+def test_architecture_without_a_rate_is_a_request_error(settings_for: Any, conv_spec: ModelSpec) -> None:
+    settings = settings_for({"name": "at"}, optim={"lr": {"wide-resnet": 0.1}, "weight_decay": 0.0})
+    with pytest.raises(RequestError, match=r"--set optim\.lr\.kw-small=0\.01"):
+        learning_rate(settings, conv_spec)
+
+
+def test_new_head_keeps_every_other_weight(conv_model: Classifier, conv_spec: ModelSpec) -> None:
+    fresh = build(conv_spec.model_copy(update={"n_classes": 4}))
+    old = conv_model.net.state_dict()
+    spec = new_head(fresh, conv_spec, 4, old)
+    assert spec.n_classes == 4
+    new = fresh.net.state_dict()
+    assert [name for name in new if new[name].shape != old[name].shape] == ["7.weight", "7.bias"]
+    assert all(torch.equal(new[name], old[name]) for name in new if not name.startswith("7."))
+
+
+def test_uneven_phase_is_refused_before_training(settings_for: Any, make_loop: Any, tmp_path: Path) -> None:
+    settings = settings_for({"name": "natural"}, resize=[{"at": 0, "size": 8, "batch_size": 7}])
+    with pytest.raises(RequestError, match="batch_size 7"):
+        make_loop(settings, tmp_path / "run", world=World(0, 2))
