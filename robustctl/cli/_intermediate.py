@@ -12,7 +12,7 @@ from robustctl.errors import RequestError
 
 if TYPE_CHECKING:
     from robustctl.cli.eval import Subject
-    from robustctl.intermediate.evaluate import Request
+    from robustctl.intermediate.evaluate import IntermediateRequest
     from robustctl.sampling.perturbation import Perturbation
     from robustctl.threats import Threat
 
@@ -71,14 +71,14 @@ def run(
     print(f"result: {path}", file=sys.stderr)
 
 
-def make_request(subject: "Subject", options: Options) -> "Request":
+def make_request(subject: "Subject", options: Options) -> "IntermediateRequest":
     """The options as an evaluation understands them; RequestError for what cannot be read."""
-    from robustctl.intermediate.evaluate import Estimator, Request
+    from robustctl.intermediate.evaluate import Estimator, IntermediateRequest
     from robustctl.sampling.estimators import GridName
     from robustctl.sampling.perturbation import Perturbation
 
     perturbation = Perturbation.parse(options.distribution or _usual_distribution(subject))
-    return Request(
+    return IntermediateRequest(
         perturbation=perturbation,
         qs=tuple(sorted(set(parse_numbers("--intermediate-q", options.qs)))),
         estimator=cast(Estimator, _choice("--estimator", options.estimator, get_args(Estimator))),

@@ -16,7 +16,7 @@ from robustctl.threats import NORMS, Norm, Threat, parse_norm
 if TYPE_CHECKING:
     from robustctl.evaluation.checks import Recorded
     from robustctl.evaluation.store import Key
-    from robustctl.evaluation.union import Request
+    from robustctl.evaluation.union import UnionRequest
     from robustctl.models.find import Located
     from robustctl.results.union import UnionResult
     from robustctl.runs import Record
@@ -100,12 +100,12 @@ def command(
     if json is not None and not json.absolute().parent.is_dir():
         raise RequestError(f"--json {json}: there is no directory {json.absolute().parent}")
     from robustctl.evaluation import reference
-    from robustctl.evaluation.union import Request
+    from robustctl.evaluation.union import UnionRequest
     from robustctl.report.table import before_after
 
     if attack == reference.NAME and precision == "bf16":
         say(f"{attack} runs the float32 model: --precision bf16 has no effect")
-    request = Request(threats, attack, seed, images_a_batch, pick_precision(precision, where), union_only, force)
+    request = UnionRequest(threats, attack, seed, images_a_batch, pick_precision(precision, where), union_only, force)
     result, path = evaluate(subject, request, source=source, split=split, n=n, device=device)
     if result is None:  # one of torchrun's other processes; the first reports
         return
@@ -211,7 +211,7 @@ def _parse_eps(text: str | None) -> dict[Norm, Threat]:
 
 
 def evaluate(
-    subject: Subject, request: "Request", *, source: str, split: str, n: int | None, device: str
+    subject: Subject, request: "UnionRequest", *, source: str, split: str, n: int | None, device: str
 ) -> tuple["UnionResult | None", Path]:
     """Evaluate a subject on the first ``n`` images of a split; verdicts and result go into its ``eval_dir``.
 

@@ -114,7 +114,7 @@ def import_model(
     from robustctl.models import fetch, import_options, shelf
     from robustctl.models.find import entry_files, entry_weights, read_entry
 
-    options = import_options.Options(
+    options = import_options.ImportOptions(
         arch, set_ or [], dataset, mean, std, norm, eps, classes, input_shape, at, strip, drop, licence, description
     )
     if arch is None and from_yaml is None and name in entry_files() and not entry_weights(name).is_file():

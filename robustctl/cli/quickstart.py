@@ -42,10 +42,10 @@ def command() -> None:
 def _evaluate(model: str | None) -> "UnionResult":
     """The result of ``robustctl eval [MODEL] --union`` on the whole test split."""
     from robustctl.cli import eval as evaluation
-    from robustctl.evaluation.union import Request
+    from robustctl.evaluation.union import UnionRequest
 
     subject = evaluation.find_subject(model)
-    request = Request(evaluation.choose_threats(subject, None, None), "standard", seed=0, batch_size=250)
+    request = UnionRequest(evaluation.choose_threats(subject, None, None), "standard", seed=0, batch_size=250)
     result, _ = evaluation.evaluate(subject, request, source=IMAGES, split="test", n=None, device="cpu")
     assert result is not None  # only torchrun's other processes get none
     return result

@@ -36,7 +36,7 @@ MASKING_SHARE = 0.002  # a black-box attack that breaks more than this beyond th
 
 
 @dataclass(frozen=True)
-class Request:
+class UnionRequest:
     """What is evaluated, apart from the model and the images.
 
     Attributes:
@@ -59,7 +59,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Job:
+class AttackJob:
     """One attack family in one norm. ``propose`` takes the points that the family meets and those it has done.
 
     ``cost`` is in gradient evaluations a point, ``exact`` whether they are of the model itself, not of its fast copy.
@@ -83,7 +83,7 @@ def require_protocol(name: str) -> None:
         )
 
 
-def confirmed(model: Classifier, data: ImageData, request: Request) -> Request:
+def confirmed(model: Classifier, data: ImageData, request: UnionRequest) -> UnionRequest:
     """The request with the precision that its attacks will really have, which is that of its key and its result.
 
     The reference runs the float32 model, and not every model can be run in bf16 (then a line on stderr says so).
@@ -97,7 +97,7 @@ def confirmed(model: Classifier, data: ImageData, request: Request) -> Request:
     return dataclasses.replace(request, precision=confirm_precision(request.precision, model, image))
 
 
-def evaluation_key(model: Classifier, spec: ModelSpec, data: ImageData, request: Request) -> Key:
+def evaluation_key(model: Classifier, spec: ModelSpec, data: ImageData, request: UnionRequest) -> Key:
     """Everything that the verdicts of a confirmed request depend on, by the names that messages use."""
     return {
         "robustctl": robustctl.__version__,
@@ -121,7 +121,7 @@ def evaluate_union(
     model: Classifier,
     spec: ModelSpec,
     data: ImageData,
-    request: Request,
+    request: UnionRequest,
     *,
     name: str,
     device: torch.device,
@@ -187,7 +187,7 @@ def _clean(model: Classifier, data: ImageData, store: Store, batch_size: int) ->
     return [right for _, right in sorted(store.clean().items())]
 
 
-def _attack(model: Classifier, data: ImageData, store: Store, request: Request, right: list[int]) -> None:
+def _attack(model: Classifier, data: ImageData, store: Store, request: UnionRequest, right: list[int]) -> None:
     """Run every job on the points that no earlier job of its norm (of any norm, union only) has broken."""
     fast = None if request.protocol == reference.NAME else request.precision
     with kept_memory(), Oracle(model, fast, data.images([0]).to(_device(model))) as oracle:
@@ -202,7 +202,7 @@ def _attack(model: Classifier, data: ImageData, store: Store, request: Request, 
                 _run(job, model, data, store, request, right, advance)
 
 
-def _without_gradient(jobs: list[Job], request: Request) -> list[Job]:
+def _without_gradient(jobs: list[AttackJob], request: UnionRequest) -> list[AttackJob]:
     """Those jobs that need no gradient; RequestError where there is none."""
     if not (needing_none := [job for job in jobs if job.family == SQUARE]):
         raise RequestError(
@@ -212,7 +212,7 @@ def _without_gradient(jobs: list[Job], request: Request) -> list[Job]:
     return needing_none
 
 
-def _say_time(oracle: Oracle, data: ImageData, request: Request, left: list[tuple[Job, int]]) -> None:
+def _say_time(oracle: Oracle, data: ImageData, request: UnionRequest, left: list[tuple[AttackJob, int]]) -> None:
     """Time one batch, of each model that is attacked, and say how long the jobs take if nothing breaks a point."""
     work = [(job, n) for job, n in left if n]
     if not work:
@@ -225,7 +225,7 @@ def _say_time(oracle: Oracle, data: ImageData, request: Request, left: list[tupl
     say(f"a batch of {size} takes {taken} s; about {about} left if no point breaks, less where points do")
 
 
-def _meets(job: Job, store: Store, request: Request, right: list[int]) -> list[int]:
+def _meets(job: AttackJob, store: Store, request: UnionRequest, right: list[int]) -> list[int]:
     """The points that a job meets: those that no earlier job of its norm (of any norm, union only) has broken.
 
     Points that this very job broke stay in the list, so that it does not depend on where an earlier session stopped.
@@ -235,13 +235,19 @@ def _meets(job: Job, store: Store, request: Request, right: list[int]) -> list[i
     return [position for position in right if position not in broken]
 
 
-def _left(job: Job, store: Store, request: Request, right: list[int]) -> list[int]:
+def _left(job: AttackJob, store: Store, request: UnionRequest, right: list[int]) -> list[int]:
     done = store.judged(job.threat.norm, job.family)
     return [position for position in _meets(job, store, request, right) if position not in done]
 
 
 def _run(
-    job: Job, model: Classifier, data: ImageData, store: Store, request: Request, right: list[int], advance: Advance
+    job: AttackJob,
+    model: Classifier,
+    data: ImageData,
+    store: Store,
+    request: UnionRequest,
+    right: list[int],
+    advance: Advance,
 ) -> None:
     threat, left = job.threat, len(_left(job, store, request, right))
     note = f"{threat} {job.family}: {left} points"
@@ -264,7 +270,7 @@ def _rows(batch: Finished, x: Tensor, verdicts: referee.Verdicts) -> list[Row]:
     ]
 
 
-def _jobs(model: Classifier, oracle: Oracle, data: ImageData, request: Request) -> list[Job]:
+def _jobs(model: Classifier, oracle: Oracle, data: ImageData, request: UnionRequest) -> list[AttackJob]:
     """The jobs in their order: norm by norm, or cheapest first where only the union is asked."""
     if request.protocol == reference.NAME:
         jobs = [
@@ -281,23 +287,23 @@ def _jobs(model: Classifier, oracle: Oracle, data: ImageData, request: Request) 
     return sorted(jobs, key=lambda job: job.cost) if request.union_only else jobs
 
 
-def _own_job(oracle: Oracle, data: ImageData, threat: Threat, family: Family, request: Request) -> Job:
+def _own_job(oracle: Oracle, data: ImageData, threat: Threat, family: Family, request: UnionRequest) -> AttackJob:
     def propose(meets: Sequence[int], done: set[int]) -> Iterator[Finished]:
         left = [position for position in meets if position not in done]
         if left:
             yield from run_family(oracle, data, left, threat, family, seed=request.seed, batch_size=request.batch_size)
 
-    return Job(threat, family.name, family.cost(data.n_classes), family.attack == "fab", propose)
+    return AttackJob(threat, family.name, family.cost(data.n_classes), family.attack == "fab", propose)
 
 
-def _reference_job(model: Classifier, data: ImageData, threat: Threat, attack: str, request: Request) -> Job:
+def _reference_job(model: Classifier, data: ImageData, threat: Threat, attack: str, request: UnionRequest) -> AttackJob:
     def propose(meets: Sequence[int], done: set[int]) -> Iterator[Finished]:
         return reference.run(model, data, meets, done, threat, attack, seed=request.seed, batch_size=request.batch_size)
 
-    return Job(threat, attack, reference.cost(threat.norm, attack, data.n_classes), True, propose)
+    return AttackJob(threat, attack, reference.cost(threat.norm, attack, data.n_classes), True, propose)
 
 
-def _attack_flags(store: Store, request: Request, n: int, n_classes: int) -> list[str]:
+def _attack_flags(store: Store, request: UnionRequest, n: int, n_classes: int) -> list[str]:
     flags = []
     if n_classes < DLR_CLASSES and request.protocol != reference.NAME:
         flags.append(f"margin: {n_classes} classes are too few for DLR; the targeted attacks maximise a margin instead")
@@ -319,7 +325,7 @@ def _result(
     model: Classifier,
     data: ImageData,
     store: Store,
-    request: Request,
+    request: UnionRequest,
     correct: list[bool],
     rounded: dict[Norm, float],
     flags: list[str],
@@ -357,12 +363,12 @@ def _result(
     )
 
 
-def describe(request: Request) -> str:
+def describe(request: UnionRequest) -> str:
     """The protocol in a line: every family with its restarts, targets and steps."""
     return "; ".join(f"{norm}: {', '.join(families)}" for norm, families in _described(request))
 
 
-def _described(request: Request) -> Iterator[tuple[Norm, list[str]]]:
+def _described(request: UnionRequest) -> Iterator[tuple[Norm, list[str]]]:
     for threat in request.threats:
         if request.protocol == reference.NAME:
             yield threat.norm, [reference.describe()]
@@ -370,7 +376,7 @@ def _described(request: Request) -> Iterator[tuple[Norm, list[str]]]:
             yield threat.norm, [str(family) for family in PROTOCOLS[request.protocol][threat.norm]]
 
 
-def _parameters(request: Request) -> object:
+def _parameters(request: UnionRequest) -> object:
     if request.protocol == reference.NAME:
         return {"package": reference.describe(), "batch size": request.batch_size}
     families = PROTOCOLS[request.protocol]

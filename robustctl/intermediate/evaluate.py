@@ -43,7 +43,7 @@ Estimator = Literal["path", "mc", "both"]
 
 
 @dataclass(frozen=True)
-class Request:
+class IntermediateRequest:
     """What is measured, apart from the model and the images.
 
     Attributes:
@@ -91,7 +91,7 @@ class Request:
             plan(self.qs, self.samples, self.chains, self.grid)
 
 
-def evaluation_key(model: Classifier, spec: ModelSpec, data: ImageData, request: Request) -> Key:
+def evaluation_key(model: Classifier, spec: ModelSpec, data: ImageData, request: IntermediateRequest) -> Key:
     """Everything that the measures depend on, by the names that messages use. The batch size is no part of it."""
     asked = dataclasses.asdict(dataclasses.replace(request, batch_size=0))
     return {
@@ -111,7 +111,7 @@ def evaluate_intermediate(
     model: Classifier,
     spec: ModelSpec,
     data: ImageData,
-    request: Request,
+    request: IntermediateRequest,
     *,
     name: str,
     device: torch.device,
@@ -151,7 +151,7 @@ def evaluate_intermediate(
     )
 
 
-def _fill(model: Classifier, data: ImageData, request: Request, store: Store) -> None:
+def _fill(model: Classifier, data: ImageData, request: IntermediateRequest, store: Store) -> None:
     done = store.measures()
     todo = [position for position in range(len(data)) if position not in done]
     size = max(1, request.batch_size // max(DRAWS, request.chains))
@@ -164,7 +164,7 @@ def _fill(model: Classifier, data: ImageData, request: Request, store: Store) ->
             advance(len(positions))
 
 
-def _measure(oracle: Oracle, data: ImageData, positions: Sequence[int], request: Request) -> list[Measure]:
+def _measure(oracle: Oracle, data: ImageData, positions: Sequence[int], request: IntermediateRequest) -> list[Measure]:
     x, y = data.images(positions).to(oracle.device), data.y[torch.as_tensor(positions)].to(oracle.device)
     indices = data.indices[torch.as_tensor(positions)].tolist()
     evaluations = oracle.forwards, oracle.gradients
@@ -198,7 +198,9 @@ def _measure(oracle: Oracle, data: ImageData, positions: Sequence[int], request:
     ]
 
 
-def _random(oracle: Oracle, x: Tensor, y: Tensor, indices: list[int], request: Request) -> tuple[Tensor, Tensor]:
+def _random(
+    oracle: Oracle, x: Tensor, y: Tensor, indices: list[int], request: IntermediateRequest
+) -> tuple[Tensor, Tensor]:
     """Log losses (n, m) and right answers (n, m) of m = ``samples`` random perturbations."""
     generators = image_generators(request.seed, indices, "random", 0)
     values, right = [], []
@@ -213,7 +215,7 @@ def _random(oracle: Oracle, x: Tensor, y: Tensor, indices: list[int], request: R
 
 
 def _path(
-    oracle: Oracle, x: Tensor, y: Tensor, indices: list[int], request: Request, summit: Tensor | None
+    oracle: Oracle, x: Tensor, y: Tensor, indices: list[int], request: IntermediateRequest, summit: Tensor | None
 ) -> tuple[list[Estimate], list[Trace]]:
     x, y = x.repeat_interleave(request.chains, 0), y.repeat_interleave(request.chains)
     sampler = make_sampler(request.perturbation, oracle, x, y, request.leapfrog)
@@ -228,7 +230,7 @@ def _path(
 
 
 def _attack(
-    oracle: Oracle, x: Tensor, y: Tensor, indices: list[int], request: Request
+    oracle: Oracle, x: Tensor, y: Tensor, indices: list[int], request: IntermediateRequest
 ) -> tuple[list[tuple[Tensor, Tensor]], Tensor | None]:
     """Loss (n,) and whether still right (n,) after PGD and after APGD; and the stronger point of each image, where the
     ball is the support of the distribution. Empty and None without a ball.
@@ -258,7 +260,7 @@ def _numbers(estimate: Estimate, row: int) -> list[float]:
     return [float(column[row]) for column in columns]
 
 
-def _cost(request: Request) -> int:
+def _cost(request: IntermediateRequest) -> int:
     """Model evaluations a sample."""
     return STEPS if request.perturbation.kind == "spatial" else request.leapfrog
 

@@ -29,7 +29,7 @@ from robustctl.results.statistics import wilson_mean
 from robustctl.results.union import Accuracy
 
 if TYPE_CHECKING:
-    from robustctl.intermediate.evaluate import Request
+    from robustctl.intermediate.evaluate import IntermediateRequest
 
 FEWEST_ACCEPTED = 0.4  # mean acceptance of an image below which its chains count as stuck
 FEWEST_EFFECTIVE = 20  # samples that must carry a Monte Carlo mean
@@ -70,7 +70,7 @@ class Measure:
 
 def summarize(
     measures: Sequence[Measure],
-    request: "Request",
+    request: "IntermediateRequest",
     data: ImageData,
     *,
     name: str,
@@ -107,7 +107,7 @@ def summarize(
     )
 
 
-def _estimates(measures: Sequence[Measure], request: "Request") -> Iterator[QEstimate]:
+def _estimates(measures: Sequence[Measure], request: "IntermediateRequest") -> Iterator[QEstimate]:
     for k, q in enumerate(request.qs):
         if measures[0].mc:
             yield _estimate("mc", q, [one.mc[k] for one in measures], measures, request)
@@ -116,7 +116,11 @@ def _estimates(measures: Sequence[Measure], request: "Request") -> Iterator[QEst
 
 
 def _estimate(
-    kind: Literal["mc", "path"], q: float, rows: list[list[float]], measures: Sequence[Measure], request: "Request"
+    kind: Literal["mc", "path"],
+    q: float,
+    rows: list[list[float]],
+    measures: Sequence[Measure],
+    request: "IntermediateRequest",
 ) -> QEstimate:
     """Average Z_q over images. Errors of chains are independent and add in quadrature; lags share a sign and do not.
 
@@ -147,7 +151,7 @@ def _estimate(
     )
 
 
-def _per_q(samples: int, request: "Request") -> int:
+def _per_q(samples: int, request: "IntermediateRequest") -> int:
     """The graded grid is shared by all q; the thesis's is run anew for each."""
     return samples if request.grid == "graded" else samples // len(request.qs)
 
@@ -166,7 +170,7 @@ def _probacc(measures: Sequence[Measure], rho: float) -> ProbAccuracy:
     return ProbAccuracy(**Accuracy.of(passed).model_dump(), rho=rho)
 
 
-def _adversarial(measures: Sequence[Measure], request: "Request") -> AdversarialLoss | None:
+def _adversarial(measures: Sequence[Measure], request: "IntermediateRequest") -> AdversarialLoss | None:
     spatial = request.perturbation.kind == "spatial"
     if request.ball is None and not spatial:
         return None
@@ -189,7 +193,7 @@ def _strongest(measure: Measure, spatial: bool) -> float:
     return measure.largest if spatial else max(measure.clean_loss, *measure.attack_losses)
 
 
-def _distribution(request: "Request") -> DistributionInfo:
+def _distribution(request: "IntermediateRequest") -> DistributionInfo:
     kind, size = request.perturbation.kind, request.perturbation.size
     return DistributionInfo(
         kind=kind,
@@ -211,7 +215,7 @@ def _cost(measures: Sequence[Measure]) -> Cost:
 
 def _flags(
     measures: Sequence[Measure],
-    request: "Request",
+    request: "IntermediateRequest",
     estimates: Sequence[QEstimate],
     adversarial: AdversarialLoss | None,
 ) -> Iterator[str]:

@@ -29,7 +29,7 @@ SPARE_SECONDS = 120.0
 SLOWEST_BYTES_PER_SECOND = 4 << 20
 
 
-class Job(BaseModel):
+class ConversionJob(BaseModel):
     """What the process is asked. ``detect``: look for the state dict where ``keys.at`` says nothing.
 
     A file with ``zero_shot`` is a whole CLIP, and ``tokenizer`` the file of its tokenizer.
@@ -78,7 +78,7 @@ def convert(
     with writing(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".convert-", dir=destination.parent) as folder:
-            job = Job(
+            job = ConversionJob(
                 source=source.resolve(),
                 folder=Path(folder),
                 spec=spec,
@@ -95,7 +95,7 @@ def convert(
     return answer
 
 
-def _ask(job: Job) -> Answer:
+def _ask(job: ConversionJob) -> Answer:
     command = [sys.executable, "-P", "-m", __name__]
     limit = SPARE_SECONDS + job.source.stat().st_size / SLOWEST_BYTES_PER_SECOND
     request = job.model_dump_json(by_alias=True)
@@ -116,7 +116,7 @@ def _ask(job: Job) -> Answer:
 
 def _main() -> None:
     """The process: a job on stdin, an answer on stdout."""
-    job = Job.model_validate_json(sys.stdin.read())
+    job = ConversionJob.model_validate_json(sys.stdin.read())
     try:
         answer = _run(job)
     except RobustctlError as error:
@@ -126,7 +126,7 @@ def _main() -> None:
     print(answer.model_dump_json())
 
 
-def _run(job: Job) -> Answer:
+def _run(job: ConversionJob) -> Answer:
     from robustctl import checkpoint
     from robustctl.architectures import build
 
@@ -181,7 +181,7 @@ def _pickle_fault(message: str) -> str:
     return "it is damaged or no PyTorch file"
 
 
-def _state_dict(content: object, job: Job) -> tuple[tuple[str | int, ...], "dict[str, Tensor]"]:
+def _state_dict(content: object, job: ConversionJob) -> tuple[tuple[str | int, ...], "dict[str, Tensor]"]:
     """Follow ``keys.at``, or find the only state dict there is."""
     if job.keys.at or not job.detect:
         found = _follow(content, job)
@@ -197,7 +197,7 @@ def _state_dict(content: object, job: Job) -> tuple[tuple[str | int, ...], "dict
     return next(iter(found.items()))
 
 
-def _follow(content: Any, job: Job) -> Any:
+def _follow(content: Any, job: ConversionJob) -> Any:
     for step in job.keys.at:
         try:
             content = content[step]

@@ -14,7 +14,7 @@ from robustctl.models.shelf import SHAPES
 
 
 @dataclass(frozen=True)
-class Options:
+class ImportOptions:
     """The options of ``models import`` as they were written; None where they were not."""
 
     arch: str | None = None
@@ -33,7 +33,7 @@ class Options:
     description: str | None = None
 
 
-def entry_from(options: Options, yaml_file: Path | None, file_name: str) -> Entry:
+def entry_from(options: ImportOptions, yaml_file: Path | None, file_name: str) -> Entry:
     """Make the entry; options override the YAML file.
 
     Raises:
@@ -48,7 +48,7 @@ def entry_from(options: Options, yaml_file: Path | None, file_name: str) -> Entr
     return entries.parse(content, str(yaml_file or "models import"))
 
 
-def _given(options: Options) -> dict[str, Any]:
+def _given(options: ImportOptions) -> dict[str, Any]:
     found: dict[str, Any] = {
         key: value
         for key in ("dataset", "norm", "eps", "licence", "description")
@@ -61,7 +61,7 @@ def _given(options: Options) -> dict[str, Any]:
     return found
 
 
-def _architecture(options: Options, content: dict[str, Any]) -> dict[str, Any]:
+def _architecture(options: ImportOptions, content: dict[str, Any]) -> dict[str, Any]:
     if options.arch is None and "architecture" not in content:
         raise RequestError(f"--arch is missing; it is one of {', '.join(names('robustctl.architectures'))}")
     if options.arch is not None:
@@ -90,7 +90,7 @@ def _assignment(text: str) -> tuple[str, Any]:
     return key, parse_yaml(value, f"--set {text!r}: its value")
 
 
-def _shape(options: Options, content: dict[str, Any]) -> dict[str, Any]:
+def _shape(options: ImportOptions, content: dict[str, Any]) -> dict[str, Any]:
     """Known data sets give shape and classes by themselves."""
     dataset = content.get("dataset")
     if dataset is None:
@@ -111,12 +111,12 @@ def _shape(options: Options, content: dict[str, Any]) -> dict[str, Any]:
     return {"input_shape": shape, "n_classes": classes}
 
 
-def keys_from(options: Options, known: KeyRules) -> KeyRules:
+def keys_from(options: ImportOptions, known: KeyRules) -> KeyRules:
     """Key rules of an entry, with what the user says about them instead."""
     return KeyRules.model_validate(_keys(options, {"keys": known.model_dump()}))
 
 
-def _keys(options: Options, content: dict[str, Any]) -> dict[str, Any]:
+def _keys(options: ImportOptions, content: dict[str, Any]) -> dict[str, Any]:
     keys = dict(_mapping("keys", content.get("keys")))
     if options.at is not None:
         keys["at"] = [int(step) if step.isdecimal() else step for step in options.at.split(".")]

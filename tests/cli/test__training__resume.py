@@ -12,7 +12,7 @@ from robustctl.architectures import Classifier
 from robustctl.cli import _training, push
 from robustctl.cli.eval import evaluate, find_subject
 from robustctl.errors import RequestError
-from robustctl.evaluation.union import Request
+from robustctl.evaluation.union import UnionRequest
 from robustctl.spec import ModelSpec
 from robustctl.training import state_file
 
@@ -102,7 +102,7 @@ def test_best_weights_are_evaluated_and_fine_tuned_apart_from_the_last(train: Tr
     for text in (str(run.path), str(best)):
         subject = find_subject(text)
         assert subject.record == run.read() and subject.default_data() == "digits"
-        asked = Request(subject.default_threats(), "fast", seed=0, batch_size=20)
+        asked = UnionRequest(subject.default_threats(), "fast", seed=0, batch_size=20)
         result, path = evaluate(subject, asked, source="digits", split="test", n=20, device="cpu")
         assert result is not None
         hashes[result.model] = (result.weights_sha256, path.parent)

@@ -11,13 +11,13 @@ from robustctl.errors import RequestError, RunError
 from robustctl.evaluation import referee, reference, union
 from robustctl.evaluation.checks import Recorded
 from robustctl.evaluation.store import Store, decode
-from robustctl.evaluation.union import Request, evaluate_union
+from robustctl.evaluation.union import UnionRequest, evaluate_union
 from robustctl.results import union as results
 from robustctl.threats import Threat
 
 CPU = torch.device("cpu")
 THREATS = tuple(map(Threat.parse, ("linf:0.04", "l2:0.1", "l1:0.3")))
-STANDARD = Request(THREATS, "standard", seed=0, batch_size=50)
+STANDARD = UnionRequest(THREATS, "standard", seed=0, batch_size=50)
 
 
 def evaluate(model, spec, data, request, path, **more):
@@ -176,7 +176,7 @@ def test_the_result_survives_its_file(result, tmp_path):
 
 
 def test_the_reference_attack_goes_through_the_same_store(linear, linear_spec, linear_data, tmp_path):
-    request = Request(THREATS[2:], "autoattack", seed=0, batch_size=8)
+    request = UnionRequest(THREATS[2:], "autoattack", seed=0, batch_size=8)
     state = torch.random.get_rng_state()
     data = linear_data.select(range(12))
     whole = evaluate(linear, linear_spec, data, request, tmp_path / "a.sqlite")
@@ -280,7 +280,7 @@ def test_the_estimate_counts_each_norm_s_own_attacks_on_the_model_that_they_run(
     monkeypatch.setattr(union, "say", said.append)
     # A batch of all 40 images takes a second in the fast copy, and ten in the model itself.
     monkeypatch.setattr(union, "seconds_per_batch", lambda *args, exact: 10.0 if exact else 1.0)
-    request = Request((Threat.parse(norm),), protocol, seed=0, batch_size=50)
+    request = UnionRequest((Threat.parse(norm),), protocol, seed=0, batch_size=50)
     data = dataclasses.replace(linear_data, n_classes=5)
     with oracle.Oracle(linear) as watched:
         jobs = union._jobs(linear, watched, data, request)
@@ -323,7 +323,7 @@ def test_the_reference_runs_the_float32_model_and_nothing_else(linear, linear_sp
 
     monkeypatch.setattr(oracle, "accelerate", refuse)
     monkeypatch.setattr(reference, "run", lambda model, data, meets, *more, **most: iter(()))
-    request = Request(THREATS[:1], "autoattack", seed=0, batch_size=8, precision="bf16")
+    request = UnionRequest(THREATS[:1], "autoattack", seed=0, batch_size=8, precision="bf16")
     found = evaluate(linear, linear_spec, linear_data.select(range(6)), request, tmp_path / "a.sqlite")
     assert found.attack.precision == "float32"
 
@@ -337,7 +337,7 @@ class Blind(nn.Linear):
 def test_a_model_without_gradient_is_attacked_by_square_alone(linear, linear_spec, linear_data, tmp_path, protocol):
     blind = Classifier(nn.Sequential(nn.Flatten(), Blind(36, 5)), None)
     blind.load_state_dict(linear.state_dict())
-    request = Request((Threat.parse("linf:0.4"),), protocol, seed=0, batch_size=8)
+    request = UnionRequest((Threat.parse("linf:0.4"),), protocol, seed=0, batch_size=8)
     data = linear_data.select(range(8))
     found = evaluate(blind, linear_spec, data, request, tmp_path / "b.sqlite")
     assert found.norms["linf"].acc == 0
@@ -380,7 +380,7 @@ def test_a_black_box_attack_that_does_better_than_gradients_is_flagged(
         return iter([union.Finished(list(positions), data.images(positions))])
 
     monkeypatch.setattr(union, "run_family", masked)
-    request = Request((Threat.parse("linf:0.4"),), "full", seed=0, batch_size=50)
+    request = UnionRequest((Threat.parse("linf:0.4"),), "full", seed=0, batch_size=50)
     found = evaluate(linear, linear_spec, linear_data, request, tmp_path / "s.sqlite")
     assert any(flag.startswith("black-box: in linf:0.4 Square broke 36 points") for flag in found.flags)
 

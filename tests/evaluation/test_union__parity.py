@@ -6,7 +6,7 @@ import torch
 from robustctl import checkpoint, data
 from robustctl.architectures import build
 from robustctl.evaluation import referee, reference
-from robustctl.evaluation.union import Request, evaluate_union
+from robustctl.evaluation.union import UnionRequest, evaluate_union
 from robustctl.spec import Architecture, ModelSpec
 from robustctl.threats import Threat
 
@@ -42,7 +42,7 @@ def compare(mnist, n, threats, path):
     """Per threat and for the union: our accuracy minus the reference's, in points."""
     model, spec, images = mnist
     images = images.select(range(n))
-    request = Request(threats, "standard", seed=0, batch_size=250)
+    request = UnionRequest(threats, "standard", seed=0, batch_size=250)
     ours = evaluate_union(model, spec, images, request, name="mnist", device=torch.device("cpu"), store_path=path)
     theirs = {threat.norm: reference_robust(model, images, threat) for threat in threats}
     pairs = [(ours.points.robust[norm], column) for norm, column in theirs.items()]
@@ -77,7 +77,7 @@ def test_verdicts_of_a_convolutional_model_hardly_depend_on_the_batch(mnist, tmp
     model, spec, images = mnist
     found = []
     for batch_size in (7, 64, 500):
-        request = Request((Threat.parse("linf:0.3"),), "standard", seed=0, batch_size=batch_size)
+        request = UnionRequest((Threat.parse("linf:0.3"),), "standard", seed=0, batch_size=batch_size)
         path = tmp_path / f"{batch_size}.sqlite"
         found.append(
             evaluate_union(model, spec, images, request, name="m", device=torch.device("cpu"), store_path=path)

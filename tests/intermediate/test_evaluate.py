@@ -10,7 +10,7 @@ from robustctl.architectures import Classifier, build
 from robustctl.data import ImageData
 from robustctl.errors import RequestError, RunError
 from robustctl.intermediate import evaluate as evaluation
-from robustctl.intermediate.evaluate import Request, evaluate_intermediate
+from robustctl.intermediate.evaluate import IntermediateRequest, evaluate_intermediate
 from robustctl.intermediate.results import IntermediateResult, read
 from robustctl.sampling.perturbation import Perturbation
 from robustctl.spec import Architecture, ModelSpec
@@ -38,9 +38,9 @@ def images(model: Classifier) -> ImageData:
     return ImageData(x=x, y=y, n_classes=10, source="noise", split="test", indices=torch.arange(100, 106))
 
 
-def request(distribution: str = "linf:0.1", **changes: object) -> Request:
+def request(distribution: str = "linf:0.1", **changes: object) -> IntermediateRequest:
     perturbation = Perturbation.parse(distribution)
-    usual = Request(
+    usual = IntermediateRequest(
         perturbation=perturbation,
         qs=(1.0, 10.0, 100.0),
         estimator="both",
@@ -58,7 +58,7 @@ def request(distribution: str = "linf:0.1", **changes: object) -> Request:
 
 @pytest.fixture
 def evaluate(model: Classifier, conv_spec: ModelSpec, images: ImageData, tmp_path: Path):
-    def evaluate(asked: Request, data: ImageData = images, store: str = "a.sqlite") -> IntermediateResult:
+    def evaluate(asked: IntermediateRequest, data: ImageData = images, store: str = "a.sqlite") -> IntermediateResult:
         return evaluate_intermediate(
             model, conv_spec, data, asked, name="tiny", device=torch.device("cpu"), store_path=tmp_path / store
         )

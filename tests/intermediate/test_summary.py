@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from robustctl.data import ImageData
-from robustctl.intermediate.evaluate import Request
+from robustctl.intermediate.evaluate import IntermediateRequest
 from robustctl.intermediate.results import IntermediateResult
 from robustctl.intermediate.summary import Measure, summarize
 from robustctl.sampling.perturbation import Perturbation
@@ -35,7 +35,7 @@ def summary(*changes: dict[str, object], **asked: object) -> IntermediateResult:
     measures = [dataclasses.replace(USUAL, **change) for change in changes]  # type: ignore[arg-type]
     n = len(measures)
     data = ImageData(torch.zeros(n, 1, 2, 2), torch.zeros(n, dtype=torch.int64), 10, "made", "test", torch.arange(n))
-    usual = Request(
+    usual = IntermediateRequest(
         perturbation=Perturbation.parse("linf:0.1"),
         qs=(1.0, 100.0),
         estimator="both",

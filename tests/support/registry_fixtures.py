@@ -76,7 +76,7 @@ def run(private_home: Path, conv_spec: ModelSpec, conv_model: Classifier) -> Run
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do the work of the process here, which saves starting one a file; its memory limit would stay with the tests."""
 
-    def ask(job: conversion.Job) -> conversion.Answer:
+    def ask(job: conversion.ConversionJob) -> conversion.Answer:
         try:
             return conversion._run(job)
         except RobustctlError as error:
