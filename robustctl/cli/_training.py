@@ -183,7 +183,7 @@ def _resumed(request: Request, run: "Run") -> Job:
         raise RequestError(f"cannot resume {run.path} with a changed request: {'; '.join(changed)}")
     spec = read_spec(run.path)
     data = _data(record.data["source"], settings, spec)
-    if data.content_sha256 != record.data["content_sha256"]:
+    if not data.has_content(record.data["content_sha256"]):
         raise RequestError(f"cannot resume {run.path}: the images of {record.data['source']} have changed")
     return Job(request, settings, None, record.model, None, data, record.seed, spec)
 

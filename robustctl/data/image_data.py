@@ -2,8 +2,9 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor
 
 from robustctl.errors import RequestError
 from robustctl.results.union import DataInfo
+
+HASHED_AT_ONCE = 256
+"""Images of which a second copy is in memory while they are hashed."""
 
 
 class Labelled(ABC):
@@ -42,6 +46,15 @@ class Labelled(ABC):
     def index_sha256(self) -> str:
         """Hash of the split's name and the indices in it: which images, in which order."""
         return hashlib.sha256(self.split.encode() + b"\n" + self.indices.numpy().tobytes()).hexdigest()
+
+    @property
+    @abstractmethod
+    def content_sha256(self) -> str:
+        """Hash of what the images are."""
+
+    def has_content(self, sha256: str) -> bool:
+        """Whether a recorded hash is of these images."""
+        return sha256 == self.content_sha256
 
     @property
     @abstractmethod
@@ -106,14 +119,27 @@ class ImageData(Labelled):
             split=self.split,
             n=len(self),
             index_sha256=self.index_sha256,
+            content_sha256=self.content_sha256,
             preprocessing=self.preprocessing,
         )
 
-    @property
+    @cached_property
     def content_sha256(self) -> str:
-        """Hash of pixels and labels: the same for equal images, wherever they were read from."""
-        digest = hashlib.sha256(f"{self.x.dtype} {list(self.x.shape)}\n".encode())
-        digest.update(self.x.contiguous().numpy().data)
+        """Hash of pixels and labels in their order: the same for equal images, wherever and however they are stored.
+
+        Float pixels that are all whole 255ths have the hash of the same images in 8 bits.
+        """
+        return self._sha256(torch.uint8) if _is_8bit(self.x) else self._sha256(self.x.dtype)
+
+    def has_content(self, sha256: str) -> bool:
+        """Whether a recorded hash is of these images; older runs always hashed float pixels as floats."""
+        return sha256 == self.content_sha256 or sha256 == self._sha256(self.x.dtype)
+
+    def _sha256(self, dtype: torch.dtype) -> str:
+        digest = hashlib.sha256(f"{dtype} {list(self.x.shape)}\n".encode())
+        for part in _parts(self.x):
+            pixels = part if part.dtype == dtype else _to_8bit(part)
+            digest.update(pixels.contiguous().numpy().data)
         digest.update(self.y.contiguous().numpy().data)
         return digest.hexdigest()
 
@@ -125,6 +151,19 @@ class ImageData(Labelled):
         """
         self.require_shape(input_shape)
         self.require_labels(n_classes)
+
+
+def _is_8bit(x: Tensor) -> bool:
+    """Whether every pixel is one of the 256 levels that 8 bits have."""
+    return x.dtype == torch.uint8 or all(torch.equal(to_float(_to_8bit(part)), part) for part in _parts(x))
+
+
+def _parts(x: Tensor) -> Iterator[Tensor]:
+    return (x[start : start + HASHED_AT_ONCE] for start in range(0, len(x), HASHED_AT_ONCE))
+
+
+def _to_8bit(x: Tensor) -> Tensor:
+    return x.mul(255).round_().to(torch.uint8)
 
 
 def to_float(x: Tensor) -> Tensor:

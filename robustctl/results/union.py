@@ -60,8 +60,9 @@ class NormAccuracy(Accuracy):
 
 
 class DataInfo(_Frozen):
-    """Which images: ``index_sha256`` hashes their positions in the split.
+    """Which images: ``content_sha256`` hashes their pixels and labels, ``index_sha256`` their positions in the split.
 
+    Older results have no ``content_sha256``.
     ``preprocessing`` says how images of other sizes were made fit for the model; it is left out where they fitted.
     """
 
@@ -69,6 +70,7 @@ class DataInfo(_Frozen):
     split: str
     n: Annotated[int, Field(ge=1)]
     index_sha256: str
+    content_sha256: str | None = None
     preprocessing: str | None = None
 
     @property

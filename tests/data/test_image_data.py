@@ -1,3 +1,5 @@
+import hashlib
+
 import pytest
 import torch
 
@@ -47,6 +49,21 @@ def test_the_content_hash_tells_pixels_and_labels_apart(images: ImageData) -> No
     assert ImageData(images.x.clone(), images.y, 3, "moved", "test", images.indices).content_sha256 == (
         images.content_sha256
     )
+
+
+def test_the_same_images_in_8_bits_and_in_floats_have_one_hash(images: ImageData) -> None:
+    floats = ImageData(images.x / 255, images.y, 3, "mine", "test", images.indices)
+    assert floats.content_sha256 == images.content_sha256 == images.info.content_sha256
+    finer = ImageData(floats.x.clone(), images.y, 3, "mine", "test", images.indices)
+    finer.x[3, 0, 0, 0] += 1e-6
+    assert finer.content_sha256 != images.content_sha256
+
+
+def test_a_hash_that_an_older_run_took_of_floats_is_known(images: ImageData) -> None:
+    floats = ImageData(images.x / 255, images.y, 3, "mine", "test", images.indices)
+    digest = hashlib.sha256(b"torch.float32 [4, 3, 2, 2]\n" + floats.x.numpy().tobytes() + images.y.numpy().tobytes())
+    assert floats.has_content(digest.hexdigest()) and floats.has_content(images.content_sha256)
+    assert not images.has_content(digest.hexdigest())
 
 
 def test_fitting_images_pass(images: ImageData) -> None:
