@@ -32,24 +32,42 @@ L1_STEP_RANGE = 10.0
 
 @dataclass(frozen=True)
 class Schedule:
-    """Stages of one attack: radii as multiples of eps, and the steps spent at each.
+    """Stages of one attack, any number of them: radii as multiples of eps, and the gradient steps spent at each.
 
-    With ``larger_radii`` the attack starts in a ball of three times the radius, goes on in one of twice the radius and
-    ends in the ball itself, with 30, 30 and 40 % of the steps (arXiv:2103.01208, Sec. 3.3).
+    A stage starts at the best point of the stage before it, projected onto its own ball. The last stage's ball is the
+    threat's own.
+
+    Raises:
+        ValueError: no stage, lists of two lengths, a factor or a number of steps that is not positive, or a last
+            factor other than 1.
     """
 
     factors: tuple[float, ...]
     steps: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        if len(self.factors) != len(self.steps) or not self.steps or self.factors[-1] != 1:
+            raise ValueError(f"a schedule has one number of steps per factor and ends with factor 1, not {self}")
+        if min(self.factors) <= 0 or min(self.steps) < 1:
+            raise ValueError(f"a schedule's factors and steps are positive, unlike {self}")
+
     @classmethod
-    def of(cls, steps: int, larger_radii: bool) -> "Schedule":
-        if not larger_radii:
-            return cls((1.0,), (steps,))
+    def plain(cls, steps: int) -> "Schedule":
+        """One stage, in the ball itself."""
+        return cls((1.0,), (steps,))
+
+    @classmethod
+    def larger_radii(cls, steps: int) -> "Schedule":
+        """Balls of 3, 2 and 1 times the radius, with 30, 30 and 40 % of the steps (arXiv:2103.01208, Sec. 3.3).
+
+        Fewer than 3 steps are too few for three stages; they all go to the last one.
+        """
         early = math.ceil(0.3 * steps)
-        return cls((3.0, 2.0, 1.0), (early, early, steps - 2 * early))
+        last = steps - 2 * early
+        return cls((3.0, 2.0, 1.0), (early, early, last)) if last > 0 else cls.plain(steps)
 
     def evaluations(self) -> int:
-        """Gradient evaluations a row takes: one a step, and one at the start of every stage."""
+        """Gradient evaluations that a row takes: one per step, and one at the last point of every stage."""
         return sum(self.steps) + len(self.steps)
 
 
@@ -96,14 +114,15 @@ class Rows:
 class Apgd:
     """The attack for one norm and one schedule; holds constants only, the state is in ``Rows``."""
 
-    def __init__(self, threat: Threat, steps: int, larger_radii: bool = False, sparsity: float = SPARSITY) -> None:
+    def __init__(self, threat: Threat, schedule: Schedule, sparsity: float = SPARSITY) -> None:
         self.threat = threat
         self.norm: Norm = threat.norm
-        self.schedule = Schedule.of(steps, larger_radii)
+        self.schedule = schedule
         self.sparsity = sparsity
-        # Windows of arXiv:2003.01690, Eq. 2: 22 % of the steps, each next one 3 % shorter, never below 6 %.
-        self.window = [max(int((0.04 if self.norm == "l1" else 0.22) * n), 1) for n in self.schedule.steps]
-        self.shorter, self.shortest = max(int(0.03 * steps), 1), max(int(0.06 * steps), 1)
+        # Windows of arXiv:2003.01690, Eq. 2: 22 % of the steps, each next one 3 % shorter, never below 6 %. They follow
+        # the steps of their own stage, since each stage is an attack of its own.
+        self.window = _shares(schedule, 0.04 if self.norm == "l1" else 0.22)
+        self.shorter, self.shortest = _shares(schedule, 0.03), _shares(schedule, 0.06)
 
     def start(self, x: Tensor, generator: Generators | None, start: Tensor | None = None) -> Rows:
         """Rows at their first point: random with a generator, else ``start``, else the image itself."""
@@ -182,7 +201,8 @@ class Apgd:
         rows.step_size = torch.where(halve, rows.step_size / 2, rows.step_size)
         rows.halved = torch.where(due, halve, rows.halved)
         rows.best_at_check = torch.where(due, rows.best, rows.best_at_check)
-        rows.window = torch.where(due, (rows.window - self.shorter).clamp_min(self.shortest), rows.window)
+        shorter, shortest = (torch.tensor(n, device=due.device)[rows.stage] for n in (self.shorter, self.shortest))
+        rows.window = torch.where(due, torch.maximum(rows.window - shorter, shortest), rows.window)
         rows.rises = torch.where(due, 0, rows.rises)
         return halve
 
@@ -221,27 +241,25 @@ def apgd(
     y: Tensor,
     threat: Threat,
     *,
-    steps: int,
+    steps: int | Schedule,
     loss: Loss = losses.ce,
     generator: Generators | None = None,
     start: Tensor | None = None,
     sparsity: float = SPARSITY,
-    larger_radii: bool = False,
 ) -> Tensor:
     """Maximise a loss in ball and box with APGD, arXiv:2003.01690 and arXiv:2103.01208.
 
     Args:
         x: images (n, c, h, w) in [0,1].
         y: labels, handed to ``loss`` as they are.
-        steps: gradient steps >= 1; a stage's first and last points are evaluated too.
+        steps: gradient steps >= 1, or several stages of them; a stage's last point is evaluated too.
         generator: random start; without it the attack starts at ``start`` (n, c, h, w), or at ``x``.
         sparsity: l_1's first share of changed pixels, in (0,1].
-        larger_radii: start in larger balls (l_1's standard protocol).
 
     Returns:
         The points of highest loss, inside ball and box in float64.
     """
-    attack = Apgd(threat, steps, larger_radii, sparsity)
+    attack = Apgd(threat, Schedule.plain(steps) if isinstance(steps, int) else steps, sparsity)
     rows = attack.start(x, generator, start)
     n_stages = len(attack.schedule.steps)
     for stage, stage_steps in enumerate(attack.schedule.steps):
@@ -254,6 +272,11 @@ def apgd(
         if stage < n_stages - 1:
             rows = attack.next_stage(rows)
     return geometry.shrink_inside(rows.x_best, x, threat.norm, threat.eps)
+
+
+def _shares(schedule: Schedule, share: float) -> list[int]:
+    """This share of each stage's steps, at least 1."""
+    return [max(int(share * steps), 1) for steps in schedule.steps]
 
 
 def _momentum_step(rows: Rows, x_adv: Tensor, grad: Tensor, norm: Norm) -> Tensor:

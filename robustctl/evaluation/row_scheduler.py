@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from robustctl import geometry, losses
-from robustctl.attacks.apgd import Apgd, Rows
+from robustctl.attacks.apgd import Apgd, Rows, Schedule
 from robustctl.data import ImageData
 from robustctl.errors import RunError
 from robustctl.evaluation.memory import Pieces, fitting
@@ -94,7 +94,8 @@ class FullBatch:
         self.oracle, self.data, self.threat, self.family = oracle, data, threat, family
         self.seed, self.batch_size = seed, batch_size
         self.pieces = Pieces(min(batch_size, fitting(oracle.attacked, data.images([0]).to(oracle.device))))
-        self.attack = Apgd(threat, family.steps, family.larger_radii)
+        schedule = Schedule.larger_radii if family.larger_radii else Schedule.plain
+        self.attack = Apgd(threat, schedule(family.steps))
         self.waiting = deque(positions)
         self.fresh: deque[_Point] = deque()  # looked at, not begun
         self.active: list[_Point] = []  # begun, not finished

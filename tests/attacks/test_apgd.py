@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robustctl import data, geometry, losses
 from robustctl.architectures import kw_small, preact_resnet18
-from robustctl.attacks.apgd import Schedule, apgd
+from robustctl.attacks.apgd import Apgd, Schedule, apgd
 from robustctl.oracle import Oracle
 from robustctl.threats import NORMS, Norm, Threat
 
@@ -33,13 +33,15 @@ def largest_rise(w: Tensor, norm: Norm, eps: float) -> float:
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.1), ("l2", 0.3), ("l1", 0.45)])
-@pytest.mark.parametrize("larger_radii", [False, True])
-def test_apgd_reaches_the_closed_form_maximum_of_a_linear_model(norm: Norm, eps: float, larger_radii: bool) -> None:
+@pytest.mark.parametrize(
+    "schedule", [Schedule.plain(100), Schedule.larger_radii(100), Schedule((8, 5, 2, 1), (9, 1, 20, 70))]
+)
+def test_apgd_reaches_the_closed_form_maximum_of_a_linear_model(norm: Norm, eps: float, schedule: Schedule) -> None:
     model = two_class_model()
     x = torch.full((2, 1, 4, 4), 0.5)
     y = torch.zeros(2, dtype=torch.long)
     with Oracle(model) as oracle:
-        x_adv = apgd(oracle, x, y, threat(norm, eps), steps=100, generator=torch.Generator(), larger_radii=larger_radii)
+        x_adv = apgd(oracle, x, y, threat(norm, eps), steps=schedule, generator=torch.Generator())
         rise = (oracle.logits(x_adv) - oracle.logits(x))[:, 1]
     w = model[1].weight[1].detach()  # type: ignore[index]
     # The paper's l_1 step always changes two pixels or more once the best point has two, so one pixel is not reached.
@@ -118,10 +120,35 @@ def test_apgd_leaves_modes_parameters_buffers_gradients_and_random_state_untouch
 
 
 def test_larger_radii_schedule_spends_the_same_steps_in_three_stages() -> None:
-    assert Schedule.of(100, True) == Schedule((3.0, 2.0, 1.0), (30, 30, 40))
-    assert Schedule.of(100, False) == Schedule((1.0,), (100,))
-    for steps in (3, 5, 10, 50):
-        assert sum(Schedule.of(steps, True).steps) == steps
+    assert Schedule.larger_radii(100) == Schedule((3.0, 2.0, 1.0), (30, 30, 40))
+    assert Schedule.plain(100) == Schedule((1.0,), (100,))
+    for steps in (1, 2, 3, 4, 5, 10, 50):
+        assert sum(Schedule.larger_radii(steps).steps) == steps
+
+
+@pytest.mark.parametrize(
+    ("factors", "steps"), [((), ()), ((1,), (1, 2)), ((2,), (5,)), ((-1, 1), (1, 1)), ((1,), (0,))]
+)
+def test_a_schedule_that_does_not_end_in_the_threat_s_ball_is_refused(
+    factors: tuple[float, ...], steps: tuple[int, ...]
+) -> None:
+    with pytest.raises(ValueError, match="schedule"):
+        Schedule(factors, steps)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_each_stage_s_first_point_is_inside_its_own_ball_and_its_windows_follow_its_own_steps(norm: Norm) -> None:
+    attack = Apgd(threat(norm, 0.5), Schedule((4.0, 1.5, 1.0), (100, 50, 10)))
+    x = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    rows = attack.start(x, torch.Generator().manual_seed(1))
+    windows = []
+    for factor in attack.schedule.factors:
+        assert (geometry.norm(rows.x_adv - x, norm) <= 0.5 * factor * (1 + 1e-5)).all()
+        windows.append(rows.window.tolist())
+        rows.x_best = rows.x_adv
+        if factor > 1:
+            rows = attack.next_stage(rows)
+    assert windows == [[window] * 3 for window in ((4, 2, 1) if norm == "l1" else (22, 11, 2))]
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.3), ("l2", 2.0), ("l1", 10.0)])
