@@ -1,4 +1,4 @@
-"""robustctl doctor, offline; with a hub it is tried in tests/registry."""
+"""robustctl doctor, offline; with a hub it is tried in tests/hub."""
 
 import sys
 from importlib import metadata

@@ -51,7 +51,7 @@ def test_only_a_batch_of_proofs_is_in_memory(linear, linear_data, tmp_path, monk
         return plain_judge(model, x, *more)
 
     monkeypatch.setattr(Store, "adversarial", adversarial)
-    monkeypatch.setattr(audit.verify, "judge", judge)
+    monkeypatch.setattr(audit.referee, "judge", judge)
     with Store(tmp_path / "s.sqlite", {}) as store:
         fill(store, data, data.x)
         audit.audit(linear, data, store, [LINF], 300)

@@ -115,8 +115,8 @@ def test_the_weights_that_come_with_the_package_are_verified(
         (tmp_path / place).mkdir()
     checkpoint.save_tensors(tensors, tmp_path / "weights" / "digits-linf.safetensors")
     shutil.copy(shelf.BUNDLED / "entries" / "digits-linf.yaml", tmp_path / "entries")
-    for module in ("local", "locate"):
-        monkeypatch.setattr(f"robustctl.registry.{module}.BUNDLED", tmp_path)
+    for module in ("shelf", "find"):
+        monkeypatch.setattr(f"robustctl.models.{module}.BUNDLED", tmp_path)
     assert robust("models", "verify", "--local") == 1
     assert "digits-linf.safetensors is not what was fetched" in capsys.readouterr().out
 

@@ -8,8 +8,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from samples import result
 
+from robustctl.models.licence import front_matter
 from robustctl.publish import card
-from robustctl.publish.card import TEXT_BEGIN, TEXT_END, YAML_BEGIN, YAML_END, Place, Story, front_matter, plain, render
+from robustctl.publish.card import TEXT_BEGIN, TEXT_END, YAML_BEGIN, YAML_END, Place, Story, plain, render
 from robustctl.report.table import markdown
 from robustctl.results.union import summarize
 from robustctl.spec import Architecture, ModelSpec

@@ -9,7 +9,7 @@ from hub_server import TOKEN, Server
 from samples import result
 
 from robustctl import checkpoint
-from robustctl.publish.card import front_matter
+from robustctl.models.licence import front_matter
 from robustctl.runs import Run
 from robustctl.spec import ModelSpec
 

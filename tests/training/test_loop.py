@@ -278,7 +278,7 @@ def test_images_per_second_are_of_training_alone_and_seconds_of_everything(
 
     monkeypatch.setattr("robustctl.training.loop.time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr("robustctl.training.loop.pgd_accuracy", lasting(100, lambda *args: 0.5))
-    monkeypatch.setattr("robustctl.training.loop.resume.save", lasting(100, state_file.save))
+    monkeypatch.setattr("robustctl.training.loop.state_file.save", lasting(100, state_file.save))
     monkeypatch.setattr(loop, "_one_step", lasting(1, loop._one_step))
     outcome = loop.run()
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
