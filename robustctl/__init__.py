@@ -20,7 +20,7 @@ def load_model(name: str) -> "Classifier":
         RunError: it could not be fetched.
     """
     from robustctl import checkpoint
-    from robustctl.models.pull import ensure
+    from robustctl.workflows.obtain import obtain
 
-    located = ensure(name)
+    located = obtain(name, pull=True)
     return checkpoint.load_from(located.spec, located.weights)

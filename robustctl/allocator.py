@@ -1,4 +1,4 @@
-"""Memory of the CPU between passes through a model: kept by the process instead of handed back to the system.
+"""Memory of the process: what is freed between passes through a model is kept, and garbage is left alone for a while.
 
 glibc maps large tensors one by one and returns them as soon as they are freed, so that every layer of every pass
 begins by having its pages faulted in again: a fifth of the time of attacks and training on small images. The switches
@@ -6,6 +6,7 @@ are those of glibc's mallopt(3); elsewhere (macOS, Windows, musl) nothing happen
 """
 
 import ctypes
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,3 +42,15 @@ def _glibc() -> ctypes.CDLL | None:
         return None
     libc = ctypes.CDLL(None)
     return libc if hasattr(libc, "mallopt") and hasattr(libc, "gnu_get_libc_version") else None
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Leave Python's garbage alone: imports make many objects and no garbage, and a search among them takes time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

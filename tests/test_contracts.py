@@ -96,6 +96,27 @@ def test_command_files_import_nothing_heavy_at_their_top(path: Path) -> None:
     assert not _imports_at_top(ast.parse(path.read_text())) & HEAVY
 
 
+@pytest.mark.parametrize("path", [path for path in MODULES if _room(path) == "cli"], ids=_name)
+def test_no_command_calls_another(path: Path) -> None:
+    commands = [other.stem for other in MODULES if _room(other) == "cli" and _is_command(other)]
+    imported = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "robustctl.cli":
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and str(node.module).startswith("robustctl.cli."):
+            imported.add(str(node.module).split(".")[2])
+    assert len(commands) > 10
+    assert not imported & set(commands)
+
+
+def _is_command(path: Path) -> bool:
+    return bool(re.search(r"^(def command\(|app = )", path.read_text(), re.MULTILINE)) and path.stem != "__init__"
+
+
+def test_no_file_is_private() -> None:
+    assert not [_name(path) for path in MODULES if path.stem.startswith("_") and not path.stem.startswith("__")]
+
+
 @pytest.mark.parametrize(
     ("library", "owners"),
     [

@@ -1,7 +1,10 @@
-"""The command line: one file a command. A file is found by its name and holds either
+"""The command line: one file a command. A file is found by its name and holds
 
 - ``command``: a function with typed options (Typer), or
-- ``app``: a ``typer.Typer`` with subcommands.
+- ``app``: a ``typer.Typer`` with subcommands, or
+- neither: what several commands share.
+
+A command parses its options, calls a function of ``robustctl.workflows`` (or of the room it is about) and prints.
 
 These files import nothing heavy at their top: torch and the rooms that need it are imported inside the functions, so
 that help answers at once.
@@ -53,7 +56,7 @@ for _name in discovery.names(__name__):
     _module = importlib.import_module(f"{__name__}.{_name.replace('-', '_')}")
     if hasattr(_module, "app"):
         app.add_typer(_module.app, name=_name)
-    else:
+    elif hasattr(_module, "command"):
         app.command(_name)(_module.command)
 
 

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from robustctl.cli.eval import choose_threats, find_subject
 from robustctl.errors import RequestError
 
 app = typer.Typer(no_args_is_help=True, help="Measure speed: attack, train, intermediate.")
@@ -50,6 +49,7 @@ def attack(
     from robustctl.evaluation.families import default_batch_size
     from robustctl.oracle import pick_device, pick_precision
     from robustctl.workflows.images import load_images
+    from robustctl.workflows.subject import choose_threats, find_subject
 
     if vs not in (None, "autoattack"):
         raise unknown("peer", str(vs), ["autoattack"])
@@ -127,10 +127,11 @@ def intermediate(
     """Time path sampling against a direct transcription of the thesis's algorithm, in turns."""
     from robustctl import checkpoint
     from robustctl.bench.intermediate import compare
-    from robustctl.cli._intermediate import parse_numbers
     from robustctl.oracle import pick_device
     from robustctl.sampling.perturbation import Perturbation
+    from robustctl.workflows.evaluate_intermediate import parse_numbers
     from robustctl.workflows.images import load_images
+    from robustctl.workflows.subject import find_subject
 
     perturbation = Perturbation.parse(distribution)
     if perturbation.kind != "linf":

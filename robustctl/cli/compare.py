@@ -14,8 +14,8 @@ def command(
     markdown: Annotated[bool, typer.Option("--markdown", help="Tables in Markdown.")] = False,
 ) -> None:
     """Compare results point by point: differences and exact paired tests. Unlike results are marked, not compared."""
-    from robustctl.cli._results import read_all
     from robustctl.report import table
+    from robustctl.workflows.named_results import read_all
 
     if len(result) < 2:
         raise RequestError("compare needs at least two results, e.g. robustctl compare before.json after.json")

@@ -1,25 +1,15 @@
 """How robust a model is: in each norm and in their union."""
 
 import os
-from dataclasses import dataclass
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from robustctl.cli import _intermediate
-from robustctl.cli.models import names
+from robustctl.cli import completion
 from robustctl.errors import RequestError
 from robustctl.progress import say
-from robustctl.threats import NORMS, Norm, Threat, parse_norm
-
-if TYPE_CHECKING:
-    from robustctl.evaluation.checks import Recorded
-    from robustctl.evaluation.store import Key
-    from robustctl.evaluation.union import UnionRequest
-    from robustctl.models.find import Located
-    from robustctl.results.union import UnionResult
-    from robustctl.runs import Record
 
 Text = str | None
 
@@ -28,7 +18,8 @@ def command(
     model: Annotated[
         Text,
         typer.Argument(
-            help="Entry, pulled repo, model directory or run; the newest run without.", autocompletion=names
+            help="Entry, pulled repo, model directory or run; the newest run without.",
+            autocompletion=completion.model_names,
         ),
     ] = None,
     union: Annotated[
@@ -84,25 +75,38 @@ def command(
         os.environ["ROBUSTCTL_QUIET"] = "1"
     from robustctl.evaluation.families import default_batch_size
     from robustctl.oracle import pick_device, pick_precision
+    from robustctl.workflows.subject import choose_threats, find_subject
 
     subject = find_subject(model)
     where = pick_device(device)
     images_a_batch = batch_size or default_batch_size(where)
-    if intermediate_q is not None:
-        options = _intermediate.Options(
-            intermediate_q, distribution, estimator, grid, samples, leapfrog, chains, probacc, seed, images_a_batch
-        )
-        source = data or subject.default_data()
-        _intermediate.run(subject, options, source=source, split=split, n=n, device=device, json=json)
-        return
-    threats = choose_threats(subject, norms, eps)
     source = data or subject.default_data()
     if json is not None and not json.absolute().parent.is_dir():
         raise RequestError(f"--json {json}: there is no directory {json.absolute().parent}")
+    if intermediate_q is not None:
+        from robustctl.report.q_table import table
+        from robustctl.workflows.evaluate_intermediate import (
+            IntermediateOptions,
+            evaluate_intermediate,
+            intermediate_request,
+        )
+
+        options = IntermediateOptions(
+            intermediate_q, distribution, estimator, grid, samples, leapfrog, chains, probacc, seed, images_a_batch
+        )
+        asked = intermediate_request(subject, options)
+        curve, path = evaluate_intermediate(subject, asked, source=source, split=split, n=n, device=device)
+        if json is not None:
+            curve.write(json)
+        typer.echo(table(curve))
+        print(f"result: {path}", file=sys.stderr)
+        return
     from robustctl.evaluation import reference
     from robustctl.evaluation.union import UnionRequest
     from robustctl.report.table import before_after
+    from robustctl.workflows.evaluate import evaluate
 
+    threats = choose_threats(subject, norms, eps)
     if attack == reference.NAME and precision == "bf16":
         say(f"{attack} runs the float32 model: --precision bf16 has no effect")
     request = UnionRequest(threats, attack, seed, images_a_batch, pick_precision(precision, where), union_only, force)
@@ -113,167 +117,3 @@ def command(
         result.write(json)
     typer.echo(before_after([(subject.located.name, result)]))
     say(f"result: {path}")
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model to be evaluated and the run that made it, if one did."""
-
-    located: "Located"
-    record: "Record | None"
-    eval_dir: Path
-
-    def default_data(self) -> str:
-        """What it was trained on, else its data set's usual source; RequestError when neither is known."""
-        from robustctl.standards import STANDARDS
-
-        dataset = self.located.spec.dataset
-        if self.record is not None:
-            return str(self.record.data["source"])
-        if dataset not in STANDARDS:
-            raise RequestError(f"data set {dataset!r} has no usual source; say where its images are with --data")
-        return STANDARDS[dataset].source
-
-    def default_threats(self) -> tuple[Threat, ...]:
-        """Those that its recipe evaluates, else its data set's usual ones; empty when neither is known."""
-        from robustctl.standards import STANDARDS
-
-        if self.record is not None:
-            radii = self.record.recipe["evaluate"]["threats"]
-            return tuple(Threat.of(norm, str(text)) for norm, text in radii.items())
-        dataset = self.located.spec.dataset
-        return STANDARDS[dataset].threats if dataset in STANDARDS else ()
-
-
-def find_subject(text: str | None) -> Subject:
-    """The run or model that the user names; the newest run for None. Raises RequestError when there is none.
-
-    Of a run it is the last weights; one that did not do all of its steps is said to have done fewer.
-    """
-    from robustctl import runs
-    from robustctl.models.find import locate
-
-    run = runs.newest() if text is None else runs.find(text)
-    if run is None:
-        assert text is not None
-        located = locate(text)
-        made_by = runs.find(str(located.weights.resolve().parent))  # for RUN/best.safetensors
-        eval_dir = runs.root() / "eval" / located.name.replace("/", "--")
-        return Subject(located, made_by.read() if made_by else None, eval_dir)
-    record, status = run.read(), run.status()
-    if status in ("running", "stopped"):
-        say(f"{run.name} is {status}: these are the weights that it saved last")
-    elif record.step < record.steps:
-        say(f"{run.name} did {record.step} of its {record.steps} steps: these are its last weights")
-    return Subject(locate(str(run.path)), record, run.path / "eval")
-
-
-def choose_threats(subject: Subject, norms: str | None, eps: str | None) -> tuple[Threat, ...]:
-    """Threats of ``--norms`` and ``--eps``, filled up from the subject's own; in the order of the tables.
-
-    Raises:
-        RequestError: unknown or repeated norm, bad radius, a radius for a norm that is not asked for, or none known.
-    """
-    radii = {threat.norm: threat for threat in subject.default_threats()}
-    written = _parse_eps(eps)
-    chosen = _parse_norms(norms) if norms else list(dict.fromkeys([*radii, *written]))
-    if extra := [norm for norm in written if norm not in chosen]:
-        raise RequestError(f"--eps names {extra[0]}, which --norms {norms} leaves out")
-    radii |= written
-    if missing := [norm for norm in chosen if norm not in radii]:
-        raise RequestError(f"no usual radius is known for {', '.join(missing)}; give it: --eps {missing[0]}=RADIUS")
-    if not chosen:
-        raise RequestError(
-            f"no usual radii are known for data set {subject.located.spec.dataset!r}; give them, "
-            "e.g. --eps linf=8/255,l2=0.5,l1=12"
-        )
-    return tuple(radii[norm] for norm in NORMS if norm in chosen)
-
-
-def _parse_norms(text: str) -> list[Norm]:
-    chosen = [parse_norm(part.strip()) for part in text.split(",")]
-    if len(set(chosen)) < len(chosen):
-        raise RequestError(f"--norms {text} names a norm twice")
-    return chosen
-
-
-def _parse_eps(text: str | None) -> dict[Norm, Threat]:
-    threats: dict[Norm, Threat] = {}
-    for part in text.split(",") if text else []:
-        norm, equals, radius = part.partition("=")
-        if not equals:
-            raise RequestError(f"--eps {part!r} is not of the form norm=radius, e.g. linf=8/255,l1=12")
-        threat = Threat.of(norm.strip(), radius.strip())
-        if threat.norm in threats:
-            raise RequestError(f"--eps names {threat.norm} twice")
-        threats[threat.norm] = threat
-    return threats
-
-
-def evaluate(
-    subject: Subject, request: "UnionRequest", *, source: str, split: str, n: int | None, device: str
-) -> tuple["UnionResult | None", Path]:
-    """Evaluate a subject on the first ``n`` images of a split; verdicts and result go into its ``eval_dir``.
-
-    Returns:
-        The result (None in all but the first of torchrun's processes) and its file.
-
-    Raises:
-        RequestError, RunError: as ``evaluation.union.evaluate_union``, and where model or images cannot be loaded.
-    """
-    from robustctl import checkpoint
-    from robustctl.evaluation import shards, union
-    from robustctl.evaluation.store import digest
-    from robustctl.files import writing
-    from robustctl.oracle import pick_device
-    from robustctl.workflows.images import load_images
-
-    union.require_protocol(request.protocol)
-    chosen_device = pick_device(shards.local_device(device))
-    spec = subject.located.spec
-    images = load_images(source, split, n, spec)
-    images.require(spec.input_shape, spec.n_classes)
-    model = checkpoint.load_from(spec, subject.located.weights).to(chosen_device)
-    request = union.confirmed(model.eval(), images, request)
-    key = union.evaluation_key(model, spec, images, request)
-    with writing(subject.eval_dir):
-        subject.eval_dir.mkdir(parents=True, exist_ok=True)
-    path = subject.eval_dir / f"{request.protocol}-{len(images)}-{digest(key)[:12]}.json"
-    _say_if_afresh(path.with_suffix(".sqlite"), key)
-    result = union.evaluate_union(
-        model,
-        spec,
-        images,
-        request,
-        name=subject.located.name,
-        device=chosen_device,
-        store_path=path.with_suffix(".sqlite"),
-        recorded=_recorded(subject),
-    )
-    if result is not None:
-        result.write(path)
-    return result, path
-
-
-def _say_if_afresh(store_path: Path, key: "Key") -> None:
-    """Say on stderr why verdicts that lie here already are not those of this evaluation."""
-    from robustctl.evaluation.store import differing, plain, read_key
-
-    others = sorted(store_path.parent.glob("*.sqlite"), key=lambda path: path.stat().st_mtime)
-    if others and not store_path.exists():
-        fields = differing(read_key(others[-1]), plain(key))
-        say(f"new evaluation; it differs from the last one here in: {', '.join(fields)}")
-
-
-def _recorded(subject: Subject) -> "Recorded | None":
-    """The clean accuracy that the entry records, the most exact one where there are several."""
-    from robustctl.evaluation.checks import Recorded
-    from robustctl.standards import STANDARDS
-
-    entry = subject.located.entry
-    clean = [one for one in entry.accuracies if one.norm is None] if entry else []
-    if entry is None or not clean:
-        return None
-    best = max(clean, key=lambda one: one.n or 0)
-    source = STANDARDS[entry.dataset].source if entry.dataset in STANDARDS else entry.dataset
-    return Recorded(best.value, best.n, source, best.split)

@@ -4,33 +4,34 @@ from typing import Annotated
 
 import typer
 
-from robustctl.cli import _training as shared
-from robustctl.cli import _training_options as options
-from robustctl.cli.models import names
+from robustctl.cli import completion, training
 
 
 def command(
     model: Annotated[
-        str | None, typer.Argument(help="Entry, pulled repo, model directory or run.", autocompletion=names)
+        str | None,
+        typer.Argument(help="Entry, pulled repo, model directory or run.", autocompletion=completion.model_names),
     ] = None,
-    recipe: options.RecipeOption = None,
-    data: options.DataOption = None,
-    overrides: options.SetOption = None,
-    seed: options.SeedOption = None,
-    device: options.DeviceOption = "auto",
-    out: options.OutOption = None,
-    max_steps: options.StepsOption = None,
-    resume: options.ResumeOption = False,
-    dry_run: options.DryOption = False,
-    push: options.PushOption = None,
-    licence: options.LicenceOption = None,
-    tensorboard: options.TensorboardOption = False,
+    recipe: training.RecipeOption = None,
+    data: training.DataOption = None,
+    overrides: training.SetOption = None,
+    seed: training.SeedOption = None,
+    device: training.DeviceOption = "auto",
+    out: training.OutOption = None,
+    max_steps: training.StepsOption = None,
+    resume: training.ResumeOption = False,
+    dry_run: training.DryOption = False,
+    push: training.PushOption = None,
+    licence: training.LicenceOption = None,
+    tensorboard: training.TensorboardOption = False,
     new_head: Annotated[
         bool, typer.Option("--new-head", help="Draw a new last layer for the data's number of classes.")
     ] = False,
 ) -> None:
     """Fine-tune a model, e.g. from one norm to the union. Prints the run directory."""
-    request = shared.Request(
+    from robustctl.workflows.training_request import TrainingRequest
+
+    request = TrainingRequest(
         command="finetune",
         model=model,
         recipe=recipe,
@@ -47,4 +48,4 @@ def command(
         tensorboard=tensorboard,
         new_head=new_head,
     )
-    shared.carry_out(request)
+    training.carry_out(request)

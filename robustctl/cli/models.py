@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from robustctl.cli import completion
+
 if TYPE_CHECKING:
     from robustctl.models.entry import Accuracy, Entry
     from robustctl.spec import ModelSpec
@@ -13,27 +15,16 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="The model registry: list, show, import, remove, verify, mirror.")
 
 
-def names(incomplete: str) -> list[str]:
-    """The models that can be named and begin so; for the shell's tab completion."""
-    from robustctl.models.find import entry_files, pulled
-
-    return [name for name in [*entry_files(), *pulled()] if name.startswith(incomplete)]
-
-
-def _architectures(incomplete: str) -> list[str]:
-    from robustctl import discovery
-
-    return [name for name in discovery.names("robustctl.architectures") if name.startswith(incomplete)]
-
-
-Name = Annotated[str, typer.Argument(help="Name of a model.", autocompletion=names)]
+Name = Annotated[str, typer.Argument(help="Name of a model.", autocompletion=completion.model_names)]
 
 
 @app.command("list")
 def list_models(
     dataset: Annotated[str | None, typer.Option(help="Only models of this data set.")] = None,
     norm: Annotated[str | None, typer.Option(help="Only models trained in this norm.")] = None,
-    arch: Annotated[str | None, typer.Option(help="Only this architecture.", autocompletion=_architectures)] = None,
+    arch: Annotated[
+        str | None, typer.Option(help="Only this architecture.", autocompletion=completion.architectures)
+    ] = None,
     max_size: Annotated[float | None, typer.Option(help="At most so many million parameters, or unknown.")] = None,
     here: Annotated[bool, typer.Option("--here", help="Only models whose weights are on this machine.")] = False,
 ) -> None:
@@ -136,7 +127,9 @@ def add(path: Annotated[Path, typer.Argument(help="An entry file; its name becom
 
 @app.command()
 def verify(
-    name: Annotated[str | None, typer.Argument(help="One model; all without.", autocompletion=names)] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="One model; all without.", autocompletion=completion.model_names)
+    ] = None,
     local: Annotated[bool, typer.Option("--local", help="Only the weights that are here; no network.")] = False,
 ) -> None:
     """Check the weights that are here against their hashes, and the sources of entries without fetching weights."""

@@ -24,15 +24,18 @@ def command() -> None:
     """Evaluate the bundled model, fine-tune it for the union, evaluate again. Takes about a minute on two cores."""
     import torch
 
-    from robustctl.cli import finetune
     from robustctl.report.table import before_after
+    from robustctl.workflows.train import train
+    from robustctl.workflows.training_request import TrainingRequest
 
     # The images have 64 pixels: a second thread costs more in waiting than it computes.
     torch.set_num_threads(1)
     say(f"1/3  robustctl eval {MODEL} --union")
     before = _evaluate(MODEL)
     say(f"2/3  robustctl finetune {MODEL} --recipe {RECIPE}")
-    finetune.command(MODEL, recipe=RECIPE, device="cpu")
+    run = train(TrainingRequest("finetune", MODEL, RECIPE, device="cpu"))
+    assert run is not None  # only torchrun's other processes get none
+    typer.echo(run.path)
     say("3/3  robustctl eval --union")
     after = _evaluate(None)
     typer.echo("\n" + before_after([("before", before), ("after", after)]))
@@ -41,11 +44,12 @@ def command() -> None:
 
 def _evaluate(model: str | None) -> "UnionResult":
     """The result of ``robustctl eval [MODEL] --union`` on the whole test split."""
-    from robustctl.cli import eval as evaluation
     from robustctl.evaluation.union import UnionRequest
+    from robustctl.workflows.evaluate import evaluate
+    from robustctl.workflows.subject import find_subject
 
-    subject = evaluation.find_subject(model)
-    request = UnionRequest(evaluation.choose_threats(subject, None, None), "standard", seed=0, batch_size=250)
-    result, _ = evaluation.evaluate(subject, request, source=IMAGES, split="test", n=None, device="cpu")
-    assert result is not None  # only torchrun's other processes get none
+    subject = find_subject(model)
+    request = UnionRequest(subject.default_threats(), "standard", seed=0, batch_size=250)
+    result, _ = evaluate(subject, request, source=IMAGES, split="test", n=None, device="cpu")
+    assert result is not None
     return result

@@ -6,19 +6,13 @@ from typing import Annotated
 
 import typer
 
+from robustctl.cli import completion
 from robustctl.errors import RequestError
 
 app = typer.Typer(no_args_is_help=True, help="Recipes: list, show, validate, copy.")
 
 
-def _names(incomplete: str) -> list[str]:
-    """For the shell's tab completion."""
-    from robustctl.recipe import read as recipe
-
-    return [name for name in recipe.names() if name.startswith(incomplete)]
-
-
-Name = Annotated[str, typer.Argument(help="dataset/name, or a YAML file.", autocompletion=_names)]
+Name = Annotated[str, typer.Argument(help="dataset/name, or a YAML file.", autocompletion=completion.recipe_names)]
 
 
 @app.command("list")

@@ -20,9 +20,9 @@ def command(
 
     Intermediate-q results are shown too, on the page as curves; --csv leaves them out.
     """
-    from robustctl.cli._results import read_both
     from robustctl.files import write_text
     from robustctl.report import page, points, q_table, table
+    from robustctl.workflows.named_results import read_both
 
     found, curves = read_both(result or [])
     if not found and not curves:

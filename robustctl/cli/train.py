@@ -4,35 +4,30 @@ from typing import Annotated
 
 import typer
 
-from robustctl import discovery
-from robustctl.cli import _training as shared
-from robustctl.cli import _training_options as options
-
-
-def _architectures(incomplete: str) -> list[str]:
-    """For the shell's tab completion."""
-    return [name for name in discovery.names("robustctl.architectures") if name.startswith(incomplete)]
+from robustctl.cli import completion, training
 
 
 def command(
     arch: Annotated[
-        str | None, typer.Argument(help="kw-small, wide-resnet, ...", autocompletion=_architectures)
+        str | None, typer.Argument(help="kw-small, wide-resnet, ...", autocompletion=completion.architectures)
     ] = None,
-    recipe: options.RecipeOption = None,
-    data: options.DataOption = None,
-    overrides: options.SetOption = None,
-    seed: options.SeedOption = None,
-    device: options.DeviceOption = "auto",
-    out: options.OutOption = None,
-    max_steps: options.StepsOption = None,
-    resume: options.ResumeOption = False,
-    dry_run: options.DryOption = False,
-    push: options.PushOption = None,
-    licence: options.LicenceOption = None,
-    tensorboard: options.TensorboardOption = False,
+    recipe: training.RecipeOption = None,
+    data: training.DataOption = None,
+    overrides: training.SetOption = None,
+    seed: training.SeedOption = None,
+    device: training.DeviceOption = "auto",
+    out: training.OutOption = None,
+    max_steps: training.StepsOption = None,
+    resume: training.ResumeOption = False,
+    dry_run: training.DryOption = False,
+    push: training.PushOption = None,
+    licence: training.LicenceOption = None,
+    tensorboard: training.TensorboardOption = False,
 ) -> None:
     """Train from random weights. The architecture's arguments are the recipe's. Prints the run directory."""
-    request = shared.Request(
+    from robustctl.workflows.training_request import TrainingRequest
+
+    request = TrainingRequest(
         command="train",
         model=arch,
         recipe=recipe,
@@ -48,4 +43,4 @@ def command(
         licence=licence,
         tensorboard=tensorboard,
     )
-    shared.carry_out(request)
+    training.carry_out(request)

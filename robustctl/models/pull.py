@@ -17,14 +17,10 @@ from robustctl.hub.download import Get, RemoteFile, Wanted, download
 from robustctl.hub.names import FILE, REPO_ID, REVISION
 from robustctl.hub.plain_directory import sha256
 from robustctl.models.find import (
-    Located,
-    entry_files,
     home,
-    locate,
     pulled_directory,
     ref_file,
     repo_home,
-    split_revision,
 )
 from robustctl.progress import Advance, progress
 from robustctl.spec import CONFIG, WEIGHTS, ModelSpec, read_spec
@@ -77,15 +73,6 @@ def pull(repo: str, revision: str = "main") -> Path:
             staging.replace(directory)
     write_text(_made(ref_file(repo, revision)), commit)
     return directory
-
-
-def ensure(text: str) -> Located:
-    """Find a model as ``locate`` does, and pull it first where it is a repo that is not here yet."""
-    repo, revision = split_revision(text)
-    remote = repo.startswith(FILE) or (REPO_ID.fullmatch(repo) is not None and not Path(text).exists())
-    if remote and text not in entry_files() and pulled_directory(repo, revision) is None:
-        pull(repo, revision)
-    return locate(text)
 
 
 class Registry(Protocol):

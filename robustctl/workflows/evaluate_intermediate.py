@@ -1,62 +1,63 @@
-"""The ``--intermediate-q`` half of ``robustctl eval``."""
+"""Evaluates the intermediate-q robustness of a model that a user names."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast, get_args
+from typing import cast, get_args
 
-import typer
-
+from robustctl import checkpoint
 from robustctl.discovery import unknown
 from robustctl.errors import RequestError
-
-if TYPE_CHECKING:
-    from robustctl.cli.eval import Subject
-    from robustctl.intermediate.evaluate import IntermediateRequest
-    from robustctl.sampling.perturbation import Perturbation
-    from robustctl.threats import Threat
+from robustctl.evaluation.store import digest
+from robustctl.files import writing
+from robustctl.intermediate import evaluate as intermediate
+from robustctl.intermediate.evaluate import Estimator, IntermediateRequest
+from robustctl.intermediate.results import IntermediateResult
+from robustctl.oracle import pick_device
+from robustctl.sampling.estimators import GridName
+from robustctl.sampling.perturbation import Perturbation
+from robustctl.threats import Threat
+from robustctl.workflows.images import load_images
+from robustctl.workflows.subject import Subject
 
 
 @dataclass(frozen=True)
-class Options:
-    """The options as typed; see ``robustctl eval --help``."""
+class IntermediateOptions:
+    """An intermediate-q request as texts; see ``robustctl eval --help``."""
 
     qs: str
-    distribution: str | None
-    estimator: str
-    grid: str
-    samples: int
-    leapfrog: int
-    chains: int
-    probacc: str
-    seed: int
-    batch_size: int
+    distribution: str | None = None
+    estimator: str = "both"
+    grid: str = "graded"
+    samples: int = 320
+    leapfrog: int = 10
+    chains: int = 4
+    probacc: str = "0.1,0.05,0.01"
+    seed: int = 0
+    batch_size: int = 256
 
 
-def run(
-    subject: "Subject", options: Options, *, source: str, split: str, n: int | None, device: str, json: Path | None
-) -> None:
-    """Evaluate, print the table, write the result into the subject's ``eval`` directory and to ``json``."""
-    request = make_request(subject, options)
+def evaluate_intermediate(
+    subject: Subject, request: IntermediateRequest, *, source: str, split: str, n: int | None, device: str
+) -> tuple[IntermediateResult, Path]:
+    """Evaluate a subject on the first ``n`` images of a split; measures and result go into its ``eval_dir``.
+
+    Returns:
+        The result and its file.
+
+    Raises:
+        RequestError, RunError: as ``intermediate.evaluate``, and if the model or the images cannot be loaded.
+    """
     request.require()
     request.perturbation.require(subject.located.spec.input_shape)
-    from robustctl import checkpoint
-    from robustctl.evaluation.store import digest
-    from robustctl.files import writing
-    from robustctl.intermediate.evaluate import evaluate_intermediate, evaluation_key
-    from robustctl.oracle import pick_device
-    from robustctl.report.q_table import table
-    from robustctl.workflows.images import load_images
-
     chosen_device = pick_device(device)
     spec = subject.located.spec
     images = load_images(source, split, n, spec)
     model = checkpoint.load_from(spec, subject.located.weights)
-    key = digest(evaluation_key(model, spec, images, request))
+    key = digest(intermediate.evaluation_key(model, spec, images, request))
     with writing(subject.eval_dir):
         subject.eval_dir.mkdir(parents=True, exist_ok=True)
     path = subject.eval_dir / f"intermediate-{len(images)}-{key[:12]}.json"
-    result = evaluate_intermediate(
+    result = intermediate.evaluate_intermediate(
         model,
         spec,
         images,
@@ -65,18 +66,12 @@ def run(
         device=chosen_device,
         store_path=path.with_suffix(".sqlite"),
     )
-    for target in filter(None, (path, json)):
-        result.write(target)
-    typer.echo(table(result))
-    print(f"result: {path}", file=sys.stderr)
+    result.write(path)
+    return result, path
 
 
-def make_request(subject: "Subject", options: Options) -> "IntermediateRequest":
+def intermediate_request(subject: Subject, options: IntermediateOptions) -> IntermediateRequest:
     """The options as an evaluation understands them; RequestError for what cannot be read."""
-    from robustctl.intermediate.evaluate import Estimator, IntermediateRequest
-    from robustctl.sampling.estimators import GridName
-    from robustctl.sampling.perturbation import Perturbation
-
     perturbation = Perturbation.parse(options.distribution or _usual_distribution(subject))
     return IntermediateRequest(
         perturbation=perturbation,
@@ -93,14 +88,14 @@ def make_request(subject: "Subject", options: Options) -> "IntermediateRequest":
     )
 
 
-def _usual_distribution(subject: "Subject") -> str:
+def _usual_distribution(subject: Subject) -> str:
     for threat in subject.default_threats():
         if threat.norm == "linf":
             return str(threat)
     raise RequestError("no usual l_inf radius is known for this model; give --distribution, e.g. linf:8/255")
 
 
-def _ball(subject: "Subject", perturbation: "Perturbation") -> "Threat | None":
+def _ball(subject: Subject, perturbation: Perturbation) -> Threat | None:
     """Where to attack: the ball itself; for Gaussian noise the model's usual l_2 ball, as in the thesis."""
     if perturbation.kind != "gaussian":
         return perturbation.threat

@@ -5,24 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from robustctl.cli._training import Request, carry_out
 from robustctl.errors import RequestError
 from robustctl.models import fetch, find
 from robustctl.models.entry import Entry, read, write
+from robustctl.workflows.train import train
+from robustctl.workflows.training_request import TrainingRequest
 
-ASKED = Request(
-    command="finetune",
-    model="far-away",
-    recipe="digits/e-at",
-    data="digits",
-    overrides=(),
-    seed=None,
-    device="cpu",
-    out=None,
-    max_steps=1,
-    resume=False,
-    dry_run=False,
-)
+ASKED = TrainingRequest("finetune", "far-away", "digits/e-at", "digits", device="cpu", max_steps=1)
 
 
 class Fetched(Exception):
@@ -56,9 +45,9 @@ def entry(private_home: Path, monkeypatch: pytest.MonkeyPatch) -> Entry:
 )
 def test_a_mistyped_request_is_refused_before_the_weights_are_fetched(changes: dict[str, object], message: str) -> None:
     with pytest.raises(RequestError, match=message):
-        carry_out(replace(ASKED, **changes))
+        train(replace(ASKED, **changes))
     with pytest.raises(Fetched):
-        carry_out(ASKED)
+        train(ASKED)
 
 
 @pytest.mark.parametrize(("licence", "said"), [(None, "is not known"), ("other", "is 'other', which is none of")])
@@ -67,25 +56,25 @@ def test_a_push_that_lacks_a_licence_is_refused_before_training(
 ) -> None:
     asked = replace(ASKED, push=f"file://{tmp_path}/m")
     with pytest.raises(Fetched):
-        carry_out(asked)
+        train(asked)
     changed = entry.model_copy(update={"licence": licence})
     write(changed, private_home / "models" / "entries" / "far-away.yaml")
     with pytest.raises(RequestError, match=f"the licence of far-away {said}") as refused:
-        carry_out(asked)
+        train(asked)
     assert "--licence mit" in str(refused.value)
     with pytest.raises(Fetched):
-        carry_out(replace(asked, licence="mit"))
+        train(replace(asked, licence="mit"))
 
 
 def test_a_directory_that_cannot_be_written_to_is_refused_before_training(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RequestError, match="cannot write to"):
-        carry_out(replace(ASKED, push=f"file://{tmp_path}/file/m"))
+        train(replace(ASKED, push=f"file://{tmp_path}/file/m"))
 
 
 def test_a_dry_run_fetches_nothing_and_checks_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
-    carry_out(replace(ASKED, dry_run=True))
+    train(replace(ASKED, dry_run=True))
     said = capsys.readouterr().err
     assert "the weights of far-away are not here yet; they would be fetched first" in said
     assert "with method e-at" in said
-    carry_out(replace(ASKED, dry_run=True, new_head=True))
+    train(replace(ASKED, dry_run=True, new_head=True))

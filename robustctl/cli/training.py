@@ -1,16 +1,29 @@
-"""Options that ``train`` and ``finetune`` share."""
+"""What the commands ``train`` and ``finetune`` share: their options, and what they print."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from robustctl.cli import completion
 
-def _recipes(incomplete: str) -> list[str]:
-    """For the shell's tab completion."""
-    from robustctl.recipe import read as recipe
+if TYPE_CHECKING:
+    from robustctl.workflows.training_request import TrainingRequest
 
-    return [name for name in recipe.names() if name.startswith(incomplete)]
+
+def carry_out(request: "TrainingRequest") -> None:
+    """Train, print the run directory, and push the run if the request says so."""
+    from robustctl.workflows.train import train
+
+    run = train(request)
+    if run is None:
+        return
+    typer.echo(run.path)
+    if request.push is not None:
+        from robustctl.publish.push import Target
+        from robustctl.workflows.publish_run import publish_run
+
+        typer.echo(str(publish_run(str(run.path), Target(request.push), licence=request.licence)))
 
 
 def _installed(asked: bool) -> bool:
@@ -26,7 +39,9 @@ def _installed(asked: bool) -> bool:
 
 RecipeOption = Annotated[
     str | None,
-    typer.Option("--recipe", "-r", help="Name (e-at, cifar10/e-at) or YAML file.", autocompletion=_recipes),
+    typer.Option(
+        "--recipe", "-r", help="Name (e-at, cifar10/e-at) or YAML file.", autocompletion=completion.recipe_names
+    ),
 ]
 DataOption = Annotated[str | None, typer.Option("--data", help="digits, a hub data set, a folder or an .npz file.")]
 SetOption = Annotated[

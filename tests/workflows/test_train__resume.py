@@ -1,4 +1,4 @@
-"""What train and finetune share, within this process."""
+"""Runs that are resumed, evaluated and fine-tuned again, within this process."""
 
 import json
 from collections.abc import Callable
@@ -9,12 +9,16 @@ import pytest
 
 from robustctl import checkpoint, runs
 from robustctl.architectures import Classifier
-from robustctl.cli import _training, push
-from robustctl.cli.eval import evaluate, find_subject
 from robustctl.errors import RequestError
 from robustctl.evaluation.union import UnionRequest
 from robustctl.spec import ModelSpec
 from robustctl.training import state_file
+from robustctl.workflows import publish_run
+from robustctl.workflows.evaluate import evaluate
+from robustctl.workflows.subject import find_subject
+from robustctl.workflows.train import train as train_model
+from robustctl.workflows.training_plan import run_to_resume
+from robustctl.workflows.training_request import TrainingRequest
 
 TINY = ("train.epochs=2", "attack.steps=1", "selection.images=10", "selection.steps=1", "train.batch_size=256")
 
@@ -29,10 +33,8 @@ def model(conv_model: Classifier, conv_spec: ModelSpec, tmp_path: Path) -> Path:
     return directory
 
 
-def request(**changes: Any) -> _training.Request:
-    values: dict[str, Any] = dict.fromkeys(("model", "recipe", "data", "seed", "out", "max_steps"))
-    fixed: dict[str, Any] = {"command": "finetune", "overrides": (), "device": "cpu", "resume": False, "dry_run": False}
-    return _training.Request(**{**values, **fixed, **changes})
+def request(**changes: Any) -> TrainingRequest:
+    return TrainingRequest(**{"command": "finetune", "device": "cpu", **changes})
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def train(model: Path, tmp_path: Path) -> Train:
 
     def train(out: str = "run", max_steps: int | None = 1) -> runs.Run:
         asked = request(model=str(model), recipe="e-at", overrides=TINY, out=tmp_path / out, max_steps=max_steps)
-        _training.carry_out(asked)
+        train_model(asked)
         return runs.Run(tmp_path / out)
 
     return train
@@ -53,7 +55,7 @@ def test_refused_resumption_leaves_a_live_run_alone(train: Train) -> None:
         file.write(json.dumps({"kind": "written since the last save"}) + "\n")
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     with run.training(), pytest.raises(RequestError, match="is being trained by another process"):
-        _training.carry_out(request(resume=True, out=run.path))
+        train_model(request(resume=True, out=run.path))
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
 
 
@@ -61,9 +63,9 @@ def test_room_is_looked_for_where_the_run_will_lie(
     model: Path, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Path] = []
-    monkeypatch.setattr("robustctl.training.build.require_space", lambda *args: asked.append(args[-1]))
-    _training.carry_out(request(model=str(model), recipe="e-at", overrides=TINY, max_steps=1))
-    _training.carry_out(request(resume=True, out=runs.newest().path, max_steps=2))
+    monkeypatch.setattr("robustctl.workflows.train.require_space", lambda *args: asked.append(args[-1]))
+    train_model(request(model=str(model), recipe="e-at", overrides=TINY, max_steps=1))
+    train_model(request(resume=True, out=runs.newest().path, max_steps=2))
     train("out")
     assert asked == [runs.root(), runs.list_runs()[0].path, tmp_path / "out"]
 
@@ -84,12 +86,12 @@ def test_resume_takes_the_newest_run_that_is_unfinished_free_and_saved(train: Tr
         if name != "without-state":
             state_file.save(made[name].path, {})
     with made["live"].training():
-        assert _training._run_to_resume(request(model=record.model)) == made["ended-by-max-steps"]
-    assert _training._run_to_resume(request(model=record.model)) == made["live"]
+        assert run_to_resume(request(model=record.model)) == made["ended-by-max-steps"]
+    assert run_to_resume(request(model=record.model)) == made["live"]
     made["done"].update(status="interrupted")  # after its last step, before what follows the last epoch
-    assert _training._run_to_resume(request(model=record.model)) == made["done"]
+    assert run_to_resume(request(model=record.model)) == made["done"]
     with pytest.raises(RequestError, match="no unfinished run"):
-        _training._run_to_resume(request(command="train"))
+        run_to_resume(request(command="train"))
 
 
 def test_best_weights_are_evaluated_and_fine_tuned_apart_from_the_last(train: Train, tmp_path: Path) -> None:
@@ -108,13 +110,13 @@ def test_best_weights_are_evaluated_and_fine_tuned_apart_from_the_last(train: Tr
         hashes[result.model] = (result.weights_sha256, path.parent)
     assert list(hashes) == ["run", "run/best"] and len({weights for weights, _ in hashes.values()}) == 2
     assert hashes["run"][1] == run.path / "eval" and hashes["run/best"][1] == runs.root() / "eval" / "run--best"
-    assert len(push._results(run.path / "eval", hashes["run"][0])) == 1
+    assert len(publish_run._results(run.path / "eval", hashes["run"][0])) == 1
     more = request(model=str(best), recipe="e-at", overrides=TINY, out=tmp_path / "more", max_steps=1)
-    _training.carry_out(more)
+    train_model(more)
     record = runs.Run(tmp_path / "more").read()
     assert (record.base, record.base_sha256) == ("run/best", hashes["run/best"][0])
     with pytest.raises(RequestError, match="only the last weights"):
-        push._find(str(best))
+        publish_run.find_run(str(best))
 
 
 def test_weights_that_are_not_there_are_a_request_error(model: Path) -> None:

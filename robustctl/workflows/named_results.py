@@ -1,4 +1,4 @@
-"""How commands name results: a JSON file, or a run (its newest result)."""
+"""Reads the results that a user names: a JSON file, or a run (its newest result)."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence

@@ -1,0 +1,73 @@
+"""Evaluates a model that a user names: accuracy in each norm and in their union."""
+
+from pathlib import Path
+
+from robustctl import checkpoint
+from robustctl.evaluation import shards, union
+from robustctl.evaluation.checks import Recorded
+from robustctl.evaluation.store import Key, differing, digest, plain, read_key
+from robustctl.evaluation.union import UnionRequest
+from robustctl.files import writing
+from robustctl.oracle import pick_device
+from robustctl.progress import say
+from robustctl.results.union import UnionResult
+from robustctl.standards import STANDARDS
+from robustctl.workflows.images import load_images
+from robustctl.workflows.subject import Subject
+
+
+def evaluate(
+    subject: Subject, request: UnionRequest, *, source: str, split: str, n: int | None, device: str
+) -> tuple[UnionResult | None, Path]:
+    """Evaluate a subject on the first ``n`` images of a split; verdicts and result go into its ``eval_dir``.
+
+    Returns:
+        The result (None in all but the first of torchrun's processes) and its file.
+
+    Raises:
+        RequestError, RunError: as ``evaluation.union.evaluate_union``, and where model or images cannot be loaded.
+    """
+    union.require_protocol(request.protocol)
+    chosen_device = pick_device(shards.local_device(device))
+    spec = subject.located.spec
+    images = load_images(source, split, n, spec)
+    images.require(spec.input_shape, spec.n_classes)
+    model = checkpoint.load_from(spec, subject.located.weights).to(chosen_device)
+    request = union.confirmed(model.eval(), images, request)
+    key = union.evaluation_key(model, spec, images, request)
+    with writing(subject.eval_dir):
+        subject.eval_dir.mkdir(parents=True, exist_ok=True)
+    path = subject.eval_dir / f"{request.protocol}-{len(images)}-{digest(key)[:12]}.json"
+    _say_if_afresh(path.with_suffix(".sqlite"), key)
+    result = union.evaluate_union(
+        model,
+        spec,
+        images,
+        request,
+        name=subject.located.name,
+        device=chosen_device,
+        store_path=path.with_suffix(".sqlite"),
+        recorded=_recorded(subject),
+    )
+    if result is not None:
+        result.write(path)
+    return result, path
+
+
+def _say_if_afresh(store_path: Path, key: Key) -> None:
+    """Say on stderr why verdicts that lie here already are not those of this evaluation."""
+    others = sorted(store_path.parent.glob("*.sqlite"), key=lambda path: path.stat().st_mtime)
+    if others and not store_path.exists():
+        fields = differing(read_key(others[-1]), plain(key))
+        say(f"new evaluation; it differs from the last one here in: {', '.join(fields)}")
+
+
+def _recorded(subject: Subject) -> Recorded | None:
+    """The clean accuracy that the entry records, the most exact one where there are several."""
+    entry = subject.located.entry
+    clean = [one for one in entry.accuracies if one.norm is None] if entry else []
+    if entry is None or not clean:
+        return None
+    best = max(clean, key=lambda one: one.n or 0)
+    source = STANDARDS[entry.dataset].source if entry.dataset in STANDARDS else entry.dataset
+    return Recorded(best.value, best.n, source, best.split)

@@ -1,0 +1,50 @@
+"""Obtains a model by name: finds it, and fetches what is not here yet."""
+
+from pathlib import Path
+
+from robustctl.hub.names import FILE, REPO_ID
+from robustctl.models import fetch
+from robustctl.models import pull as pulling
+from robustctl.models.find import Located, entry_files, locate, pulled_directory, read_entry, split_revision
+
+
+def obtain(name: str, *, pull: bool = False) -> Located:
+    """Find a model, and fetch the weights of an entry if they are not here yet.
+
+    Args:
+        name: what ``robustctl.models.find.locate`` takes.
+        pull: also pull a repo that is not here yet; without, such a repo is an error that says how to pull it.
+
+    Raises:
+        RequestError: no such model, or it is damaged.
+        RunError: it could not be fetched.
+    """
+    repo, revision = split_revision(name)
+    remote = repo.startswith(FILE) or (REPO_ID.fullmatch(repo) is not None and not Path(name).exists())
+    if pull and remote and name not in entry_files() and pulled_directory(repo, revision) is None:
+        pulling.pull(repo, revision)
+    located = locate(name, fetch=False)
+    if located.entry is not None and not located.weights.is_file():
+        fetch.fetch_entry(name, located.entry)
+    return located
+
+
+def bring(name: str, *, keep_original: bool = False) -> Path:
+    """Bring a model here, as ``robustctl pull`` does: pinned to a commit, every file checked.
+
+    Args:
+        name: an entry, ``USER/NAME[@REVISION]`` or ``file:///path``.
+        keep_original: keep the published file of an entry beside the converted one.
+
+    Returns:
+        The weights of an entry, the directory of a repo.
+
+    Raises:
+        RequestError: no such model, or it is not a model of robustctl.
+        RunError: the network, the disk, or bytes that do not match their hashes; the same call continues.
+    """
+    if name in entry_files():
+        return fetch.fetch_entry(name, read_entry(name), keep_original)
+    if "/" not in name:
+        read_entry(name)  # says which name is near
+    return pulling.pull(*split_revision(name))

@@ -1,0 +1,210 @@
+"""Publishes a run: its weights, card, recipe and evaluations, after all checks."""
+
+import shlex
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from robustctl import runs
+from robustctl.allocator import without_collection
+from robustctl.errors import RequestError, RunError
+from robustctl.hub.names import FILE, REPO_ID
+from robustctl.hub.plain_directory import sha256
+from robustctl.models.find import entry_files, pulled, read_entry
+from robustctl.models.safetensors_header import weights_sha256
+from robustctl.publish import push, redact
+from robustctl.publish.card import Story
+from robustctl.publish.push import Package, Target, preflight
+from robustctl.report.table import markdown, told_apart
+from robustctl.results import union as results
+from robustctl.results.union import UnionResult, unlike
+from robustctl.runs import Record, Run
+from robustctl.spec import WEIGHTS, read_spec
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a push did, or in a dry run would do.
+
+    Attributes:
+        run: the run that was pushed.
+        repo: where to.
+        address: of the commit or the pull request; None if the repo has all of it already, and after a dry run.
+        sizes: bytes of each file by its path in the repo; 0 for the card, which is written in the push itself.
+    """
+
+    run: Run
+    repo: str
+    address: str | None
+    sizes: Mapping[str, int]
+
+    def __str__(self) -> str:
+        """One line for people."""
+        return (
+            f"pushed {self.run.name}: {self.address}"
+            if self.address
+            else f"{self.repo} has all of {self.run.name} already"
+        )
+
+
+def publish_run(
+    run: str | None, target: Target, *, licence: str | None = None, allow_flags: bool = False, dry_run: bool = False
+) -> Published:
+    """Push a run to a repo of the hub or to a plain directory; twice is the same as once.
+
+    Args:
+        run: name or directory; None is the newest.
+        target: where to.
+        licence: hub identifier, if it cannot be inherited.
+        allow_flags: push although the evaluation raised flags; the card names them.
+        dry_run: say what would be pushed; no network.
+
+    Raises:
+        RequestError: no such run, it must not be published, or the token may not write there.
+        RunError: the network or the disk; the run is unchanged.
+    """
+    with without_collection():
+        push.check_target(target)
+        found = find_run(run)
+    options = [*(["--licence", licence] if licence else []), *(["--allow-flags"] if allow_flags else [])]
+    again = ["robustctl", "push", str(found.path), *target.options(), *options, *(["--dry-run"] if dry_run else [])]
+    try:
+        with without_collection():
+            package = _prepare(found, target, licence, allow_flags, dry_run)
+        address = push.publish(package, target, dry_run=dry_run)
+    except RunError as error:
+        raise RunError(f"{error}\n{found.path} is unchanged. Try again: {shlex.join(again)}") from None
+    return Published(found, target.repo, address, {**_sizes(package), "README.md": 0})
+
+
+def _sizes(package: Package) -> dict[str, int]:
+    return {
+        name: content.stat().st_size if isinstance(content, Path) else len(content)
+        for name, content in package.files.items()
+    }
+
+
+def find_run(run: str | None) -> Run:
+    """The run that the user names, the newest for None; RequestError if there is none or it is not a whole run."""
+    found = runs.newest() if run is None else runs.find(run)
+    if found is None and run is not None and run.endswith(".safetensors"):
+        raise RequestError(f"only the last weights of a run can be pushed, not {run}; push the run: {Path(run).parent}")
+    if found is None:
+        raise RequestError(f"no run {run!r}; robustctl runs lists them")
+    return found
+
+
+def _prepare(run: Run, target: Target, licence: str | None, allow_flags: bool, dry_run: bool) -> Package:
+    """The package of a run, after all checks that need no more than it and the token."""
+    weights = run.path / WEIGHTS
+    with ThreadPoolExecutor(2) as beside:  # the hub is asked while the weights are hashed, both ways at once
+        tensors, file = beside.submit(weights_sha256, weights), beside.submit(sha256, weights)
+        if not dry_run:
+            preflight(target.repo, create_pr=target.create_pr)
+        package = make_package(run, target, licence, allow_flags, tensors.result())
+        return replace(package, sha256={weights: file.result()})
+
+
+def make_package(run: Run, target: Target, licence: str | None, allow_flags: bool, digest: str) -> Package:
+    """Everything of a run, whose tensors have the hash ``digest``, that is published; refuses what must not be.
+
+    Raises:
+        RequestError: unfinished run, damaged weights, unknown licence, flagged results.
+    """
+    record = run.read()
+    if (status := run.status()) == "running":
+        raise RequestError(f"run {run.name} is still running; push it when it has finished")
+    if status != "finished":
+        raise RequestError(f"run {run.name} is {status}; finish it first: robustctl {record.command} --resume")
+    chosen = push.check_licence(licence or record.licence, record.base)
+    spec = read_spec(run.path)
+    found = _results(run.path / "eval", digest)
+    push.check_flags(found, allow_flags)
+    found_before = _before(record, found)
+    source = str(record.data["source"])
+    names = redact.data_names([source, *(one.data.source for one in [*found_before, *found])])
+    before = [redact.published(one, names) for one in found_before]
+    results = [redact.published(one, names) for one in found]
+    columns = told_apart("after" if before else "robustctl", results)
+    labelled = [*(("before", one) for one in before), *zip(columns, results, strict=True)]
+    paths = _paths(record)
+    content = _public(record, paths)
+    content["data"] = {**record.data, "source": names[source]}
+    provenance = {
+        "recipe": " with ".join(filter(None, [content["recipe_name"], ", ".join(content["overrides"])])),
+        "seed": str(record.seed),
+        "data": f"{names[source]} ({record.data.get('n', '?')} images)",
+        "weights": f"the last ones, after {record.step} of {record.steps} steps",
+        "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
+        "SHA-256 of the tensors": digest,
+    }
+    story = Story(
+        place=push.place_of(target),
+        spec=spec,
+        licence=chosen,
+        results=results,
+        table=markdown(labelled) if labelled else "",
+        base=content["base"],
+        base_repo=_base_repo(record),
+        provenance=provenance,
+        datasets=tuple(filter(None, [redact.hub_dataset(source)])),
+    )
+    files = push.run_files(run.path, content, [*before, *results], paths)
+    return push.Package(story, files, origin=run.path)
+
+
+def _paths(record: Record) -> list[str]:
+    """What in a record is a local path, in whatever characters: what has a public name is none."""
+    extra = record.recipe.get("extra")
+    found = [extra.get("path")] if isinstance(extra, dict) else []
+    found += [record.recipe_name] if record.recipe_name.endswith((".yaml", ".yml")) else []  # others are shipped
+    found += [record.data["source"]] if not redact.hub_dataset(record.data["source"]) else []
+    found += [record.model, record.base] if not _is_public(record) else []
+    return [text for text in map(str, filter(None, found)) if "/" in text or "\\" in text]
+
+
+def _is_public(record: Record) -> bool:
+    """Whether the start is called by a name that others know: an entry's, or a pulled repo's, but not a directory's."""
+    known = record.base in entry_files() or record.base in pulled()
+    return record.base == record.model and known and not str(record.base).startswith(FILE)
+
+
+def _public(record: Record, paths: list[str]) -> dict[str, Any]:
+    """The content of ``run.json`` for everybody; a start without a public name keeps its last part."""
+    content: dict[str, Any] = redact.scrubbed(record.model_dump(mode="json", by_alias=True), paths)
+    if record.base and not _is_public(record):
+        content["base"] = content["model"] = redact.last_part(record.base)
+    return content
+
+
+def _results(folder: Path, weights_sha256: str) -> list[UnionResult]:
+    """The different evaluations of exactly these weights, oldest first."""
+    found = []
+    for path in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime):
+        try:
+            result = results.read(path)
+        except RequestError:
+            continue  # other schemas (intermediate-q) have their own readers
+        if result.weights_sha256 == weights_sha256 and result not in found:
+            found.append(result)
+    return found
+
+
+def _before(record: Record, after: list[UnionResult]) -> list[UnionResult]:
+    """The newest evaluation of the start that compares with the newest of the run."""
+    if not (record.base and record.base_sha256 and after):
+        return []
+    found = _results(runs.root() / "eval" / record.base.replace("/", "--"), record.base_sha256)
+    return [one for one in found if not unlike(one, after[-1])][-1:]
+
+
+def _base_repo(record: Record) -> str | None:
+    """The start as a repo of the hub, where it is one."""
+    if not record.base or not _is_public(record):
+        return None
+    if record.base in entry_files():
+        return next((source.repo for source in read_entry(record.base).sources if source.repo), None)
+    repo = record.base.partition("@")[0]
+    return repo if REPO_ID.fullmatch(repo) else None

@@ -1,0 +1,63 @@
+"""Records what a training does: the run directory with its ``run.json`` and its recipe."""
+
+import platform
+import time
+
+import torch
+
+from robustctl import __version__, checkpoint, runs
+from robustctl.architectures import Classifier
+from robustctl.files import write_text
+from robustctl.processes import World
+from robustctl.runs import Record, Run
+from robustctl.workflows.training_plan import TrainingPlan
+
+
+def create_run(plan: TrainingPlan, model: Classifier, device: torch.device, w: World) -> Run:
+    """Make the run directory, in the leading process; the others learn its path."""
+    assert plan.recipe is not None, "a fresh plan has a recipe"
+    if not w.leads:
+        return runs.Run(w.broadcast(None))
+    run = runs.create(plan.model, plan.recipe.short_name, plan.request.out)
+    run.write(_record(plan, model, device))
+    write_text(run.path / runs.RECIPE, plan.recipe.path.read_text(encoding="utf-8"))
+    return runs.Run(w.broadcast(run.path))
+
+
+def _record(plan: TrainingPlan, model: Classifier, device: torch.device) -> Record:
+    assert plan.recipe is not None, "a fresh plan has a recipe"
+    located, data = plan.located, plan.data
+    return runs.Record(
+        schema="robustctl.run/1",
+        command=plan.request.command,
+        model=plan.model,
+        base=located.name if located else None,
+        base_sha256=checkpoint.weights_sha256(model) if located else None,
+        licence=located.licence if located else None,
+        new_head=plan.request.new_head,
+        recipe_name=plan.recipe.name,
+        recipe=plan.recipe.resolved(),
+        overrides=list(plan.request.overrides),
+        seed=plan.seed,
+        data={
+            "source": data.source,
+            "split": data.split,
+            "n": len(data),
+            "index_sha256": data.index_sha256,
+            "content_sha256": data.content_sha256,
+        },
+        device=str(device),
+        hardware=_hardware(device),
+        versions=_versions(),
+        started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    )
+
+
+def _hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def _versions() -> dict[str, str]:
+    return {"robustctl": __version__, "torch": torch.__version__, "python": platform.python_version()}

@@ -1,0 +1,58 @@
+"""Builds the model that a training starts from."""
+
+import torch
+
+from robustctl import checkpoint
+from robustctl.architectures import Classifier, build
+from robustctl.errors import RequestError
+from robustctl.progress import say
+from robustctl.recipe.schema import Settings
+from robustctl.spec import Architecture, ModelSpec
+from robustctl.training.build import input_shape, new_head
+from robustctl.workflows.training_plan import TrainingPlan
+
+
+def start_model(plan: TrainingPlan) -> tuple[Classifier, ModelSpec]:
+    """The model that training starts from, and its spec after training; a resumed one gets its weights later.
+
+    In a dry run, an entry whose weights are not here yet has random ones.
+
+    Raises:
+        RequestError: the model does not fit the data.
+    """
+    torch.manual_seed(plan.seed)
+    if plan.spec is not None:
+        return build(plan.spec), plan.spec
+    if plan.located is None:
+        arguments = plan.settings.architecture.get(plan.model, {})
+        spec = ModelSpec(
+            schema="robustctl.model/1",
+            architecture=Architecture(name=plan.model, args=arguments),
+            input_shape=input_shape(plan.data, plan.settings),
+            n_classes=plan.data.n_classes,
+            dataset=plan.settings.dataset,
+        )
+        return build(spec), _trained_for(spec, plan.settings)
+    spec, weights = plan.located.spec, plan.located.weights
+    absent = plan.request.dry_run and not weights.is_file()
+    if absent:
+        say(f"the weights of {plan.model} are not here yet; they would be fetched first")
+    if plan.request.new_head:
+        fresh = spec.model_copy(update={"n_classes": plan.data.n_classes})
+        model = build(fresh)
+        spec = fresh if absent else new_head(model, spec, plan.data.n_classes, checkpoint.read_tensors(weights))
+        return model, _trained_for(spec, plan.settings)
+    if plan.data.n_classes != spec.n_classes:
+        raise RequestError(
+            f"{plan.data.source} has {plan.data.n_classes} classes, {plan.model} tells {spec.n_classes} apart; "
+            "give it a new head: --new-head"
+        )
+    plan.data.require(spec.input_shape, spec.n_classes)
+    return build(spec) if absent else checkpoint.load_from(spec, weights), _trained_for(spec, plan.settings)
+
+
+def _trained_for(spec: ModelSpec, settings: Settings) -> ModelSpec:
+    """The spec after training: one norm where one was trained, none where several were, or clean images alone."""
+    threats = [] if settings.method.name == "natural" else settings.train_threats
+    one = threats[0] if len(threats) == 1 else None
+    return spec.model_copy(update={"norm": one and one.norm, "eps": one and one.eps_text})

@@ -1,0 +1,104 @@
+"""Finds what an evaluation is about: the run or the model that a user names, and the threats it is judged by."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from robustctl import runs
+from robustctl.errors import RequestError
+from robustctl.progress import say
+from robustctl.standards import STANDARDS
+from robustctl.threats import NORMS, Norm, Threat, parse_norm
+from robustctl.workflows.obtain import obtain
+
+if TYPE_CHECKING:
+    from robustctl.models.find import Located
+    from robustctl.runs import Record
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to be evaluated and the run that made it, if one did."""
+
+    located: "Located"
+    record: "Record | None"
+    eval_dir: Path
+
+    def default_data(self) -> str:
+        """What it was trained on, else its data set's usual source; RequestError when neither is known."""
+        dataset = self.located.spec.dataset
+        if self.record is not None:
+            return str(self.record.data["source"])
+        if dataset not in STANDARDS:
+            raise RequestError(f"data set {dataset!r} has no usual source; say where its images are with --data")
+        return STANDARDS[dataset].source
+
+    def default_threats(self) -> tuple[Threat, ...]:
+        """Those that its recipe evaluates, else its data set's usual ones; empty when neither is known."""
+        if self.record is not None:
+            radii = self.record.recipe["evaluate"]["threats"]
+            return tuple(Threat.of(norm, str(text)) for norm, text in radii.items())
+        dataset = self.located.spec.dataset
+        return STANDARDS[dataset].threats if dataset in STANDARDS else ()
+
+
+def find_subject(text: str | None) -> Subject:
+    """The run or model that the user names; the newest run for None. Raises RequestError when there is none.
+
+    Of a run it is the last weights; one that did not do all of its steps is said to have done fewer.
+    """
+    run = runs.newest() if text is None else runs.find(text)
+    if run is None:
+        assert text is not None
+        located = obtain(text)
+        made_by = runs.find(str(located.weights.resolve().parent))  # for RUN/best.safetensors
+        eval_dir = runs.root() / "eval" / located.name.replace("/", "--")
+        return Subject(located, made_by.read() if made_by else None, eval_dir)
+    record, status = run.read(), run.status()
+    if status in ("running", "stopped"):
+        say(f"{run.name} is {status}: these are the weights that it saved last")
+    elif record.step < record.steps:
+        say(f"{run.name} did {record.step} of its {record.steps} steps: these are its last weights")
+    return Subject(obtain(str(run.path)), record, run.path / "eval")
+
+
+def choose_threats(subject: Subject, norms: str | None, eps: str | None) -> tuple[Threat, ...]:
+    """Threats of ``--norms`` and ``--eps``, filled up from the subject's own; in the order of the tables.
+
+    Raises:
+        RequestError: unknown or repeated norm, bad radius, a radius for a norm that is not asked for, or none known.
+    """
+    radii = {threat.norm: threat for threat in subject.default_threats()}
+    written = _parse_eps(eps)
+    chosen = _parse_norms(norms) if norms else list(dict.fromkeys([*radii, *written]))
+    if extra := [norm for norm in written if norm not in chosen]:
+        raise RequestError(f"--eps names {extra[0]}, which --norms {norms} leaves out")
+    radii |= written
+    if missing := [norm for norm in chosen if norm not in radii]:
+        raise RequestError(f"no usual radius is known for {', '.join(missing)}; give it: --eps {missing[0]}=RADIUS")
+    if not chosen:
+        raise RequestError(
+            f"no usual radii are known for data set {subject.located.spec.dataset!r}; give them, "
+            "e.g. --eps linf=8/255,l2=0.5,l1=12"
+        )
+    return tuple(radii[norm] for norm in NORMS if norm in chosen)
+
+
+def _parse_norms(text: str) -> list[Norm]:
+    chosen = [parse_norm(part.strip()) for part in text.split(",")]
+    if len(set(chosen)) < len(chosen):
+        raise RequestError(f"--norms {text} names a norm twice")
+    return chosen
+
+
+def _parse_eps(text: str | None) -> dict[Norm, Threat]:
+    threats: dict[Norm, Threat] = {}
+    for part in text.split(",") if text else []:
+        norm, equals, radius = part.partition("=")
+        if not equals:
+            raise RequestError(f"--eps {part!r} is not of the form norm=radius, e.g. linf=8/255,l1=12")
+        threat = Threat.of(norm.strip(), radius.strip())
+        if threat.norm in threats:
+            raise RequestError(f"--eps names {threat.norm} twice")
+        threats[threat.norm] = threat
+    return threats

@@ -1,0 +1,123 @@
+"""Trains or fine-tunes a model: from a request to a finished run directory."""
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustctl import runs
+from robustctl.architectures import Classifier
+from robustctl.errors import InterruptedRun, RunError
+from robustctl.oracle import pick_device
+from robustctl.processes import World, local_device, world
+from robustctl.progress import say
+from robustctl.publish.push import preflight
+from robustctl.runs import Run
+from robustctl.spec import ModelSpec
+from robustctl.training.build import build_loop, require_space, resizing_spec
+from robustctl.training.loop import Loop
+from robustctl.workflows.run_record import create_run
+from robustctl.workflows.start_model import start_model
+from robustctl.workflows.tensorboard import tensorboard
+from robustctl.workflows.training_plan import TrainingPlan, header, plan_afresh, plan_resumption, run_to_resume
+from robustctl.workflows.training_request import TrainingRequest
+
+
+def train(request: TrainingRequest) -> Run | None:
+    """Train or fine-tune, and leave a finished run directory.
+
+    Under ``torchrun`` its processes train one model together.
+
+    Returns:
+        The run; None after a dry run, and in all but the first of torchrun's processes.
+
+    Raises:
+        RequestError: something in the request is wrong; nothing was written.
+        RunError: the training failed; the run directory has the last good weights.
+        InterruptedRun: a signal stopped it; ``resume`` goes on.
+    """
+    if request.max_steps is not None and request.dry_run:
+        request = replace(request, max_steps=None)
+    if request.push is not None and not request.dry_run:
+        preflight(request.push)
+    device = local_device(pick_device(request.device))
+    with world(device) as w:
+        if not w.leads:
+            os.environ["ROBUSTCTL_QUIET"] = "1"
+        # One process looks for the run: of two that try its lock at once, one would take it for held.
+        run = w.broadcast(run_to_resume(request) if request.resume and w.leads else None)
+        plan = plan_resumption(request, run) if run else plan_afresh(request)
+        model, spec = start_model(plan)
+        spec = resizing_spec(spec, plan.data)
+        _say(w, header(plan, spec))
+        if request.dry_run:
+            return None
+        finished = _train(plan, run, model, spec, device, w)
+        return finished if w.leads else None
+
+
+def _train(
+    plan: TrainingPlan, run: Run | None, model: Classifier, spec: ModelSpec, device: torch.device, w: World
+) -> Run:
+    resuming = run is not None
+    require_space(model, plan.settings, run.path if run else plan.request.out or runs.root())
+    with ExitStack() as lock:
+        if run is not None:  # before its files are touched: another process may be training it
+            if w.leads:
+                lock.enter_context(run.training())
+            w.wait()
+        loop = build_loop(
+            model,
+            spec,
+            plan.data,
+            plan.settings,
+            run.path if run else Path(),
+            seed=plan.seed,
+            device=device,
+            world=w,
+            start_norm=plan.located.spec.norm if plan.located else None,
+            resuming=resuming,
+        )
+        if run is None:  # only now that nothing can be wrong with the request any more
+            run = create_run(plan, model, device, w)
+            loop.directory = run.path
+            if w.leads:
+                lock.enter_context(run.training())
+        if plan.request.tensorboard and w.leads:
+            loop.listeners.append(tensorboard(run.path / "tensorboard"))
+        if resuming and loop.done(plan.request.max_steps):
+            _say(w, [f"{run.path} has done its {loop.step} steps already"])
+        else:
+            _run_loop(loop, run, plan.request.max_steps, w)
+    return run
+
+
+def _run_loop(loop: Loop, run: Run, max_steps: int | None, w: World) -> None:
+    """Train, and record how it ended."""
+    _update(w, run, status="running", steps=loop.steps, message="")
+    try:
+        outcome = loop.run(max_steps)
+    except InterruptedRun as stop:
+        _update(w, run, status="interrupted", step=loop.step, message=str(stop), seconds=loop.seconds)
+        raise
+    except RunError as error:
+        kept = f"{error}. The last good weights are in {run.path}."
+        _update(w, run, status="failed", step=loop.step, message=kept, seconds=loop.seconds)
+        raise RunError(kept) from error
+    _update(w, run, status="finished", step=outcome.step, best=outcome.best, seconds=outcome.seconds)
+    _say(w, [f"done in {outcome.seconds:.0f} s; next: robustctl eval {run.path} --union"])
+
+
+def _update(w: World, run: Run, **changes: Any) -> None:
+    if w.leads:
+        run.update(**changes)
+
+
+def _say(w: World, lines: Sequence[str]) -> None:
+    if w.leads:
+        for line in lines:
+            say(line)

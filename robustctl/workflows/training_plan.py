@@ -1,0 +1,136 @@
+"""Makes a plan from a request to train: everything resolved and checked before any weights are fetched."""
+
+from dataclasses import dataclass
+from math import prod
+
+from robustctl import runs
+from robustctl.data import EncodedData, ImageData
+from robustctl.errors import RequestError
+from robustctl.models.find import Located, locate
+from robustctl.publish.push import require_licence
+from robustctl.recipe import read as recipe
+from robustctl.recipe.read import Recipe
+from robustctl.recipe.schema import Settings
+from robustctl.runs import Run
+from robustctl.spec import IMAGENET, ModelSpec, read_spec
+from robustctl.standards import STANDARDS
+from robustctl.training import state_file
+from robustctl.training.build import learning_rate
+from robustctl.workflows.images import load_training_images
+from robustctl.workflows.obtain import obtain
+from robustctl.workflows.training_request import TrainingRequest
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """A request with everything resolved.
+
+    ``located`` is the start of a fine-tuning, ``spec`` the model of a run that is resumed.
+    """
+
+    request: TrainingRequest
+    settings: Settings
+    recipe: Recipe | None
+    model: str
+    located: Located | None
+    data: ImageData | EncodedData
+    seed: int
+    spec: ModelSpec | None = None
+
+
+def plan_afresh(request: TrainingRequest) -> TrainingPlan:
+    """Resolve a request that starts a new run; the weights of an entry are fetched only once all else is right.
+
+    Raises:
+        RequestError: something is missing or wrong.
+        RunError: the weights could not be fetched.
+    """
+    if request.recipe is None:
+        raise RequestError("say how to train: --recipe R (robustctl recipes list shows them)")
+    if request.model is None:
+        raise RequestError(f"say what to {request.command}: robustctl {request.command} MODEL --recipe R")
+    located = locate(request.model, fetch=False) if request.command == "finetune" else None
+    inherited = located.licence if located else None
+    require_licence(request.push, request.licence or inherited, located.name if located else None)
+    dataset = located.spec.dataset if located else _dataset_of(request.recipe, request.data)
+    chosen = recipe.load(request.recipe, request.overrides, dataset)
+    data = _data(request.data, chosen.settings, located.spec if located else None)
+    if located and not request.dry_run:
+        located = obtain(request.model)  # a gigabyte perhaps: only now that the request is known to be right
+    return TrainingPlan(request, chosen.settings, chosen, request.model, located, data, request.seed or 0)
+
+
+def _dataset_of(recipe_name: str, data: str | None) -> str | None:
+    """The data set for which ``train`` looks a recipe up: none where its name says it, else that of ``--data``."""
+    if "/" in recipe_name or recipe_name.endswith((".yaml", ".yml")):
+        return None
+    return next((name for name, standard in STANDARDS.items() if data in (name, standard.source)), None)
+
+
+def _data(source: str | None, settings: Settings, spec: ModelSpec | None) -> ImageData | EncodedData:
+    """The training split; images of several sizes only where the model, the data set or the recipe allows them."""
+    dataset = settings.dataset
+    if source is None and dataset not in STANDARDS:
+        raise RequestError(f"say where the images of {dataset!r} are: --data FOLDER, .npz file or hub data set")
+    any_size = bool(settings.augment.resized_crop or dataset == IMAGENET or (spec and spec.resizing))
+    side = spec.input_shape[-1] if spec else None
+    return load_training_images(source or STANDARDS[dataset].source, "train", any_size=any_size, side=side)
+
+
+def run_to_resume(request: TrainingRequest) -> Run:
+    """The run of ``--out``, else the newest unfinished one; RequestError if there is none."""
+    if request.out is not None:
+        return runs.Run(request.out)
+    for run in runs.unfinished(state_file.STATE):
+        record = run.read()
+        if request.model in (None, record.model) and record.command == request.command:
+            return run
+    raise RequestError(f"there is no unfinished run in {runs.root()} to resume; name one: --resume --out RUN")
+
+
+def plan_resumption(request: TrainingRequest, run: Run) -> TrainingPlan:
+    """The plan that a run recorded; a request that says otherwise is a RequestError, which names the difference."""
+    record = run.read()
+    if not (run.path / state_file.STATE).is_file():
+        raise RequestError(f"{run.path} has no saved state to go on from; start it again without --resume")
+    require_licence(request.push, request.licence or record.licence, record.base)
+    changed = [
+        f"{name} (given {given!r}, the run has {recorded!r})"
+        for name, given, recorded in (
+            ("the command", request.command, record.command),
+            ("MODEL", request.model, record.model),
+            ("--seed", request.seed, record.seed),
+            ("--data", request.data, record.data["source"]),
+        )
+        if given is not None and given != recorded
+    ]
+    settings = recipe.from_resolved(record.recipe)
+    if request.recipe is not None:
+        new = recipe.load(request.recipe, request.overrides, settings.dataset)
+        changed += recipe.differences(record.recipe, new.resolved())
+    elif request.overrides:
+        changed += [f"--set {override} (give --recipe too)" for override in request.overrides]
+    if changed:
+        raise RequestError(f"cannot resume {run.path} with a changed request: {'; '.join(changed)}")
+    spec = read_spec(run.path)
+    data = _data(record.data["source"], settings, spec)
+    if not data.has_content(record.data["content_sha256"]):
+        raise RequestError(f"cannot resume {run.path}: the images of {record.data['source']} have changed")
+    return TrainingPlan(request, settings, None, record.model, None, data, record.seed, spec)
+
+
+def header(plan: TrainingPlan, spec: ModelSpec) -> list[str]:
+    """Lines for people: what is trained, on what, for which threats, how long."""
+    settings = plan.settings
+    trained_on = "clean images" if settings.method.name == "natural" else ", ".join(map(str, settings.train_threats))
+    lines = [
+        f"{plan.request.command} {plan.model} ({spec.architecture.name}, {settings.dataset}) with method "
+        f"{settings.method.name}, seed {plan.seed}",
+        f"data: {len(plan.data)} images of {plan.data.source} ({plan.data.split}), {settings.selection.images} of them "
+        "held out for selection",
+        f"trained on {trained_on}; judged by "
+        f"{', '.join(map(str, settings.evaluate_threats))}; epochs: {settings.train.epochs}, "
+        f"lr {learning_rate(settings, spec):g}",
+    ]
+    hull = recipe.hull_line(settings, prod(spec.input_shape))
+    return [*lines, hull] if hull else lines

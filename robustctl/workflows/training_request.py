@@ -1,0 +1,42 @@
+"""A request to train or fine-tune. No torch here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class TrainingRequest:
+    """What the user asked for; None where the user said nothing.
+
+    Attributes:
+        command: ``train`` starts from random weights, ``finetune`` from those of a model.
+        model: an architecture (``train``) or a model (``finetune``).
+        recipe: name or YAML file.
+        data: where the images are.
+        overrides: ``key=value`` each.
+        out: the run directory.
+        max_steps: stop after so many optimiser steps of the whole run.
+        resume: go on with ``out``, or with the newest unfinished run.
+        dry_run: check everything, train nothing.
+        push: the repo that the run will be pushed to; it is checked before training.
+        licence: the licence to push under.
+        tensorboard: also write the metrics for TensorBoard.
+        new_head: draw a new last layer for the data's classes.
+    """
+
+    command: Literal["train", "finetune"]
+    model: str | None = None
+    recipe: str | None = None
+    data: str | None = None
+    overrides: tuple[str, ...] = ()
+    seed: int | None = None
+    device: str = "auto"
+    out: Path | None = None
+    max_steps: int | None = None
+    resume: bool = False
+    dry_run: bool = False
+    push: str | None = None
+    licence: str | None = None
+    tensorboard: bool = False
+    new_head: bool = False
