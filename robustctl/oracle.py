@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from robustctl.architectures import device_of
 from robustctl.discovery import unknown
 from robustctl.errors import RequestError
 from robustctl.progress import say
@@ -143,7 +144,7 @@ class Oracle:
     @property
     def device(self) -> torch.device:
         """Where the model is, and where images must be."""
-        return next(self.model.parameters()).device
+        return device_of(self.model)
 
     @contextmanager
     def in_float32(self) -> Iterator[None]:

@@ -44,6 +44,12 @@ class Classifier(nn.Module):
         return logits
 
 
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module is: the device of its first parameter or buffer; the CPU if it has none."""
+    tensor = next((tensor for tensors in (module.parameters(), module.buffers()) for tensor in tensors), None)
+    return torch.device("cpu") if tensor is None else tensor.device
+
+
 def build(spec: ModelSpec) -> Classifier:
     """Build the classifier that a spec describes, with fresh random weights.
 

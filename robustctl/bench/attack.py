@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from robustctl.allocator import kept_memory
-from robustctl.architectures import Classifier
+from robustctl.architectures import Classifier, device_of
 from robustctl.data import ImageData
 from robustctl.evaluation import referee, reference
 from robustctl.evaluation.families import gathered, run_family
@@ -116,7 +116,7 @@ def compare(
         "batch_size": {"ours": batch_size, "peer": peer_batch_size},
         "rounds": rounds,
         "ours": _summary(ours) | _work(ours),
-        "hardware": hardware(next(model.parameters()).device),
+        "hardware": hardware(device_of(model)),
         "versions": {name: version(name) for name in ("robustctl", "torch", "pyautoattack")},
     }
     if peer:
@@ -240,7 +240,7 @@ def _show(side: Side) -> str:
 
 
 def _image(model: Classifier, data: ImageData) -> Tensor:
-    return data.images([0]).to(next(model.parameters()).device)
+    return data.images([0]).to(device_of(model))
 
 
 def _wait(device: torch.device) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustctl.allocator import kept_memory
+from robustctl.architectures import device_of
 from robustctl.bench.attack import hardware
 from robustctl.data import ImageData
 from robustctl.geometry import image_generators
@@ -94,7 +95,7 @@ def compare(
     Returns:
         The JSON of ``robustctl bench intermediate``; the ratios are the transcription's seconds over ours.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     x, y = data.images(range(len(data))).to(device), data.y.to(device)
     assert perturbation.size is not None
     eps = perturbation.size

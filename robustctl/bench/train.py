@@ -9,6 +9,7 @@ from torch import nn
 
 from robustctl import losses
 from robustctl.allocator import kept_memory
+from robustctl.architectures import device_of
 from robustctl.attacks.apgd import apgd
 from robustctl.bench.attack import hardware
 from robustctl.oracle import Oracle
@@ -23,7 +24,7 @@ def overhead(
     Returns:
         The JSON of ``robustctl bench train``: median seconds of both, and ``overhead``, their ratio minus 1.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     x = torch.rand(batch_size, *input_shape, generator=torch.Generator().manual_seed(0)).to(device)
     with kept_memory(), Oracle(model) as oracle:
         y = oracle.logits(x).argmax(dim=1)

@@ -9,6 +9,7 @@ import typer
 
 from robustctl.cli import completion
 from robustctl.errors import RequestError
+from robustctl.evaluation.protocols import DEFAULT
 from robustctl.progress import say
 
 Text = str | None
@@ -32,9 +33,7 @@ def command(
     eps: Annotated[
         Text, typer.Option(help="Radii, e.g. linf=8/255,l1=12; the others as the recipe or data set has them.")
     ] = None,
-    attack: Annotated[
-        str, typer.Option(help="Protocol: standard, fast (an estimate), full or autoattack.")
-    ] = "standard",
+    attack: Annotated[str, typer.Option(help="Protocol: standard, fast (an estimate), full or autoattack.")] = DEFAULT,
     data: Annotated[Text, typer.Option(help="digits, a hub data set, a folder or an .npz file.")] = None,
     split: Annotated[str, typer.Option(help="Split of the data.")] = "test",
     n: Annotated[int | None, typer.Option("--n", help="Only the first N images.")] = None,
@@ -92,9 +91,9 @@ def command(
         )
 
         options = IntermediateOptions(
-            intermediate_q, distribution, estimator, grid, samples, leapfrog, chains, probacc, seed, images_a_batch
+            intermediate_q, distribution, estimator, grid, samples, leapfrog, chains, probacc, seed
         )
-        asked = intermediate_request(subject, options)
+        asked = intermediate_request(options, subject.default_threats(), images_a_batch)
         curve, path = evaluate_intermediate(subject, asked, source=source, split=split, n=n, device=device)
         if json is not None:
             curve.write(json)

@@ -44,12 +44,13 @@ def command() -> None:
 
 def _evaluate(model: str | None) -> "UnionResult":
     """The result of ``robustctl eval [MODEL] --union`` on the whole test split."""
+    from robustctl.evaluation.protocols import DEFAULT
     from robustctl.evaluation.union import UnionRequest
     from robustctl.workflows.evaluate import evaluate
     from robustctl.workflows.subject import find_subject
 
     subject = find_subject(model)
-    request = UnionRequest(subject.default_threats(), "standard", seed=0, batch_size=250)
+    request = UnionRequest(subject.default_threats(), DEFAULT, seed=0, batch_size=250)
     result, _ = evaluate(subject, request, source=IMAGES, split="test", n=None, device="cpu")
     assert result is not None
     return result

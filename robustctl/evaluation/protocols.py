@@ -5,6 +5,8 @@ from typing import Literal
 
 from robustctl.threats import NORMS, Norm
 
+DEFAULT = "standard"
+"""The protocol of ``robustctl eval`` and ``robustctl.evaluate``."""
 SQUARE = "square"
 """The name of the attack that follows no gradient, here and in the reference package."""
 COSTS = {"apgd": 1.0, "fab": 1.5, "square": 0.5}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustctl import losses
+from robustctl.architectures import device_of
 from robustctl.data import ImageData
 from robustctl.errors import RunError
 from robustctl.evaluation.memory import Pieces
@@ -38,7 +39,7 @@ def float32_eval(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with true_float32(next(model.parameters()).device):
+        with true_float32(device_of(model)):
             yield
     finally:
         for module, mode in modes:
@@ -50,7 +51,7 @@ def logits(model: nn.Module, x: Tensor) -> Tensor:
 
     It is one forward pass, or several where memory is short.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
 
     def work(piece: slice) -> Tensor:
         out: Tensor = model(x[piece].to(device, torch.float32))

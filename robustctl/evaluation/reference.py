@@ -9,6 +9,7 @@ import torch
 from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
+from robustctl.architectures import device_of
 from robustctl.data import ImageData
 from robustctl.errors import RequestError, RunError
 from robustctl.evaluation.memory import out_of_memory
@@ -65,7 +66,7 @@ def run(
         raise RequestError(
             f"--attack autoattack needs images of at least {LEAST_SIDE}x{LEAST_SIDE} pixels; use standard"
         )
-    device = next(model.parameters()).device
+    device = device_of(model)
     for start in range(0, len(meets), batch_size):
         positions = list(meets[start : start + batch_size])
         if done.issuperset(positions):
@@ -83,7 +84,7 @@ def run(
 
 
 def _adversary(model: nn.Module, threat: Threat, attack: str, seed: int, n_classes: int) -> AutoAttack:
-    device = next(model.parameters()).device
+    device = device_of(model)
     adversary = AutoAttack(model, norm=NORMS[threat.norm], eps=threat.eps, version="standard", seed=seed, device=device)
     adversary.attacks_to_run = [attack]
     targets = adversary.apgd_targeted.n_target_classes
@@ -94,7 +95,7 @@ def _adversary(model: nn.Module, threat: Threat, attack: str, seed: int, n_class
 
 def _n_classes(model: nn.Module, x: Tensor) -> int:
     with torch.no_grad():
-        n_classes = int(model(x[:1].to(next(model.parameters()).device)).shape[1])
+        n_classes = int(model(x[:1].to(device_of(model))).shape[1])
     if n_classes < LEAST_CLASSES:
         raise RequestError(
             f"--attack autoattack needs at least {LEAST_CLASSES} classes, the model has {n_classes}; use standard"

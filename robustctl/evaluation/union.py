@@ -14,7 +14,7 @@ from torch import Tensor
 import robustctl
 from robustctl import losses
 from robustctl.allocator import kept_memory
-from robustctl.architectures import Classifier
+from robustctl.architectures import Classifier, device_of
 from robustctl.checkpoint import weights_sha256
 from robustctl.data import ImageData
 from robustctl.discovery import unknown
@@ -93,7 +93,7 @@ def confirmed(model: Classifier, data: ImageData, request: UnionRequest) -> Unio
     """
     if request.protocol == reference.NAME:
         return dataclasses.replace(request, precision="float32")
-    image = data.images([0]).to(_device(model))
+    image = data.images([0]).to(device_of(model))
     return dataclasses.replace(request, precision=confirm_precision(request.precision, model, image))
 
 
@@ -127,6 +127,7 @@ def evaluate_union(
     device: torch.device,
     store_path: Path,
     recorded: checks.Recorded | None = None,
+    alone: bool = False,
 ) -> UnionResult | None:
     """Evaluate a model, going on from the verdicts that ``store_path`` already holds.
 
@@ -135,6 +136,7 @@ def evaluate_union(
         name: what to call the model in the result.
         store_path: SQLite file of this evaluation; its directory exists.
         recorded: the clean accuracy to be expected.
+        alone: share no work with other processes of torchrun, and give the result in this one.
 
     Returns:
         The result; under torchrun, in the first process only.
@@ -149,7 +151,7 @@ def evaluate_union(
     flags = checks.model_flags(model, data, spec.n_classes)
     request = confirmed(model, data, request)
     key = evaluation_key(model, spec, data, request)
-    shard = shards.current()
+    shard = shards.Shard() if alone else shards.current()
 
     def work(store: Store) -> None:
         correct = _clean(model, data, store, request.batch_size)
@@ -190,7 +192,7 @@ def _clean(model: Classifier, data: ImageData, store: Store, batch_size: int) ->
 def _attack(model: Classifier, data: ImageData, store: Store, request: UnionRequest, right: list[int]) -> None:
     """Run every job on the points that no earlier job of its norm (of any norm, union only) has broken."""
     fast = None if request.protocol == reference.NAME else request.precision
-    with kept_memory(), Oracle(model, fast, data.images([0]).to(_device(model))) as oracle:
+    with kept_memory(), Oracle(model, fast, data.images([0]).to(device_of(model))) as oracle:
         jobs = _jobs(model, oracle, data, request)
         if checks.has_gradient(oracle, data):
             _say_time(oracle, data, request, [(job, len(_left(job, store, request, right))) for job in jobs])
@@ -381,10 +383,6 @@ def _parameters(request: UnionRequest) -> object:
         return {"package": reference.describe(), "batch size": request.batch_size}
     families = PROTOCOLS[request.protocol]
     return {threat.norm: [dataclasses.asdict(family) for family in families[threat.norm]] for threat in request.threats}
-
-
-def _device(model: Classifier) -> torch.device:
-    return next(model.parameters()).device
 
 
 def _device_name(device: torch.device) -> str:

@@ -149,9 +149,9 @@ class IntermediateResult(_Frozen):
         """What a picture shows: path sampling's estimates, Monte Carlo's where there are no others."""
         return self.curve("path") or self.curve("mc")
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path | str) -> None:
         """Write the JSON atomically; raises RunError when that is not possible."""
-        write_text(path, json.dumps(self.model_dump(mode="json", by_alias=True)) + "\n")
+        write_text(Path(path), json.dumps(self.model_dump(mode="json", by_alias=True)) + "\n")
 
 
 def mean_and_half(values: Sequence[float]) -> tuple[float, float]:

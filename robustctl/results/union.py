@@ -160,9 +160,9 @@ class UnionResult(_Frozen):
         bounds = [norm for norm, accuracy in self.norms.items() if accuracy.upper_bound]
         return bool(bounds) if name == "average" else name in bounds
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path | str) -> None:
         """Write the JSON atomically; raises RunError when that is not possible."""
-        write_text(path, json.dumps(self.model_dump(mode="json", by_alias=True), indent=None) + "\n")
+        write_text(Path(path), json.dumps(self.model_dump(mode="json", by_alias=True), indent=None) + "\n")
 
 
 class Figures(TypedDict):

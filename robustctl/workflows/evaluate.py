@@ -47,7 +47,7 @@ def evaluate(
         name=subject.located.name,
         device=chosen_device,
         store_path=path.with_suffix(".sqlite"),
-        recorded=_recorded(subject),
+        recorded=recorded_accuracy(subject),
     )
     if result is not None:
         result.write(path)
@@ -62,7 +62,7 @@ def _say_if_afresh(store_path: Path, key: Key) -> None:
         say(f"new evaluation; it differs from the last one here in: {', '.join(fields)}")
 
 
-def _recorded(subject: Subject) -> Recorded | None:
+def recorded_accuracy(subject: Subject) -> Recorded | None:
     """The clean accuracy that the entry records, the most exact one where there are several."""
     entry = subject.located.entry
     clean = [one for one in entry.accuracies if one.norm is None] if entry else []

@@ -33,7 +33,6 @@ class IntermediateOptions:
     chains: int = 4
     probacc: str = "0.1,0.05,0.01"
     seed: int = 0
-    batch_size: int = 256
 
 
 def evaluate_intermediate(
@@ -70,9 +69,16 @@ def evaluate_intermediate(
     return result, path
 
 
-def intermediate_request(subject: Subject, options: IntermediateOptions) -> IntermediateRequest:
-    """The options as an evaluation understands them; RequestError for what cannot be read."""
-    perturbation = Perturbation.parse(options.distribution or _usual_distribution(subject))
+def intermediate_request(
+    options: IntermediateOptions, usual: tuple[Threat, ...], batch_size: int
+) -> IntermediateRequest:
+    """The options as an evaluation understands them; RequestError for what cannot be read.
+
+    Args:
+        usual: the usual threats of the model or the data, if they are known.
+        batch_size: images per model evaluation.
+    """
+    perturbation = Perturbation.parse(options.distribution or _usual_distribution(usual))
     return IntermediateRequest(
         perturbation=perturbation,
         qs=tuple(sorted(set(parse_numbers("--intermediate-q", options.qs)))),
@@ -82,24 +88,24 @@ def intermediate_request(subject: Subject, options: IntermediateOptions) -> Inte
         leapfrog=options.leapfrog,
         chains=options.chains,
         rhos=tuple(parse_numbers("--probacc", options.probacc)),
-        ball=_ball(subject, perturbation),
+        ball=_ball(usual, perturbation),
         seed=options.seed,
-        batch_size=options.batch_size,
+        batch_size=batch_size,
     )
 
 
-def _usual_distribution(subject: Subject) -> str:
-    for threat in subject.default_threats():
+def _usual_distribution(usual: tuple[Threat, ...]) -> str:
+    for threat in usual:
         if threat.norm == "linf":
             return str(threat)
     raise RequestError("no usual l_inf radius is known for this model; give --distribution, e.g. linf:8/255")
 
 
-def _ball(subject: Subject, perturbation: Perturbation) -> Threat | None:
+def _ball(usual: tuple[Threat, ...], perturbation: Perturbation) -> Threat | None:
     """Where to attack: the ball itself; for Gaussian noise the model's usual l_2 ball, as in the thesis."""
     if perturbation.kind != "gaussian":
         return perturbation.threat
-    return next((threat for threat in subject.default_threats() if threat.norm == "l2"), None)
+    return next((threat for threat in usual if threat.norm == "l2"), None)
 
 
 def parse_numbers(option: str, text: str) -> list[float]:
