@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from robustctl.errors import RequestError
+from robustctl.standards import KNOWN
 from robustctl.threats import Norm, Threat
 
 CONFIG = "config.json"
@@ -68,6 +69,7 @@ class ModelSpec(BaseModel):
 
     ``input_shape`` is (channels, height, width); ``norm`` and ``eps`` say what it was trained for, if known. ``resize``
     is what its authors did to images of other sizes; without it, only models of data set imagenet take such images.
+    ``classes`` are the names of the classes in the order of the logits, if they are known.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -77,6 +79,7 @@ class ModelSpec(BaseModel):
     normalization: Normalization | None = None
     input_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
     n_classes: Annotated[int, Field(ge=2)]
+    classes: tuple[str, ...] | None = None
     dataset: str
     norm: Norm | None = None
     eps: str | None = None
@@ -89,12 +92,23 @@ class ModelSpec(BaseModel):
             return Resize.usual(self.input_shape[-1])
         return self.resize
 
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of the classes: its own, else those of its data set; None if neither is known."""
+        known = KNOWN.get(self.dataset)
+        usual = known.classes if known and known.n_classes == self.n_classes else None
+        return self.classes or usual
+
     @model_validator(mode="after")
     def _consistent(self) -> "ModelSpec":
         if (self.norm is None) != (self.eps is None):
             raise ValueError("norm and eps go together")
         if self.norm and self.eps:
             Threat.of(self.norm, self.eps)
+        if self.classes and len(self.classes) != self.n_classes:
+            raise ValueError(f"classes names {len(self.classes)}, n_classes is {self.n_classes}")
+        if self.classes and len(set(self.classes)) != self.n_classes:
+            raise ValueError("classes names one of them twice")
         channels = self.input_shape[0]
         if self.normalization and {len(self.normalization.mean), len(self.normalization.std)} != {channels}:
             raise ValueError(f"normalization needs {channels} values of mean and of std, one a channel")

@@ -1,10 +1,11 @@
-"""PNG and JPEG bytes to pixels, in threads."""
+"""Encoded images (PNG, JPEG, WebP, TIFF, ...) to pixels, in threads."""
 
 import io
 import os
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from itertools import chain
 from typing import Protocol
 
@@ -15,7 +16,10 @@ from torch import Tensor
 
 from robustctl.errors import RequestError
 
-MODES = {"1": "L", "L": "L", "RGB": "RGB", "P": "RGB", "RGBA": "RGB", "CMYK": "RGB"}
+MODES = {"1": "L", "L": "L", "LA": "L", "RGB": "RGB", "P": "RGB", "PA": "RGB", "RGBA": "RGB", "RGBX": "RGB"}
+MODES |= {"CMYK": "RGB", "YCbCr": "RGB"}
+NOT_READ = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MCIDAS", "MPEG", "WMF"}
+"""Formats of Pillow that are no pictures of 8 bits, or that it gives to other programs."""
 MAX_PIXELS = 64_000_000
 """The largest image of ImageNet has less than half of it; a file of a few bytes can claim far more."""
 CHUNK = 512  # small images a task: large enough that handing out tasks costs nothing
@@ -23,11 +27,24 @@ FEW = 4  # photographs a task
 
 
 class Encoded(Protocol):
-    """PNG or JPEG bytes, an image each: a list of them, or where they are read from."""
+    """The bytes of an encoded image each: a list of them, or where they are read from."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, i: int, /) -> bytes: ...
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """The image formats that are read: all that Pillow has but ``NOT_READ``."""
+    Image.init()
+    return tuple(sorted(set(Image.OPEN) - NOT_READ))
+
+
+@cache
+def suffixes() -> frozenset[str]:
+    """The endings of file names, ``.png`` and so on, of ``formats``."""
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in formats())
 
 
 def decode(encoded: Encoded, name_of: Callable[[int], str]) -> Tensor:
@@ -104,6 +121,14 @@ def open_image(encoded: bytes, name: str, *, colour: bool = False) -> Image.Imag
         raise _undecodable(name, error) from None
 
 
+def as_grey(image: Image.Image) -> Image.Image | None:
+    """An image of mode L or RGB as grey; None if it has colours."""
+    if image.mode == "L":
+        return image
+    red, green, blue = image.split()
+    return red if red.tobytes() == green.tobytes() == blue.tobytes() else None
+
+
 def size_of(encoded: bytes, name: str) -> tuple[int, int, int]:
     """(channels, height, width) from the image's first bytes; raises RequestError as ``open_image``."""
     try:
@@ -114,7 +139,7 @@ def size_of(encoded: bytes, name: str) -> tuple[int, int, int]:
 
 
 def _identified(encoded: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG"))
+    image = Image.open(io.BytesIO(encoded), formats=formats())
     if image.mode not in MODES:
         raise ValueError(f"its mode is {image.mode}; 8-bit grey or RGB is needed")
     if image.width * image.height > MAX_PIXELS:
@@ -123,7 +148,7 @@ def _identified(encoded: bytes) -> Image.Image:
 
 
 def _undecodable(name: str, error: Exception) -> RequestError:
-    reason = "it is neither PNG nor JPEG" if isinstance(error, UnidentifiedImageError) else error
+    reason = "it is in no image format that is read" if isinstance(error, UnidentifiedImageError) else error
     return RequestError(f"cannot decode {name}: {reason}")
 
 

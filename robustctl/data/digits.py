@@ -7,16 +7,16 @@ are not those of the training split.
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
-from torch import Tensor
 
 from robustctl.data.image_data import count
+from robustctl.data.split import Pixels
 from robustctl.errors import RequestError
 
 N_TRAIN = 1297
 
 
-def read(split: str, n: int | None) -> tuple[Tensor, Tensor, int]:
-    """Read the first ``n`` images: x float32 (n, 1, 8, 8) in [0,1], y int64 (n,), 10 classes.
+def read(split: str, n: int | None) -> Pixels:
+    """Read the first ``n`` images: float32 (n, 1, 8, 8) in [0,1], 10 classes.
 
     Raises:
         RequestError: a split other than train and test, or more images than it has.
@@ -28,4 +28,4 @@ def read(split: str, n: int | None) -> tuple[Tensor, Tensor, int]:
     x = flat[parts[split]].reshape(-1, 1, 8, 8).astype(np.float32) / np.float32(16)
     y = target[parts[split]].astype(np.int64)
     taken = count(n, len(y), f"digits ({split})")
-    return torch.from_numpy(x[:taken]), torch.from_numpy(y[:taken]), 10
+    return Pixels(torch.from_numpy(x[:taken]), torch.from_numpy(y[:taken]), 10)

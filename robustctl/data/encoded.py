@@ -4,29 +4,19 @@ import hashlib
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from PIL import Image
-from torch import Generator, Tensor
+from torch import Tensor
 
-from robustctl.data.decode import Encoded, gather, open_image, size_of
+from robustctl.data.decode import as_grey, gather, open_image, size_of
 from robustctl.data.image_data import ImageData, Labelled
 from robustctl.data.resize import centre
+from robustctl.data.split import Source
 from robustctl.errors import RequestError
 from robustctl.spec import Resize
 
 Shape = tuple[int, int, int]
-
-
-class Source(Encoded, Protocol):
-    """The images of a split on the disk. Reading one raises RequestError where it is not there any more."""
-
-    def name(self, i: int) -> str:
-        """What to call the i-th image in a message."""
-
-    def shuffled(self, indices: Tensor, generator: Generator) -> Tensor:
-        """Positions in ``indices`` in a random order in which the images can be read fast."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +35,9 @@ class EncodedData(Labelled):
     split: str
     indices: Tensor
     any_size: bool = False
+    class_names: tuple[str, ...] | None = None
+    numbered: bool = True
+    notes: tuple[str, ...] = ()
 
     def select(self, positions: Sequence[int] | Tensor) -> "EncodedData":
         """The images at these positions, which keep their indices in the split."""
@@ -87,12 +80,13 @@ class EncodedData(Labelled):
         )
 
     def image(self, position: int, channels: int) -> Image.Image:
-        """One image of mode L or RGB (1 or 3 channels); raises RequestError where it has others."""
+        """One image of mode L or RGB (1 or 3 channels); raises RequestError if it has others."""
         name = self.name(position)
         image = open_image(self.encoded[int(self.indices[position])], name, colour=channels == 3)
-        if len(image.getbands()) != channels:
+        fitting = as_grey(image) if channels == 1 else image
+        if fitting is None:
             raise RequestError(f"{name} has colours, the model takes {channels} channel")
-        return image
+        return fitting
 
     def fitted(self, positions: Sequence[int], shape: Shape, resize: Resize | None, pool: Executor | None) -> Tensor:
         """The images at these positions, uint8 (n, c, h, w) of ``shape``.
@@ -124,4 +118,19 @@ class EncodedData(Labelled):
         fits = resize is None or self.all_of(shape[1], shape[2])
         x = self.fitted(range(len(self)), shape, None if fits else resize, None)
         done = None if fits or resize is None else resize.text(shape[2])
-        return ImageData(x, self.y, self.n_classes, self.source, self.split, self.indices, done)
+        return self.in_memory(x, done)
+
+    def in_memory(self, x: Tensor, preprocessing: str | None = None) -> ImageData:
+        """These images with their pixels."""
+        return ImageData(
+            x,
+            self.y,
+            self.n_classes,
+            self.source,
+            self.split,
+            self.indices,
+            preprocessing,
+            self.class_names,
+            self.numbered,
+            self.notes,
+        )

@@ -1,17 +1,19 @@
-"""A folder of class folders: ``<folder>/<split>/<class>/*.png`` (or ``.jpg``, ``.jpeg``)."""
+"""A folder of class folders: ``<folder>/<split>/<class>/<image>``, in any format that Pillow reads."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from robustctl.data.decode import decode
-from robustctl.data.image_data import count, labels
+from robustctl.data.decode import suffixes
+from robustctl.data.image_data import labels
+from robustctl.data.split import Split
+from robustctl.data.tables import in_order
 from robustctl.errors import RequestError
-
-SUFFIXES = {".png", ".jpg", ".jpeg"}
 
 
 class Files:
@@ -37,28 +39,41 @@ class Files:
         """A permutation: one file is read as fast as another."""
         return torch.randperm(len(indices), generator=generator)
 
-
-def read(folder: Path, split: str, n: int | None) -> tuple[Tensor, Tensor, int]:
-    """Read the first ``n`` images of a split: x uint8 (n, c, h, w), y int64 (n,), number of classes.
-
-    Raises:
-        RequestError: as ``find``, images of several sizes, a damaged image, or more than there are.
-    """
-    files, y, n_classes = find(folder, split)
-    taken = count(n, len(files), str(folder / split))
-    first = Files(files.root, files.names[:taken])
-    return decode(first, first.name), y[:taken], n_classes
+    def first(self, n: int) -> "Files":
+        """The first ``n`` files alone."""
+        return Files(self.root, self.names[:n])
 
 
-def find(folder: Path, split: str) -> tuple[Files, Tensor, int]:
-    """The files of a split, their labels int64 (n,), and the number of classes.
+@dataclass
+class LeftOut:
+    """Counts what lies beside the images and is not read, by the reason."""
 
-    Labels number the class folders of all splits together: by value where every name is a whole number, else by name.
+    reasons: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def add(self, reason: str, name: str) -> None:
+        """Count one file or folder."""
+        self.reasons[reason] += 1
+        self.examples.setdefault(reason, name)
+
+    def text(self, root: Path) -> str | None:
+        """How many were left out and why; None if nothing was."""
+        if not self.reasons:
+            return None
+        parts = [f"{n} {reason} (as {self.examples[reason]})" for reason, n in sorted(self.reasons.items())]
+        total = sum(self.reasons.values())
+        return f"{total} {'file is' if total == 1 else 'files are'} left out of {root}: {', '.join(parts)}"
+
+
+def find(folder: Path, split: str) -> Split:
+    """The files of a split and their labels.
+
+    Labels number the class folders of all splits together: by value if every name is a whole number, else by name.
     Images come in the order of an even walk through the classes (first of each, second of each, ...), so that the
     first ``n`` hold every class.
 
     Raises:
-        RequestError: no such split (the splits are listed).
+        RequestError: no such split (the splits are listed), or no image in it (what was left out is said).
     """
     splits = _subfolders(folder)
     if split not in [path.name for path in splits]:
@@ -66,25 +81,35 @@ def find(folder: Path, split: str) -> tuple[Files, Tensor, int]:
         raise RequestError(
             f"{folder} has no split {split!r}; its splits: {found}. Expected {folder}/<split>/<class>/<image>.png"
         )
-    classes = _classes(splits)
-    root = folder / split
+    classes = in_order({path.name for one in splits for path in _subfolders(one)})
+    root, left_out = folder / split, LeftOut()
+    for path in sorted(root.iterdir()):
+        if not path.is_dir():
+            left_out.add("hidden" if path.name.startswith(".") else "in no folder of a class", path.name)
     walk = sorted(
         (position, label, f"{name}/{file}")
         for label, name in enumerate(classes)
-        for position, file in enumerate(_images(root / name))
+        for position, file in enumerate(sorted(_images(root / name, left_out)))
     )
+    note = left_out.text(root)
+    if not walk:
+        raise RequestError(f"{root} has no images{f': {note}' if note else ''}")
     y = labels(np.array([label for _, label, _ in walk], dtype=np.int64), len(classes), str(folder))
-    return Files(root, [name for _, _, name in walk]), y, len(classes)
+    names = [name for _, _, name in walk]
+    return Split(Files(root, names), y, len(classes), tuple(classes), False, (note,) if note else ())
 
 
 def _subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _classes(splits: list[Path]) -> list[str]:
-    names = {path.name for split in splits for path in _subfolders(split)}
-    return sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
-
-
-def _images(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
+def _images(folder: Path, left_out: LeftOut) -> Iterator[str]:
+    known = suffixes()
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name.startswith("."):
+            left_out.add("hidden", path.name)
+        elif path.suffix.lower() not in known:
+            reason = "in a folder inside that of a class" if path.is_dir() else "of no known image format"
+            left_out.add(reason, path.name)
+        else:
+            yield path.name

@@ -26,6 +26,9 @@ class Labelled(ABC):
         source: what the user called it.
         split: ``train``, ``test``, ...; ``all`` where the source has no splits.
         indices: position of each image in the split, (n,) int64.
+        class_names: in the order of the labels; None if the source has numbers alone.
+        numbered: the source itself says which number a class has; else its classes are numbered by their names.
+        notes: what a user must know about the reading, a sentence each.
     """
 
     y: Tensor
@@ -33,6 +36,9 @@ class Labelled(ABC):
     source: str
     split: str
     indices: Tensor
+    class_names: tuple[str, ...] | None
+    numbered: bool
+    notes: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.y)
@@ -95,6 +101,9 @@ class ImageData(Labelled):
     split: str
     indices: Tensor
     preprocessing: str | None = None
+    class_names: tuple[str, ...] | None = None
+    numbered: bool = True
+    notes: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -122,6 +131,14 @@ class ImageData(Labelled):
             content_sha256=self.content_sha256,
             preprocessing=self.preprocessing,
         )
+
+    def of_channels(self, channels: int) -> "ImageData":
+        """The images with 1 or 3 channels, if they can have them: grey pixels may be stored once or three times."""
+        if channels == 3 and self.x.shape[1] == 1:
+            return replace(self, x=self.x.expand(-1, 3, -1, -1).contiguous())
+        if channels == 1 and self.x.shape[1] == 3 and torch.equal(self.x, self.x[:, :1].expand_as(self.x)):
+            return replace(self, x=self.x[:, :1].contiguous())
+        return self
 
     @cached_property
     def content_sha256(self) -> str:
@@ -188,8 +205,11 @@ def count(n: int | None, available: int, where: str) -> int:
     return n
 
 
-def labels(values: np.ndarray, n_classes: int, where: str) -> Tensor:
+def labels(values: np.ndarray, n_classes: int, where: str, first: int = 0) -> Tensor:
     """Labels (n,) as int64.
+
+    Args:
+        first: the row in which the first of them stands.
 
     Raises:
         RequestError: a label outside 0..n_classes-1 (with its position).
@@ -197,7 +217,9 @@ def labels(values: np.ndarray, n_classes: int, where: str) -> Tensor:
     outside = np.flatnonzero((values < 0) | (values >= n_classes))
     if outside.size:
         row = int(outside[0])
-        raise RequestError(f"{where}: row {row} has label {values[row]}, outside the classes 0..{n_classes - 1}")
+        raise RequestError(
+            f"{where}: row {first + row} has label {values[row]}, outside the classes 0..{n_classes - 1}"
+        )
     return torch.from_numpy(values.astype(np.int64))
 
 

@@ -1,57 +1,87 @@
-"""A folder in the hub's parquet layout: ``split-00000-of-00001.parquet`` with ``img`` or ``image``, and ``label``."""
+"""A folder of parquet files as the hub has them: which file is of which split, and images read row by row."""
 
-import json
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from threading import Lock
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from torch import Generator, Tensor
 
-from robustctl.data.decode import decode
-from robustctl.data.image_data import count, labels
+from robustctl.data import tables
+from robustctl.data.columns import Columns, spelt_out
+from robustctl.data.split import Split
 from robustctl.errors import RequestError
 
 FILE_NAME = re.compile(r"(?P<split>\w[\w.]*?)(-(?P<shard>\d{5})-of-(?P<shards>\d{5})(-[0-9a-f]+)?)?\.parquet")
-IMAGE_COLUMNS = ("img", "image")
+NUMBER = re.compile(r"\d+\.parquet")
+DEPTH = 3
+"""A file lies at most so deep: ``configuration/split/0000.parquet``."""
 BLOCK = 512 * 2**20
 """Encoded bytes of the row groups that are shuffled together: about 5,000 photographs."""
 KEPT = 2 * BLOCK
 """Encoded bytes in memory: of the present block, and of the next, which is being prepared."""
+ROWS = 64
+"""Images that are read at once; of a row group no more is read than what is asked needs."""
+UNPACKED = 64 * 2**20
+SHRUNK = 50
+"""Columns of images that unpack to more than ``UNPACKED`` bytes and so many times their size are no photographs."""
 
 
 def is_parquet(folder: Path) -> bool:
-    """Whether the folder, or one inside it, holds parquet files."""
-    return any(folder.glob("*.parquet")) or any(folder.glob("*/*.parquet"))
+    """Whether the folder holds parquet files."""
+    return next(_files(folder), None) is not None
+
+
+def split_of(path: PurePosixPath) -> tuple[str, str] | None:
+    """Configuration and split of a parquet file by its path inside the data set; None if its name says no split.
+
+    ``plain_text/test-00000-of-00001.parquet``, ``data/test.parquet`` and ``default/test/0000.parquet`` are the ways
+    in which the hub writes them.
+    """
+    if path.suffix != ".parquet" or len(path.parts) > DEPTH or any(part.startswith(".") for part in path.parts):
+        return None
+    if NUMBER.fullmatch(path.name):
+        return (str(path.parent.parent), path.parent.name) if path.parent.name else None
+    match = FILE_NAME.fullmatch(path.name)
+    return (str(path.parent), match["split"]) if match else None
 
 
 class RowGroups:
-    """Image columns of parquet files, read one row group at a time; ``KEPT`` bytes of groups stay in memory."""
+    """Image columns of parquet files, read one row group at a time; ``KEPT`` bytes of groups stay in memory.
 
-    def __init__(self, files: Sequence[Path]) -> None:
-        self.files = files
+    Args:
+        column: the name of the images' column in each file.
+        n: how many images are wanted; of the last row group that they need, only their rows are read.
+    """
+
+    def __init__(self, files: Sequence[Path], column: str, n: int | None = None) -> None:
+        self.files, self.column = files, column
         groups = [(path, number, part) for path in files for number, part in _row_groups(path)]
         self.groups = [(path, number) for path, number, _ in groups]
         self.bytes = [part.total_byte_size for _, _, part in groups]
         self.starts = np.cumsum([0, *(part.num_rows for _, _, part in groups)])
         self.file_starts = {path: int(self.starts[i]) for i, (path, number) in enumerate(self.groups) if number == 0}
+        self.n = int(self.starts[-1]) if n is None else n
         self._kept: OrderedDict[int, pa.ChunkedArray] = OrderedDict()
         self._lock = Lock()
 
     def __len__(self) -> int:
-        return int(self.starts[-1])
+        return self.n
 
     def __getitem__(self, i: int) -> bytes:
         group = self._group_of(i)
         encoded: bytes = self._read(group)[i - int(self.starts[group])].as_py()
         return encoded
+
+    def first(self, n: int) -> "RowGroups":
+        """The first ``n`` images alone."""
+        return RowGroups(self.files, self.column, n)
 
     def name(self, i: int) -> str:
         """File and row."""
@@ -75,82 +105,111 @@ class RowGroups:
     def _read(self, group: int) -> pa.ChunkedArray:
         with self._lock:  # held while reading: several threads want the same group at once
             if group not in self._kept:
-                self._kept[group] = _images(*self.groups[group])
+                wanted = min(self.n, int(self.starts[group + 1])) - int(self.starts[group])
+                self._kept[group] = _images(*self.groups[group], self.column, wanted)
                 while len(self._kept) > 1 and sum(self.bytes[one] for one in self._kept) > KEPT:
                     self._kept.popitem(last=False)
             self._kept.move_to_end(group)
             return self._kept[group]
 
 
-def read(folder: Path, split: str, n: int | None) -> tuple[Tensor, Tensor, int]:
-    """Read the first ``n`` images of a split: x uint8 (n, c, h, w), y int64 (n,), number of classes.
+def find(source: Path, split: str, columns: Columns | None = None, n: int | None = None) -> Split:
+    """The rows of a split and their labels.
 
-    Raises:
-        RequestError: as ``find``, a damaged image, images of several sizes, or more than there are.
-    """
-    rows, y, n_classes = find(folder, split)
-    taken = count(n, len(rows), f"{folder} ({split})")
-    return decode([rows[i] for i in range(taken)], rows.name), y[:taken], n_classes
-
-
-def find(folder: Path, split: str) -> tuple[RowGroups, Tensor, int]:
-    """The rows of a split, their labels int64 (n,), and the number of classes.
-
-    The number of classes is that of the label names in the files' metadata, or else the largest label plus one.
+    Args:
+        source: the data set's folder, the configuration in it, or a single file, which is its own split.
+        n: how many labels are wanted; all are looked at, but no more are kept.
 
     Raises:
         RequestError: no such split (the splits are listed), a missing shard or column, a damaged file, labels outside
             the classes, or several configurations to choose from.
     """
-    files = _split_files(_config_folder(folder), split)
-    tables = [_labels(path) for path in files]
-    y = np.concatenate([table["label"].to_numpy() for table in tables])
-    n_classes = _n_classes(tables[0], y)
-    return RowGroups(files), labels(y, n_classes, f"{folder} ({split})"), n_classes
+    files = [source] if source.is_file() else _split_files(source, split)
+    schemas = [_schema(path) for path in files]
+    chosen = (columns or Columns()).found(schemas[0].names, str(files[0]))
+    assert chosen.image is not None and chosen.label is not None
+    for path, schema in zip(files, schemas, strict=True):
+        Columns(chosen.image, chosen.label).found(schema.names, str(path))
+        tables.require_images(schema, chosen.image, str(path))
+    where = f"{source} ({split})"
+    labels = tables.read_labels(_label_parts(files, chosen.label), schemas[0], chosen.label, n, where)
+    note = spelt_out(chosen, schemas[0].names)
+    return Split(
+        RowGroups(files, chosen.image),
+        labels.y,
+        labels.n_classes,
+        labels.class_names,
+        labels.numbered,
+        (note,) if note else (),
+    )
 
 
-def _config_folder(folder: Path) -> Path:
-    if any(folder.glob("*.parquet")):
-        return folder
-    configs = sorted({path.parent for path in folder.glob("*/*.parquet")})
-    if len(configs) > 1:
-        names = ", ".join(str(config) for config in configs)
-        raise RequestError(f"{folder} holds several configurations; name one of: {names}")
-    return configs[0]
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for depth in range(DEPTH) for path in sorted(folder.glob("*/" * depth + "*.parquet")))
 
 
 def _split_files(folder: Path, split: str) -> list[Path]:
     """The split's shards in order."""
-    matches = [(path, FILE_NAME.fullmatch(path.name)) for path in sorted(folder.glob("*.parquet"))]
-    files = [(path, match) for path, match in matches if match and match["split"] == split]
+    placed = [(path, split_of(PurePosixPath(path.relative_to(folder)))) for path in _files(folder)]
+    found = [(path, *place) for path, place in placed if place]
+    configs = sorted({config for _, config, _ in found})
+    if len(configs) > 1:
+        names = ", ".join(str(folder / config) for config in configs)
+        raise RequestError(f"{folder} holds several configurations; name one of: {names}")
+    files = [path for path, _, of in found if of == split]
     if not files:
-        splits = sorted({match["split"] for _, match in matches if match})
+        splits = sorted({of for _, _, of in found})
         raise RequestError(f"{folder} has no split {split!r}; its splits: {', '.join(splits) or 'none'}")
-    present = {int(match["shard"] or 0) for _, match in files}
-    missing = sorted(set(range(int(files[0][1]["shards"] or 1))) - present)
+    _require_shards(folder, split, files)
+    return files
+
+
+def _require_shards(folder: Path, split: str, files: list[Path]) -> None:
+    matches = [FILE_NAME.fullmatch(path.name) for path in files]
+    numbered = [match for match in matches if match and match["shard"]]
+    if not numbered:
+        return
+    missing = sorted(set(range(int(numbered[0]["shards"]))) - {int(match["shard"]) for match in numbered})
     if missing:
         raise RequestError(f"{folder} lacks shard {missing[0]} of split {split!r}; fetch the data again")
-    return [path for path, _ in files]
 
 
-def _labels(path: Path) -> pa.Table:
-    """The column of labels of one file whose other columns have been checked."""
+def _schema(path: Path) -> pa.Schema:
     with _reading(path):
-        names = pq.read_schema(path).names
-        if not set(IMAGE_COLUMNS) & set(names) or "label" not in names:
-            raise RequestError(f"{path} needs a column img or image, and label; its columns: {', '.join(names)}")
-        table = pq.read_table(path, columns=["label"])
-    if not pa.types.is_integer(table.schema.field("label").type) or table["label"].null_count:
-        raise RequestError(f"{path}: column label must hold whole numbers, none missing")
-    return table
+        return pq.read_schema(path)
 
 
-def _images(path: Path, group: int) -> pa.ChunkedArray:
-    """The encoded images of one row group, be the column plain or the hub's struct of bytes and path."""
-    with _reading(path), pq.ParquetFile(path) as file:
-        name = next(name for name in IMAGE_COLUMNS if name in file.schema_arrow.names)
-        column = file.read_row_group(group, columns=[name]).column(0)
-    return pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
+def _label_parts(files: Iterable[Path], column: str) -> Iterator[pa.Array]:
+    for path in files:
+        with _reading(path), pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(columns=[column]):
+                yield batch.column(0)
+
+
+def _images(path: Path, group: int, column: str, n: int) -> pa.ChunkedArray:
+    """The first ``n`` encoded images of one row group."""
+    with _reading(path), pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:
+        whole = file.metadata.row_group(group)
+        _require_plausible(path, whole, column)
+        if n == whole.num_rows:
+            return tables.images(file.read_row_group(group, columns=[column]).column(0))
+        parts: list[pa.Array] = []
+        for batch in file.iter_batches(min(n, ROWS), row_groups=[group], columns=[column]):
+            parts.append(tables.images(batch.column(0))[: n - sum(map(len, parts))])
+            if sum(map(len, parts)) >= n:
+                break
+        return pa.chunked_array(parts)
+
+
+def _require_plausible(path: Path, group: pq.RowGroupMetaData, column: str) -> None:
+    """Refuse pages of which a few bytes unpack to gigabytes: encoded images cannot be made so much smaller."""
+    chunks = [group.column(i) for i in range(group.num_columns)]
+    own = [chunk for chunk in chunks if chunk.path_in_schema.partition(".")[0] == column]
+    packed, unpacked = (
+        sum(getattr(chunk, f"total_{kind}_size") for chunk in own) for kind in ("compressed", "uncompressed")
+    )
+    if unpacked > UNPACKED and unpacked > SHRUNK * packed:
+        raise RequestError(f"cannot read {path}: its images unpack from {packed:,} to {unpacked:,} bytes")
 
 
 def _row_groups(path: Path) -> Iterator[tuple[int, pq.RowGroupMetaData]]:
@@ -165,9 +224,3 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError) as error:
         raise RequestError(f"cannot read {path}: {error}") from None
-
-
-def _n_classes(table: pa.Table, y: np.ndarray) -> int:
-    features = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    names = features.get("label", {}).get("names")
-    return len(names) if names else int(y.max(initial=0)) + 1

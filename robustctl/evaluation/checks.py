@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from robustctl import losses
 from robustctl.data import ImageData
+from robustctl.data.suspicion import suspicions
 from robustctl.errors import RequestError
 from robustctl.evaluation.memory import Pieces, fitting
 from robustctl.evaluation.referee import logits
@@ -41,6 +42,23 @@ def require_pixels(data: ImageData) -> None:
             f"pixels of {data.source} are in [{low:g}, {high:g}], not in [0, 1]. Normalisation belongs into the model "
             "(its entry's mean and std), not into the data"
         )
+
+
+def pixel_flags(data: ImageData, dataset: str, recorded: Recorded | None, force: bool) -> list[str]:
+    """Flags ``pixels`` for images whose values are not as images are, with the likely cause.
+
+    Args:
+        dataset: the data set of the model.
+        force: flag instead of refusing.
+
+    Raises:
+        RequestError: no images look so, and the model's clean accuracy is known, so that the model is not the cause.
+    """
+    found = suspicions(data, dataset)
+    for suspicion in found:
+        if suspicion.certain and recorded is not None and not force:
+            raise RequestError(f"{data.where}: {suspicion.text}. --force evaluates nevertheless")
+    return [f"pixels: {suspicion.text}" for suspicion in found]
 
 
 def model_flags(model: nn.Module, data: ImageData, n_classes: int) -> list[str]:

@@ -10,7 +10,7 @@ from robustctl.errors import RequestError
 from robustctl.files import parse_yaml
 from robustctl.models import entry as entries
 from robustctl.models.entry import Entry, KeyRules
-from robustctl.models.shelf import SHAPES
+from robustctl.standards import KNOWN
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,8 @@ def _shape(options: ImportOptions, content: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(dataset, str):
         raise RequestError(f"dataset: {dataset!r} is no name, e.g. cifar10")
     shape: Any
-    shape, classes = SHAPES.get(dataset, (None, None))
+    known_set = KNOWN.get(dataset)
+    shape, classes = (known_set.input_shape, known_set.n_classes) if known_set else (None, None)
     if options.input_shape is not None:
         shape = tuple(_numbers("--input-shape", options.input_shape))
         if not all(value.is_integer() and value > 0 for value in shape):
@@ -106,7 +107,7 @@ def _shape(options: ImportOptions, content: dict[str, Any]) -> dict[str, Any]:
     shape = shape if options.input_shape else content.get("input_shape", shape)
     classes = options.classes or content.get("n_classes", classes)
     if shape is None or classes is None:
-        known = ", ".join(sorted(SHAPES))
+        known = ", ".join(sorted(KNOWN))
         raise RequestError(f"data set {dataset!r} needs --input-shape and --classes (known without them: {known})")
     return {"input_shape": shape, "n_classes": classes}
 

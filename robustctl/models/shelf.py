@@ -29,16 +29,8 @@ from robustctl.models.find import (
 )
 from robustctl.models.safetensors_header import weights_sha256
 from robustctl.spec import CONFIG
-from robustctl.standards import STANDARDS
 
 MAX_TOKENIZER_BYTES = 10_000_000
-
-# (channels, height, width) and classes of the data sets that need no options; the others stand in ``standards``.
-SHAPES: dict[str, tuple[tuple[int, int, int], int]] = {
-    "cifar100": ((3, 32, 32), 100),
-    "imagenet": ((3, 224, 224), 1000),
-    "svhn": ((3, 32, 32), 10),
-} | {name: (standard.input_shape, standard.n_classes) for name, standard in STANDARDS.items()}
 
 
 class Published(BaseModel):

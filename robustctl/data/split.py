@@ -1,0 +1,53 @@
+"""One split of a source before its images are decoded."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Generator, Tensor
+
+from robustctl.data.decode import Encoded
+
+
+class Source(Encoded, Protocol):
+    """The images of a split on the disk. Reading one raises RequestError if it is not there any more."""
+
+    def name(self, i: int) -> str:
+        """What to call the i-th image in a message."""
+
+    def shuffled(self, indices: Tensor, generator: Generator) -> Tensor:
+        """Positions in ``indices`` in a random order in which the images can be read fast."""
+
+    def first(self, n: int) -> "Source":
+        """The first ``n`` images alone: no more is read than they need."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """What a source knows of a split.
+
+    Attributes:
+        images: encoded, in order.
+        y: labels (n,) int64 in 0..n_classes-1.
+        n_classes: number of classes of the source, not only of those that occur.
+        class_names: in the order of the labels; None if the source has numbers alone.
+        numbered: the source itself says which number a class has; else its classes are numbered by their names.
+        notes: what a user must know about the reading, a sentence each.
+    """
+
+    images: Source
+    y: Tensor
+    n_classes: int
+    class_names: tuple[str, ...] | None = None
+    numbered: bool = True
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """What a source of decoded images gives: ``x`` (n, c, h, w) uint8 or float32 in [0,1]; the others as in ``Split``."""
+
+    x: Tensor
+    y: Tensor
+    n_classes: int
+    class_names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
