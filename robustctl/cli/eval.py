@@ -36,6 +36,13 @@ def command(
     attack: Annotated[str, typer.Option(help="Protocol: standard, fast (an estimate), full or autoattack.")] = DEFAULT,
     data: Annotated[Text, typer.Option(help="digits, a hub data set, a folder or an .npz file.")] = None,
     split: Annotated[str, typer.Option(help="Split of the data.")] = "test",
+    columns: Annotated[
+        Text, typer.Option(help="Columns of the data, if they have no usual names: image=img,label=fine_label.")
+    ] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option(help="YAML file that maps classes of the data to the model's, if names do not: kitty: cat."),
+    ] = None,
     n: Annotated[int | None, typer.Option("--n", help="Only the first N images.")] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images a forward pass; without, what suits the device.")
@@ -74,12 +81,15 @@ def command(
         os.environ["ROBUSTCTL_QUIET"] = "1"
     from robustctl.evaluation.families import default_batch_size
     from robustctl.oracle import pick_device, pick_precision
+    from robustctl.workflows.images import reading_of
     from robustctl.workflows.subject import choose_threats, find_subject
 
     subject = find_subject(model)
     where = pick_device(device)
     images_a_batch = batch_size or default_batch_size(where)
     source = data or subject.default_data()
+    said = columns is not None or classes is not None or data is not None
+    reading = reading_of(columns, classes) if said else subject.default_reading()
     if json is not None and not json.absolute().parent.is_dir():
         raise RequestError(f"--json {json}: there is no directory {json.absolute().parent}")
     if intermediate_q is not None:
@@ -94,7 +104,9 @@ def command(
             intermediate_q, distribution, estimator, grid, samples, leapfrog, chains, probacc, seed
         )
         asked = intermediate_request(options, subject.default_threats(), images_a_batch)
-        curve, path = evaluate_intermediate(subject, asked, source=source, split=split, n=n, device=device)
+        curve, path = evaluate_intermediate(
+            subject, asked, source=source, split=split, n=n, device=device, reading=reading
+        )
         if json is not None:
             curve.write(json)
         typer.echo(table(curve))
@@ -109,7 +121,7 @@ def command(
     if attack == reference.NAME and precision == "bf16":
         say(f"{attack} runs the float32 model: --precision bf16 has no effect")
     request = UnionRequest(threats, attack, seed, images_a_batch, pick_precision(precision, where), union_only, force)
-    result, path = evaluate(subject, request, source=source, split=split, n=n, device=device)
+    result, path = evaluate(subject, request, source=source, split=split, n=n, device=device, reading=reading)
     if result is None:  # one of torchrun's other processes; the first reports
         return
     if json is not None:

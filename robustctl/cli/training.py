@@ -44,6 +44,17 @@ RecipeOption = Annotated[
     ),
 ]
 DataOption = Annotated[str | None, typer.Option("--data", help="digits, a hub data set, a folder or an .npz file.")]
+SplitOption = Annotated[str | None, typer.Option("--split", help="Split of the data to train on; train without.")]
+ColumnsOption = Annotated[
+    str | None,
+    typer.Option("--columns", help="Columns of the data, if they have no usual names: image=img,label=fine_label."),
+]
+ClassesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--classes", help="YAML file that maps classes of the data to the model's, if names do not: kitty: cat."
+    ),
+]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Change a key of the recipe: optim.lr=0.01. May be repeated.")
 ]

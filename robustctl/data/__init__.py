@@ -4,19 +4,17 @@ from pathlib import Path
 
 import torch
 
-from robustctl.data import arrow, digits, folder, npz, parquet
-from robustctl.data.classes import Mapped, matched
-from robustctl.data.columns import Columns
-from robustctl.data.decode import decode
+from robustctl.data import arrow, decode, digits, folder, npz, parquet
+from robustctl.data.classes import matched
+from robustctl.data.columns import Columns, Reading
 from robustctl.data.encoded import EncodedData
 from robustctl.data.image_data import ImageData, count
 from robustctl.data.memory import require_memory
 from robustctl.data.split import Pixels, Split
-from robustctl.data.torch_dataset import from_dataset
 from robustctl.errors import RequestError
 from robustctl.spec import ModelSpec
 
-__all__ = ["Columns", "EncodedData", "ImageData", "from_dataset", "load", "load_to_train"]
+__all__ = ["Columns", "EncodedData", "ImageData", "Reading", "load", "load_to_train"]
 
 IN_MEMORY = 4 * 2**30
 """Bytes of decoded pixels that training keeps in memory; larger data sets stay encoded on the disk."""
@@ -27,9 +25,7 @@ def load(
     split: str,
     n: int | None = None,
     spec: ModelSpec | None = None,
-    *,
-    columns: Columns | None = None,
-    classes: Mapped | None = None,
+    reading: Reading | None = None,
 ) -> ImageData:
     """Read the first ``n`` images (all of them for None) of a split into memory.
 
@@ -39,24 +35,23 @@ def load(
             ``X.npy,Y.npy``. Files have one split, which is called ``all``.
         spec: the model that will be asked about them. One with ``resizing`` takes images of any size in folders: they
             are resized and cut, unless all of the ``n`` have its size. Labels are numbered as its classes are.
-        columns: the columns of tables, or the arrays of an ``.npz`` file, if their names are not usual ones.
-        classes: the model's class of each class of the data, where names do not tell it.
+        reading: columns and classes that the source does not tell by itself.
 
     Raises:
         RequestError: no such source or split, damaged data, more images than there are, images of several sizes that
             may not be resized, or classes that are not the model's.
     """
     path = Path(source).expanduser()
-    columns = columns or Columns()
+    reading = reading or Reading()
     if _is_encoded(source):
-        images = _decoded(source, _find(path, split, columns, n), split, n, spec)
+        images = _decoded(source, _find(path, split, reading.columns, n), split, n, spec)
     else:
-        pixels = _pixels(source, split, n, columns)
+        pixels = _pixels(source, split, n, reading.columns)
         split = split if source == "digits" else "all"
         images = _image_data(pixels, source, split)
     if spec is None:
         return images
-    return matched(images, spec, classes)
+    return matched(images, spec, reading.classes)
 
 
 def load_to_train(
@@ -67,8 +62,7 @@ def load_to_train(
     side: int | None = None,
     limit: int = IN_MEMORY,
     spec: ModelSpec | None = None,
-    columns: Columns | None = None,
-    classes: Mapped | None = None,
+    reading: Reading | None = None,
 ) -> ImageData | EncodedData:
     """Read a whole split for training: into memory, or only its names and labels.
 
@@ -83,18 +77,18 @@ def load_to_train(
     Raises:
         RequestError: as ``load``.
     """
-    columns = columns or Columns()
+    reading = reading or Reading()
     if not _is_encoded(source):
-        return load(source, split, spec=spec, columns=columns, classes=classes)
-    found = _find(Path(source).expanduser(), split, columns, None)
+        return load(source, split, None, spec, reading)
+    found = _find(Path(source).expanduser(), split, reading.columns, None)
     encoded = _encoded(found, source, split, any_size=any_size)
     count(None, len(encoded), encoded.where)
     channels, height, width = encoded.shape
     wanted = side or (height if height == width else 0)
     if len(encoded) * channels * height * width > limit or (any_size and not encoded.all_of(wanted, wanted)):
-        return matched(encoded, spec, classes) if spec else encoded
+        return matched(encoded, spec, reading.classes) if spec else encoded
     images = _decoded(source, found, split, None, None)
-    return matched(images.of_channels(spec.input_shape[0]), spec, classes) if spec else images
+    return matched(images.of_channels(spec.input_shape[0]), spec, reading.classes) if spec else images
 
 
 def _is_encoded(source: str) -> bool:
@@ -127,7 +121,8 @@ def _pixels(source: str, split: str, n: int | None, columns: Columns) -> Pixels:
     if comma and images.endswith(".npy") and targets.endswith(".npy"):
         return npz.read_pair(Path(images).expanduser(), Path(targets).expanduser(), n)
     raise RequestError(
-        f"no data at {source!r}; give digits, a folder, an .npz or .parquet file, X.npy,Y.npy, or a hub data set USER/NAME"
+        f"no data at {source!r}; give digits, a folder, an .npz or .parquet file, X.npy,Y.npy, "
+        "or a hub data set USER/NAME"
     )
 
 
@@ -152,7 +147,7 @@ def _decoded(source: str, found: Split, split: str, n: int | None, spec: ModelSp
     require_memory(taken * channels * height * width, f"{taken:,} images of {first.where}")
     if spec and spec.resizing:
         return first.decoded(spec.input_shape, spec.resizing)
-    images = first.in_memory(decode(first.encoded, first.encoded.name))
+    images = first.in_memory(decode.decode(first.encoded, first.encoded.name))
     return images.of_channels(spec.input_shape[0]) if spec else images
 
 

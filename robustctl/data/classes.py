@@ -42,17 +42,16 @@ def matched(data: Data, spec: ModelSpec, mapping: Mapped | None = None) -> Data:
     place = torch.tensor([-1 if number is None else number for number in lookup], dtype=torch.int64)
     y = place[data.y]
     if (y < 0).any():
-        left = sorted({_shown(data, int(label)) for label in data.y[y < 0].unique()})
+        left = sorted({_shown(data, label) for label in set(data.y[y < 0].tolist())})
         raise RequestError(f"--classes says nothing of {_listed(left)}, which {data.where} holds")
     notes = (*data.notes, note) if note else data.notes
-    return replace(data, y=y, n_classes=spec.n_classes, class_names=spec.class_names, numbered=True, notes=notes)
+    named = spec.class_names or (names if lookup == list(range(spec.n_classes)) else None)
+    return replace(data, y=y, n_classes=spec.n_classes, class_names=named, numbered=True, notes=notes)
 
 
-def _by_names(
-    names: Sequence[str], spec: ModelSpec, numbered: bool, where: str
-) -> tuple[list[int | None], str | None]:
+def _by_names(names: Sequence[str], spec: ModelSpec, numbered: bool, where: str) -> tuple[list[int | None], str | None]:
     own, n = spec.class_names, spec.n_classes
-    found = _positions(names, own) if own else [None] * len(names)
+    found: list[int | None] = _positions(names, own) if own else [None] * len(names)
     if None not in found and len(set(found)) == len(found):
         return found, None
     numbers: list[int | None] = [int(name) if _is_number(name) else None for name in names]
@@ -66,7 +65,7 @@ def _by_names(
     if ordered is not None and sorted(ordered) == list(range(n)):
         return list(ordered), None
     if numbered and all(position in (None, i) for i, position in enumerate(found)):
-        return list(range(n)), _taken(names, own, where, "numbers") if own else None
+        return list(range(n)), _by_number(names, where) if own else None
     if own:
         strangers = [name for name, position in zip(names, found, strict=True) if position is None]
         near = did_you_mean(strangers[0], own) if strangers else ""
@@ -76,12 +75,14 @@ def _by_names(
         )
     if ordered is not None and list(names) != [name for _, name in sorted(zip(ordered, names, strict=True))]:
         raise RequestError(f"{where}: the order of the classes {_listed(names)} is by name or by number: {HOW}")
-    return list(range(n)), _taken(names, own, where, "order")
+    return list(range(n)), _by_order(names, where)
 
 
-def _taken(names: Sequence[str], own: Sequence[str] | None, where: str, what: str) -> str:
-    if what == "order":
-        return f"classes of {where} are taken in the order of their names: {names[0]} = 0, {names[1]} = 1, ..."
+def _by_order(names: Sequence[str], where: str) -> str:
+    return f"classes of {where} are taken in the order of their names: {names[0]} = 0, {names[1]} = 1, ..."
+
+
+def _by_number(names: Sequence[str], where: str) -> str:
     return f"labels of {where} are taken by their numbers; their names ({_listed(names)}) are not the model's"
 
 

@@ -1,6 +1,6 @@
 """Which columns or arrays of a source are the images and their labels: told by the user, or known names."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from robustctl.errors import RequestError
@@ -48,6 +48,19 @@ class Columns:
         )
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What a user says about a source that does not tell it by itself.
+
+    Attributes:
+        columns: the columns of tables, or the arrays of an ``.npz`` file, if their names are not usual ones.
+        classes: the model's class (name or number) of each class of the data, if names do not tell it.
+    """
+
+    columns: Columns = Columns()
+    classes: Mapping[str, str | int] | None = None
+
+
 def _chosen(kind: str, asked: str | None, known: tuple[str, ...], present: list[str], where: str) -> str:
     listed = ", ".join(present) or "none"
     if asked is not None:
@@ -56,7 +69,9 @@ def _chosen(kind: str, asked: str | None, known: tuple[str, ...], present: list[
         return asked
     found = [name for name in known if name in present]
     if len(found) > 1 and kind == "image":
-        raise RequestError(f"{where} has several columns of images ({', '.join(found)}); say --columns image={found[0]}")
+        raise RequestError(
+            f"{where} has several columns of images ({', '.join(found)}); say --columns image={found[0]}"
+        )
     if not found:
         raise RequestError(
             f"{where} has no column that is known to hold {kind}s ({' or '.join(known)}); its columns: {listed}. "

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from pathlib import Path
 
 from robustctl.errors import RequestError
 
@@ -14,13 +15,13 @@ def require_memory(size: int, what: str) -> None:
     free = _free()
     if free is not None and size > SHARE * free:
         raise RequestError(
-            f"{what} would take {size / 1e9:.1f} GB, {free / 1e9:.1f} GB of memory are free; ask for fewer images: --n N"
+            f"{what} would take {size / 1e9:.1f} GB, but {free / 1e9:.1f} GB of memory are free; ask for fewer: --n N"
         )
 
 
 def _free() -> int | None:
     with contextlib.suppress(OSError, ValueError, StopIteration):
-        with open("/proc/meminfo", encoding="ascii") as lines:
+        with Path("/proc/meminfo").open(encoding="ascii") as lines:
             line = next(line for line in lines if line.startswith("MemAvailable"))
         return 1024 * int(line.split()[1])
     with contextlib.suppress(OSError, ValueError, AttributeError):

@@ -70,7 +70,9 @@ def read_pair(images: Path, targets: Path, n: int | None) -> Pixels:
     """Read the first ``n`` images of two ``.npy`` files; layouts and errors are those of ``read``."""
     for path in (images, targets):
         if not path.is_file():
-            raise RequestError(f"no file {path}; images in an .npy file need their labels in another: --data X.npy,Y.npy")
+            raise RequestError(
+                f"no file {path}; images in an .npy file need their labels in another: --data X.npy,Y.npy"
+            )
     with _reading(images), images.open("rb") as x, targets.open("rb") as y:
         return _pixels(_array(x, "x", images), _array(y, "y", targets), n, str(images))
 

@@ -29,7 +29,7 @@ KEPT = 2 * BLOCK
 ROWS = 64
 """Images that are read at once; of a row group no more is read than what is asked needs."""
 UNPACKED = 64 * 2**20
-SHRUNK = 50
+SHRUNK = 10
 """Columns of images that unpack to more than ``UNPACKED`` bytes and so many times their size are no photographs."""
 
 
@@ -188,7 +188,7 @@ def _label_parts(files: Iterable[Path], column: str) -> Iterator[pa.Array]:
 
 def _images(path: Path, group: int, column: str, n: int) -> pa.ChunkedArray:
     """The first ``n`` encoded images of one row group."""
-    with _reading(path), pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:
+    with _reading(path), pq.ParquetFile(path, pre_buffer=False, memory_map=True) as file:
         whole = file.metadata.row_group(group)
         _require_plausible(path, whole, column)
         if n == whole.num_rows:

@@ -44,7 +44,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Pixels:
-    """What a source of decoded images gives: ``x`` (n, c, h, w) uint8 or float32 in [0,1]; the others as in ``Split``."""
+    """What a source of pixels gives: ``x`` (n, c, h, w) uint8 or float32 in [0,1]; the rest is as in ``Split``."""
 
     x: Tensor
     y: Tensor

@@ -14,7 +14,7 @@ from robustctl.standards import KNOWN
 DARK = 0.1
 """Below, no image of the whole data reaches a tenth of the scale."""
 FAR = 0.08
-"""Difference of mean brightness that no choice among a data set's images explains, beside ``SIGMAS`` standard errors."""
+"""Beside ``SIGMAS`` standard errors, a difference of mean brightness that no choice among the images explains."""
 SIGMAS = 6
 PART = 256
 

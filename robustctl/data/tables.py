@@ -74,7 +74,11 @@ def class_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
         found = found.get(key) if isinstance(found, dict) else None
     if isinstance(found, dict):  # older versions write them by number
         found = [found.get(str(i)) for i in range(len(found))]
-    return tuple(map(str, found)) if isinstance(found, list) and found and len(set(map(str, found))) == len(found) else None
+    return (
+        tuple(map(str, found))
+        if isinstance(found, list) and found and len(set(map(str, found))) == len(found)
+        else None
+    )
 
 
 def images(column: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
@@ -86,7 +90,7 @@ def require_images(schema: pa.Schema, column: str, where: str) -> None:
     """Raise RequestError unless the column holds bytes, or the hub's struct around them."""
     kind = schema.field(column).type
     inner = kind.field("bytes").type if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
-    if not (pa.types.is_binary(inner) or pa.types.is_large_binary(inner)):
+    if not (pa.types.is_binary(inner) or pa.types.is_large_binary(inner) or pa.types.is_null(inner)):
         raise RequestError(f"{where}: column {column} holds {kind}, not encoded images")
 
 

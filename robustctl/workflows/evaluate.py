@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from robustctl import checkpoint
+from robustctl.data import Reading
 from robustctl.evaluation import shards, union
 from robustctl.evaluation.checks import Recorded
 from robustctl.evaluation.store import Key, differing, digest, plain, read_key
@@ -17,9 +18,19 @@ from robustctl.workflows.subject import Subject
 
 
 def evaluate(
-    subject: Subject, request: UnionRequest, *, source: str, split: str, n: int | None, device: str
+    subject: Subject,
+    request: UnionRequest,
+    *,
+    source: str,
+    split: str,
+    n: int | None,
+    device: str,
+    reading: Reading | None = None,
 ) -> tuple[UnionResult | None, Path]:
     """Evaluate a subject on the first ``n`` images of a split; verdicts and result go into its ``eval_dir``.
+
+    Args:
+        reading: columns and classes that the source does not tell by itself.
 
     Returns:
         The result (None in all but the first of torchrun's processes) and its file.
@@ -30,7 +41,7 @@ def evaluate(
     union.require_protocol(request.protocol)
     chosen_device = pick_device(shards.local_device(device))
     spec = subject.located.spec
-    images = load_images(source, split, n, spec)
+    images = load_images(source, split, n, spec, reading)
     images.require(spec.input_shape, spec.n_classes)
     model = checkpoint.load_from(spec, subject.located.weights).to(chosen_device)
     request = union.confirmed(model.eval(), images, request)

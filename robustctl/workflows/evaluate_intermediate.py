@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import cast, get_args
 
 from robustctl import checkpoint
+from robustctl.data import Reading
 from robustctl.discovery import unknown
 from robustctl.errors import RequestError
 from robustctl.evaluation.store import digest
@@ -36,9 +37,19 @@ class IntermediateOptions:
 
 
 def evaluate_intermediate(
-    subject: Subject, request: IntermediateRequest, *, source: str, split: str, n: int | None, device: str
+    subject: Subject,
+    request: IntermediateRequest,
+    *,
+    source: str,
+    split: str,
+    n: int | None,
+    device: str,
+    reading: Reading | None = None,
 ) -> tuple[IntermediateResult, Path]:
     """Evaluate a subject on the first ``n`` images of a split; measures and result go into its ``eval_dir``.
+
+    Args:
+        reading: columns and classes that the source does not tell by itself.
 
     Returns:
         The result and its file.
@@ -50,7 +61,7 @@ def evaluate_intermediate(
     request.perturbation.require(subject.located.spec.input_shape)
     chosen_device = pick_device(device)
     spec = subject.located.spec
-    images = load_images(source, split, n, spec)
+    images = load_images(source, split, n, spec, reading)
     model = checkpoint.load_from(spec, subject.located.weights)
     key = digest(intermediate.evaluation_key(model, spec, images, request))
     with writing(subject.eval_dir):

@@ -2,11 +2,13 @@
 
 import platform
 import time
+from typing import Any
 
 import torch
 
 from robustctl import __version__, checkpoint, runs
 from robustctl.architectures import Classifier
+from robustctl.data import Reading
 from robustctl.files import write_text
 from robustctl.processes import World
 from robustctl.runs import Record, Run
@@ -45,12 +47,19 @@ def _record(plan: TrainingPlan, model: Classifier, device: torch.device) -> Reco
             "n": len(data),
             "index_sha256": data.index_sha256,
             "content_sha256": data.content_sha256,
+            **_said_about(plan.reading),
         },
         device=str(device),
         hardware=_hardware(device),
         versions=_versions(),
         started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     )
+
+
+def _said_about(reading: Reading) -> dict[str, Any]:
+    """Columns and classes as the user gave them, for a resumption and for evaluations."""
+    found: dict[str, Any] = {"columns": str(reading.columns), "classes": reading.classes}
+    return {key: value for key, value in found.items() if value}
 
 
 def _hardware(device: torch.device) -> str:

@@ -30,6 +30,7 @@ def start_model(plan: TrainingPlan) -> tuple[Classifier, ModelSpec]:
             architecture=Architecture(name=plan.model, args=arguments),
             input_shape=input_shape(plan.data, plan.settings),
             n_classes=plan.data.n_classes,
+            classes=plan.data.class_names,
             dataset=plan.settings.dataset,
         )
         return build(spec), _trained_for(spec, plan.settings)
@@ -38,16 +39,18 @@ def start_model(plan: TrainingPlan) -> tuple[Classifier, ModelSpec]:
     if absent:
         say(f"the weights of {plan.model} are not here yet; they would be fetched first")
     if plan.request.new_head:
-        fresh = spec.model_copy(update={"n_classes": plan.data.n_classes})
+        new_classes = {"n_classes": plan.data.n_classes, "classes": plan.data.class_names}
+        fresh = spec.model_copy(update=new_classes)
         model = build(fresh)
         spec = fresh if absent else new_head(model, spec, plan.data.n_classes, checkpoint.read_tensors(weights))
-        return model, _trained_for(spec, plan.settings)
+        return model, _trained_for(spec.model_copy(update=new_classes), plan.settings)
     if plan.data.n_classes != spec.n_classes:
         raise RequestError(
             f"{plan.data.source} has {plan.data.n_classes} classes, {plan.model} tells {spec.n_classes} apart; "
             "give it a new head: --new-head"
         )
     plan.data.require(spec.input_shape, spec.n_classes)
+    spec = spec.model_copy(update={"classes": spec.classes or plan.data.class_names})
     return build(spec) if absent else checkpoint.load_from(spec, weights), _trained_for(spec, plan.settings)
 
 

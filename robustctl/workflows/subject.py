@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustctl import runs
+from robustctl.data import Columns, Reading
 from robustctl.errors import RequestError
 from robustctl.progress import say
 from robustctl.standards import STANDARDS
@@ -32,6 +33,11 @@ class Subject:
         if dataset not in STANDARDS:
             raise RequestError(f"data set {dataset!r} has no usual source; say where its images are with --data")
         return STANDARDS[dataset].source
+
+    def default_reading(self) -> Reading:
+        """Columns and classes that were said when it was trained, for its own data."""
+        recorded = self.record.data if self.record else {}
+        return Reading(Columns.parse(recorded.get("columns")), recorded.get("classes"))
 
     def default_threats(self) -> tuple[Threat, ...]:
         """Those that its recipe evaluates, else its data set's usual ones; empty when neither is known."""

@@ -1,10 +1,10 @@
 """Makes a plan from a request to train: everything resolved and checked before any weights are fetched."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 from robustctl import runs
-from robustctl.data import EncodedData, ImageData
+from robustctl.data import Columns, EncodedData, ImageData, Reading
 from robustctl.errors import RequestError
 from robustctl.models.find import Located, locate
 from robustctl.publish.push import require_licence
@@ -16,7 +16,7 @@ from robustctl.spec import IMAGENET, ModelSpec, read_spec
 from robustctl.standards import STANDARDS
 from robustctl.training import state_file
 from robustctl.training.build import learning_rate
-from robustctl.workflows.images import load_training_images
+from robustctl.workflows.images import load_training_images, reading_of
 from robustctl.workflows.obtain import obtain
 from robustctl.workflows.training_request import TrainingRequest
 
@@ -36,6 +36,7 @@ class TrainingPlan:
     data: ImageData | EncodedData
     seed: int
     spec: ModelSpec | None = None
+    reading: Reading = field(default_factory=Reading)
 
 
 def plan_afresh(request: TrainingRequest) -> TrainingPlan:
@@ -54,10 +55,14 @@ def plan_afresh(request: TrainingRequest) -> TrainingPlan:
     require_licence(request.push, request.licence or inherited, located.name if located else None)
     dataset = located.spec.dataset if located else _dataset_of(request.recipe, request.data)
     chosen = recipe.load(request.recipe, request.overrides, dataset)
-    data = _data(request.data, chosen.settings, located.spec if located else None)
+    reading = reading_of(request.columns, request.classes)
+    spec = located.spec if located else None
+    data = _data(request.data, request.split or "train", reading, chosen.settings, spec, matching=not request.new_head)
     if located and not request.dry_run:
         located = obtain(request.model)  # a gigabyte perhaps: only now that the request is known to be right
-    return TrainingPlan(request, chosen.settings, chosen, request.model, located, data, request.seed or 0)
+    return TrainingPlan(
+        request, chosen.settings, chosen, request.model, located, data, request.seed or 0, None, reading
+    )
 
 
 def _dataset_of(recipe_name: str, data: str | None) -> str | None:
@@ -67,14 +72,27 @@ def _dataset_of(recipe_name: str, data: str | None) -> str | None:
     return next((name for name, standard in STANDARDS.items() if data in (name, standard.source)), None)
 
 
-def _data(source: str | None, settings: Settings, spec: ModelSpec | None) -> ImageData | EncodedData:
-    """The training split; images of several sizes only where the model, the data set or the recipe allows them."""
+def _data(
+    source: str | None, split: str, reading: Reading, settings: Settings, spec: ModelSpec | None, *, matching: bool
+) -> ImageData | EncodedData:
+    """The training split; images of several sizes only where the model, the data set or the recipe allows them.
+
+    Args:
+        matching: whether the labels are the classes of ``spec``; else it gets a new head for those of the data.
+    """
     dataset = settings.dataset
     if source is None and dataset not in STANDARDS:
         raise RequestError(f"say where the images of {dataset!r} are: --data FOLDER, .npz file or hub data set")
     any_size = bool(settings.augment.resized_crop or dataset == IMAGENET or (spec and spec.resizing))
     side = spec.input_shape[-1] if spec else None
-    return load_training_images(source or STANDARDS[dataset].source, "train", any_size=any_size, side=side)
+    return load_training_images(
+        source or STANDARDS[dataset].source,
+        split,
+        any_size=any_size,
+        side=side,
+        spec=spec if matching else None,
+        reading=reading,
+    )
 
 
 def run_to_resume(request: TrainingRequest) -> Run:
@@ -101,6 +119,8 @@ def plan_resumption(request: TrainingRequest, run: Run) -> TrainingPlan:
             ("MODEL", request.model, record.model),
             ("--seed", request.seed, record.seed),
             ("--data", request.data, record.data["source"]),
+            ("--split", request.split, record.data["split"]),
+            ("--columns", request.columns, record.data.get("columns")),
         )
         if given is not None and given != recorded
     ]
@@ -113,10 +133,14 @@ def plan_resumption(request: TrainingRequest, run: Run) -> TrainingPlan:
     if changed:
         raise RequestError(f"cannot resume {run.path} with a changed request: {'; '.join(changed)}")
     spec = read_spec(run.path)
-    data = _data(record.data["source"], settings, spec)
+    reading = Reading(Columns.parse(record.data.get("columns")), record.data.get("classes"))
+    if request.classes is not None and reading_of(None, request.classes).classes != reading.classes:
+        raise RequestError(f"cannot resume {run.path} with another --classes than it was started with")
+    matching = spec.classes is not None or reading.classes is not None
+    data = _data(record.data["source"], record.data["split"], reading, settings, spec, matching=matching)
     if not data.has_content(record.data["content_sha256"]):
         raise RequestError(f"cannot resume {run.path}: the images of {record.data['source']} have changed")
-    return TrainingPlan(request, settings, None, record.model, None, data, record.seed, spec)
+    return TrainingPlan(request, settings, None, record.model, None, data, record.seed, spec, reading)
 
 
 def header(plan: TrainingPlan, spec: ModelSpec) -> list[str]:

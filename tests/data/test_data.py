@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -119,6 +121,44 @@ def test_training_images_that_are_too_many_stay_encoded_whatever_their_size(smal
     images = data.load_to_train(str(small), "train", any_size=False, limit=6 * 3 * 20 * 20 - 1)
     assert isinstance(images, EncodedData) and not images.any_size and images.shape == (3, 20, 20)
     assert isinstance(data.load_to_train(str(small), "train", any_size=False, limit=6 * 3 * 20 * 20), ImageData)
+
+
+def test_grey_images_have_as_many_channels_as_the_model_takes(tmp_path: Path) -> None:
+    level = np.arange(1024, dtype=np.uint8).reshape(32, 32)
+    for name, image in (("a", Image.fromarray(level)), ("b", Image.fromarray(level).convert("RGB"))):
+        (tmp_path / "test" / name).mkdir(parents=True)
+        image.save(tmp_path / "test" / name / "0.webp", lossless=True)
+    two = {"n_classes": 2}
+    grey = spec("mine").model_copy(update={"input_shape": (1, 32, 32), **two})
+    images = data.load(str(tmp_path), "test", None, grey)
+    assert torch.equal(images.x, torch.from_numpy(level).expand(2, 1, 32, 32))
+    colour = data.load(str(tmp_path), "test", 1, spec("mine").model_copy(update=two))
+    assert torch.equal(colour.x, torch.from_numpy(level).expand(1, 3, 32, 32))
+    trained = data.load_to_train(str(tmp_path), "test", any_size=False, spec=grey)
+    assert isinstance(trained, ImageData) and trained.content_sha256 == images.content_sha256
+    lazy = data.load_to_train(str(tmp_path), "test", any_size=False, spec=grey, limit=1)
+    assert isinstance(lazy, EncodedData) and torch.equal(lazy.decoded((1, 32, 32), None).x, images.x)
+
+
+def test_every_layout_of_the_same_images_has_one_hash(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (3, 3, 8, 8), dtype=np.uint8)
+    y = np.array([0, 1, 2])
+    np.savez(tmp_path / "a.npz", x=x, y=y)
+    np.savez(tmp_path / "floats.npz", x=(x / np.float32(255)).astype(np.float32), y=y)
+    np.savez(tmp_path / "last.npz", image=x.transpose(0, 2, 3, 1), label=y)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "labels.npy", y.astype(np.int32))
+    encoded = []
+    for i, image in enumerate(x):
+        path = tmp_path / "folder" / "test" / str(i) / "0.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(image.transpose(1, 2, 0)).save(path)
+        encoded.append(path.read_bytes())
+    (tmp_path / "table").mkdir()
+    pq.write_table(pa.table({"img": encoded, "label": ["ant", "bee", "cat"]}), tmp_path / "table" / "test.parquet")
+    sources = ["a.npz", "floats.npz", "last.npz", "x.npy", "folder", "table", "table/test.parquet", "./folder/"]
+    hashes = {source: data.load(f"{tmp_path}/{source}", "test").content_sha256 for source in sources}
+    assert len(set(hashes.values())) == 1, hashes
 
 
 def test_an_empty_split_is_no_training_data(small: Path) -> None:

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from robustctl.data import decode as module
-from robustctl.data.decode import decode, gather, open_image, size_of
+from robustctl.data.decode import as_grey, decode, gather, open_image, size_of, suffixes
 from robustctl.errors import RequestError
 
 
@@ -74,9 +74,25 @@ def test_sixteen_bit_images_are_refused_rather_than_clipped() -> None:
         decode([_png(deep)], _name)
 
 
-def test_other_formats_are_refused() -> None:
-    with pytest.raises(RequestError, match="row 0.*neither PNG nor JPEG"):
-        decode([_png(_noise(4, 4, 3), image_format="BMP")], _name)
+@pytest.mark.parametrize("image_format", ["BMP", "GIF", "PPM", "TIFF", "WEBP", "TGA", "JPEG2000", "ICO"])
+def test_every_format_of_pillow_is_read(image_format: str) -> None:
+    grey = np.repeat(_noise(16, 16, 1), 3, axis=2)
+    encoded = io.BytesIO()
+    Image.fromarray(grey).save(encoded, image_format, **({"lossless": True} if image_format == "WEBP" else {}))
+    assert torch.equal(decode([encoded.getvalue()], _name)[0], torch.from_numpy(grey).permute(2, 0, 1))
+
+
+def test_what_pillow_gives_to_other_programs_is_refused() -> None:
+    with pytest.raises(RequestError, match="row 0.*in no image format that is read"):
+        decode([_png(_noise(4, 4, 3), image_format="EPS")], _name)
+    assert ".eps" not in suffixes() and {".webp", ".bmp", ".gif", ".tif", ".ppm", ".jpeg"} <= suffixes()
+
+
+def test_equal_channels_are_grey_and_others_are_not() -> None:
+    grey = Image.fromarray(_noise(5, 4))
+    found = as_grey(grey.convert("RGB"))
+    assert found is not None and found.tobytes() == grey.tobytes() and as_grey(grey) is grey
+    assert as_grey(Image.fromarray(_noise(5, 4, 3))) is None
 
 
 def test_cmyk_is_read_as_colour_as_pillow_converts_it() -> None:
@@ -102,7 +118,7 @@ def test_the_size_is_told_without_decoding() -> None:
     good = _png(_noise(32, 20, 3), image_format="JPEG")
     assert size_of(good[:-300], "truncated") == (3, 32, 20)
     assert size_of(_png(_noise(5, 4)), "grey") == (1, 5, 4)
-    with pytest.raises(RequestError, match="cannot decode row 0: it is neither"):
+    with pytest.raises(RequestError, match="cannot decode row 0: it is in no image format"):
         size_of(b"", "row 0")
 
 

@@ -29,8 +29,8 @@ def encoded(image: Image.Image) -> bytes:
 
 
 def lazy(folder: Path, split: str = "train", any_size: bool = True) -> EncodedData:
-    files, y, n_classes = find(folder, split)
-    return EncodedData(files, y, n_classes, str(folder), split, torch.arange(len(y)), any_size)
+    found = find(folder, split)
+    return EncodedData(found.images, found.y, found.n_classes, str(folder), split, torch.arange(len(found.y)), any_size)
 
 
 @pytest.fixture

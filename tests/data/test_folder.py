@@ -3,9 +3,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torch import Tensor
 
-from robustctl.data.folder import read
+from robustctl import data
 from robustctl.errors import RequestError
+
+
+def read(folder: Path, split: str, n: int | None) -> tuple[Tensor, Tensor, int]:
+    images = data.load(str(folder), split, n)
+    return images.x, images.y, images.n_classes
 
 
 def _image(path: Path, level: int) -> None:
@@ -44,10 +50,27 @@ def test_whole_numbers_as_names_are_in_the_order_of_their_values(tmp_path: Path)
     assert y.tolist() == x[:, 0, 0, 0].tolist() == list(range(11))
 
 
-def test_hidden_files_and_other_suffixes_are_no_images(animals: Path) -> None:
+def test_hidden_files_and_other_suffixes_are_left_out_and_said_to_be(animals: Path) -> None:
     (animals / ".cache").mkdir()
     (animals / "test" / "ant" / "notes.txt").write_text("hello")
-    assert len(read(animals, "test", None)[1]) == 9
+    (animals / "test" / "ant" / "._0.png").write_bytes(b"resource fork")
+    (animals / "test" / ".DS_Store").write_bytes(b"")
+    (animals / "test" / "0.png").write_bytes(b"")
+    (animals / "test" / "bee" / "more").mkdir()
+    images = data.load(str(animals), "test")
+    assert len(images) == 9
+    (note,) = images.notes
+    assert note.startswith(f"5 files are left out of {animals / 'test'}: ")
+    for part in ("2 hidden (as .DS_Store)", "1 of no known image format (as notes.txt)", "in no folder of a class"):
+        assert part in note
+    assert data.load(str(animals), "train").notes == ()
+
+
+@pytest.mark.parametrize("suffix", ["webp", "bmp", "gif", "tiff", "ppm", "JPG", "png"])
+def test_every_format_that_pillow_reads_is_read(tmp_path: Path, suffix: str) -> None:
+    _image(tmp_path / "test" / "ant" / "0.png", 7)
+    _image(tmp_path / "test" / "bee" / f"0.{suffix}", 200)
+    assert len(read(tmp_path, "test", None)[1]) == 2
 
 
 def test_an_unknown_split_is_answered_with_the_splits(animals: Path) -> None:
@@ -62,7 +85,10 @@ def test_an_empty_folder_has_no_splits(tmp_path: Path) -> None:
 
 def test_a_split_without_images_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "test" / "ant").mkdir(parents=True)
-    with pytest.raises(RequestError, match="has no images"):
+    with pytest.raises(RequestError, match="has no images$"):
+        read(tmp_path, "test", None)
+    (tmp_path / "test" / "ant" / "a.csv").write_text("")
+    with pytest.raises(RequestError, match=r"has no images: 1 file is left out .* image format \(as a\.csv\)"):
         read(tmp_path, "test", None)
 
 

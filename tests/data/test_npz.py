@@ -1,4 +1,7 @@
+import io
 import re
+import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -6,6 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from robustctl import data
+from robustctl.data import memory
+from robustctl.data.columns import Columns
 from robustctl.data.npz import read
 from robustctl.errors import RequestError
 
@@ -20,7 +26,8 @@ def _save(path: Path, **arrays: Any) -> Path:
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_pixels_keep_their_type_and_values(tmp_path: Path, dtype: type) -> None:
     x = np.ones((4, 1, 2, 2), dtype=dtype)
-    got, y, n_classes = read(_save(tmp_path / "a.npz", x=x, y=Y), 3)
+    found = read(_save(tmp_path / "a.npz", x=x, y=Y), 3)
+    got, y, n_classes = found.x, found.y, found.n_classes
     assert torch.equal(got, torch.from_numpy(x[:3]))
     assert (y.tolist(), y.dtype, n_classes) == ([0, 1, 2], torch.int64, 3)
 
@@ -67,3 +74,71 @@ def test_a_single_array_is_no_npz(tmp_path: Path) -> None:
 def test_more_images_than_there_are_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="n is 5.*has 4 images"):
         read(_save(tmp_path / "a.npz", x=F4, y=Y), 5)
+
+
+def test_only_what_is_asked_for_is_read_of_an_array_of_gigabytes(tmp_path: Path) -> None:
+    rows, size = 40_000_000, 64  # 2.5 GB of pixels in a file of 3 MB
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, shape, dtype in (("x", (rows, 1, 8, 8), np.uint8), ("y", (rows,), np.uint8)):
+            header = io.BytesIO()
+            kind = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(header, kind)
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                file.write(header.getvalue() + bytes(rows if name == "y" else 10 * size))  # the rest is never read
+    tracemalloc.start()
+    try:
+        found = read(tmp_path / "a.npz", 3)
+        assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert (len(found.x), found.n_classes) == (3, 1)
+
+
+def test_more_than_the_memory_holds_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "_free", lambda: 3000)
+    with pytest.raises(RequestError, match="x of .* would take .* GB, but .* are free; ask for fewer: --n N"):
+        read(_save(tmp_path / "a.npz", x=np.zeros((300, 1, 4, 4), np.uint8), y=np.zeros(300, int)), None)
+    assert len(read(tmp_path / "a.npz", 100).x) == 100
+
+
+def test_generated_sets_are_read_by_their_own_names_and_layout(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+    found = read(_save(tmp_path / "a.npz", image=image, label=Y), 3)
+    assert torch.equal(found.x, torch.from_numpy(image[:3]).permute(0, 3, 1, 2))
+    assert found.x.is_contiguous() and found.y.tolist() == [0, 1, 2]
+
+
+def test_arrays_of_other_names_are_chosen(tmp_path: Path) -> None:
+    path = _save(tmp_path / "a.npz", x=F4, y=Y, fine=Y + 1)
+    assert read(path, None, Columns(label="fine")).y.tolist() == (Y + 1).tolist()
+    with pytest.raises(RequestError, match="no array 'coarse'; its arrays: x, y, fine"):
+        read(path, None, Columns(label="coarse"))
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("targets", ["labels.npy", "a/other.npy"])
+def test_a_pair_of_files_is_read(tmp_path: Path, order: Any, targets: str) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (4, 3, 8, 8), dtype=np.uint8)
+    (tmp_path / "a").mkdir()
+    np.save(tmp_path / "fog.npy", np.asarray(image, order=order))
+    np.save(tmp_path / targets, Y.astype(np.uint8))
+    source = f"{tmp_path}/fog.npy" + ("" if targets == "labels.npy" else f",{tmp_path}/{targets}")
+    images = data.load(source, "test", 3)
+    assert torch.equal(images.x, torch.from_numpy(image[:3])) and images.y.tolist() == [0, 1, 2]
+    assert (images.split, images.n_classes) == ("all", 3)
+
+
+def test_images_without_their_labels_are_told_how_to_name_them(tmp_path: Path) -> None:
+    np.save(tmp_path / "fog.npy", F4)
+    with pytest.raises(RequestError, match=r"no file .*labels\.npy; .*X\.npy,Y\.npy"):
+        data.load(f"{tmp_path}/fog.npy", "test")
+
+
+def test_an_array_that_ends_too_early_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "labels.npy", Y)
+    np.save(tmp_path / "x.npy", F4)
+    (tmp_path / "x.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:-10])
+    with pytest.raises(RequestError, match="ends after 54 of 64 bytes"):
+        data.load(f"{tmp_path}/x.npy", "test")
