@@ -4,6 +4,7 @@ A radius is kept as the user wrote it (``8/255``) beside its value, so that tabl
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -95,3 +96,40 @@ def hull_l2_radius(eps_linf: float, eps_l1: float, dimension: int) -> float:
         return eps_l1 / math.sqrt(dimension)
     whole = math.floor(ratio)
     return eps_l1 / math.sqrt(whole + (ratio - whole) ** 2)
+
+
+def require_plausible(
+    threats: Iterable[Threat], input_shape: tuple[int, int, int] | None, *, key: str = "eps", way_on: str = "--force"
+) -> None:
+    """Raise RequestError for a radius that no study has meant, with the likely intention.
+
+    An l_inf ball of more than half of the box reaches mid-grey from every image. An l_2 or l_1 ball as large as the
+    box's own diameter, sqrt(d) or d for d pixels, holds every image from anywhere.
+
+    Args:
+        input_shape: (channels, height, width) of the images; None if it is not known, then l_inf alone is judged.
+        key: where the radius was written.
+        way_on: the option that goes on nevertheless; empty if there is none.
+    """
+    for threat in threats:
+        limit, what = _limit(threat.norm, math.prod(input_shape) if input_shape else None)
+        if threat.eps > limit or (threat.norm != "linf" and threat.eps == limit):
+            nevertheless = f" {way_on} goes on nevertheless" if way_on else ""
+            raise RequestError(
+                f"{key}: {threat} is {what} on the scale [0,1] of pixels.{_meant(threat, limit)}{nevertheless}"
+            )
+
+
+def _limit(norm: Norm, dimension: int | None) -> tuple[float, str]:
+    if norm == "linf":
+        return 0.5, "more than half of the box"
+    if dimension is None:
+        return math.inf, ""
+    diameter = math.sqrt(dimension) if norm == "l2" else float(dimension)
+    return diameter, f"not below the diameter of the whole box ({diameter:g})"
+
+
+def _meant(threat: Threat, limit: float) -> str:
+    """The same number of 255ths, if that would be a radius."""
+    fits = "/" not in threat.eps_text and threat.eps >= 1 and threat.eps / 255 < limit
+    return f" Did you mean {threat.norm} {threat.eps_text}/255?" if fits else ""

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robustctl.errors import RequestError
-from robustctl.threats import Threat, hull_l2_radius, parse_eps
+from robustctl.threats import Threat, hull_l2_radius, parse_eps, require_plausible
 
 
 def test_a_threat_keeps_the_radius_as_written() -> None:
@@ -83,3 +83,30 @@ def test_hull_radius_is_the_least_support_of_the_two_balls(eps_linf: float, eps_
     least = min(support(low + (1 - low) * i / 4000) for i in range(4001))
     assert radius <= least * (1 + 1e-9)
     assert radius >= least * (1 - 0.02)
+
+
+CIFAR10 = (3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("text", "shape", "words"),
+    [
+        ("linf:8", CIFAR10, "more than half of the box .* Did you mean linf 8/255. --force goes on"),
+        ("linf:0.51", CIFAR10, "more than half of the box on the scale .0,1. of pixels. --force"),
+        ("linf:8", None, "Did you mean linf 8/255"),
+        ("l2:128", CIFAR10, r"the diameter of the whole box \(55.4256\).* Did you mean l2 128/255"),
+        ("l2:8", (1, 8, 8), r"diameter of the whole box \(8\)"),
+        ("l1:3072", CIFAR10, r"diameter of the whole box \(3072\)"),
+    ],
+)
+def test_a_radius_that_makes_no_sense_is_refused_with_the_likely_intention(
+    text: str, shape: tuple[int, int, int] | None, words: str
+) -> None:
+    with pytest.raises(RequestError, match=words):
+        require_plausible([Threat.parse("linf:0.1"), Threat.parse(text)], shape)
+
+
+@pytest.mark.parametrize("text", ["linf:0.5", "linf:8/255", "l2:7.9", "l1:63.9", "l2:2"])
+def test_radii_that_studies_use_pass(text: str) -> None:
+    require_plausible([Threat.parse(text)], (1, 8, 8))
+    require_plausible([Threat.parse("l2:1000"), Threat.parse("l1:1e6")], None)

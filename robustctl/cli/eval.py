@@ -54,7 +54,8 @@ def command(
     ] = "auto",
     json: Annotated[Path | None, typer.Option(help="Also write the result to this file.")] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Go on although the clean accuracy is not the recorded one.")
+        bool,
+        typer.Option("--force", help="Go on although the clean accuracy, a radius or the pixels are not plausible."),
     ] = False,
     intermediate_q: Annotated[
         Text, typer.Option(help="Instead of the union: intermediate-q robustness for these q, e.g. 1,10,100,1000.")

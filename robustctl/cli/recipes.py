@@ -44,12 +44,15 @@ def validate(
     from math import prod
 
     from robustctl.recipe import read as recipe
-    from robustctl.standards import STANDARDS
+    from robustctl.standards import KNOWN
+    from robustctl.threats import require_plausible
 
     checked = recipe.load(name, overrides or ())
+    known = KNOWN.get(checked.settings.dataset)
+    shape = known.input_shape if known else None
+    require_plausible(checked.settings.train_threats, shape, key="train.threats", way_on="finetune --force")
+    require_plausible(checked.settings.evaluate_threats, shape, key="evaluate.threats", way_on="finetune --force")
     typer.echo(f"{checked.name} is valid: {checked.settings.method.name} on {checked.settings.dataset}")
-    shapes = {name: standard.input_shape for name, standard in STANDARDS.items()} | {"imagenet": (3, 224, 224)}
-    shape = shapes.get(checked.settings.dataset)
     line = recipe.hull_line(checked.settings, prod(shape)) if shape else None
     if line:
         typer.echo(line)

@@ -75,4 +75,5 @@ PushOption = Annotated[
 LicenceOption = Annotated[
     str | None, typer.Option("--licence", help="Of what --push publishes, where it cannot be inherited, e.g. mit.")
 ]
+ForceOption = Annotated[bool, typer.Option("--force", help="Go on although a radius of the recipe makes no sense.")]
 DryOption = Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be done.")]

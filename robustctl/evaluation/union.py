@@ -29,7 +29,7 @@ from robustctl.oracle import Oracle, Precision, confirm_precision
 from robustctl.progress import Advance, progress, say
 from robustctl.results.union import AttackInfo, Points, UnionResult, summarize
 from robustctl.spec import ModelSpec
-from robustctl.threats import Norm, Threat
+from robustctl.threats import Norm, Threat, require_plausible
 
 DLR_CLASSES = 4  # below, DLR's denominator does not exist
 MASKING_SHARE = 0.002  # a black-box attack that breaks more than this beyond the gradient attacks is a sign of masking
@@ -145,6 +145,8 @@ def evaluate_union(
         RequestError: a guard refuses model or data before any attack.
         RunError: the store belongs to another evaluation or cannot be written, or an attack is faulty.
     """
+    if not request.force:
+        require_plausible(request.threats, spec.input_shape)
     data.require(spec.input_shape, spec.n_classes)
     checks.require_pixels(data)
     model = model.to(device).eval()

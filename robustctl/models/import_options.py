@@ -11,6 +11,7 @@ from robustctl.files import parse_yaml
 from robustctl.models import entry as entries
 from robustctl.models.entry import Entry, KeyRules
 from robustctl.standards import KNOWN
+from robustctl.threats import Threat, require_plausible
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,10 @@ def entry_from(options: ImportOptions, yaml_file: Path | None, file_name: str) -
     content |= _architecture(options, content)
     content |= _shape(options, content)
     content["keys"] = _keys(options, content)
-    return entries.parse(content, str(yaml_file or "models import"))
+    entry = entries.parse(content, str(yaml_file or "models import"))
+    if entry.norm and entry.eps:
+        require_plausible([Threat.of(entry.norm, entry.eps)], entry.input_shape, key="--eps", way_on="")
+    return entry
 
 
 def _given(options: ImportOptions) -> dict[str, Any]:

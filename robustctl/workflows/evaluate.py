@@ -13,6 +13,7 @@ from robustctl.oracle import pick_device
 from robustctl.progress import say
 from robustctl.results.union import UnionResult
 from robustctl.standards import STANDARDS
+from robustctl.threats import require_plausible
 from robustctl.workflows.images import load_images
 from robustctl.workflows.subject import Subject
 
@@ -41,6 +42,8 @@ def evaluate(
     union.require_protocol(request.protocol)
     chosen_device = pick_device(shards.local_device(device))
     spec = subject.located.spec
+    if not request.force:  # before a download
+        require_plausible(request.threats, spec.input_shape)
     images = load_images(source, split, n, spec, reading)
     images.require(spec.input_shape, spec.n_classes)
     model = checkpoint.load_from(spec, subject.located.weights).to(chosen_device)

@@ -18,6 +18,7 @@ from robustctl.progress import say
 from robustctl.publish.push import preflight
 from robustctl.runs import Run
 from robustctl.spec import ModelSpec
+from robustctl.threats import require_plausible
 from robustctl.training.build import build_loop, require_space, resizing_spec
 from robustctl.training.loop import Loop
 from robustctl.workflows.run_record import create_run
@@ -53,6 +54,12 @@ def train(request: TrainingRequest) -> Run | None:
         plan = plan_resumption(request, run) if run else plan_afresh(request)
         model, spec = start_model(plan)
         spec = resizing_spec(spec, plan.data)
+        if run is None and not request.force:
+            for key, threats in (
+                ("train.threats", plan.settings.train_threats),
+                ("evaluate.threats", plan.settings.evaluate_threats),
+            ):
+                require_plausible(threats, spec.input_shape, key=key)
         _say(w, header(plan, spec))
         if request.dry_run:
             return None

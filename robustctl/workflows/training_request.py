@@ -23,6 +23,7 @@ class TrainingRequest:
         licence: the licence to push under.
         tensorboard: also write the metrics for TensorBoard.
         new_head: draw a new last layer for the data's classes.
+        force: go on although a radius makes no sense.
         split: which split of them is trained on.
         columns: ``image=img,label=fine_label``, if the columns have no usual names.
         classes: a YAML file that maps the classes of the data to the model's.
@@ -43,6 +44,7 @@ class TrainingRequest:
     licence: str | None = None
     tensorboard: bool = False
     new_head: bool = False
+    force: bool = False
     split: str | None = None
     columns: str | None = None
     classes: Path | None = None

@@ -343,3 +343,29 @@ def test_force_evaluates_nevertheless_and_flags_it(call, normalised_twice):
     code, out, err = call(normalised_twice, "--n", 12, "--norms", "linf", "--attack", "fast", "--force")
     assert code == 0, err
     assert "estimate" in out
+
+
+def test_a_radius_that_makes_no_sense_is_refused_and_force_goes_on(refused, call, model, images):
+    options = [model, "--data", images, "--attack", "fast", "--n", 2]
+    assert "Did you mean linf 8/255?" in refused(*options, "--eps", "linf=8,l2=0.2,l1=0.6")
+    code, _, err = call(*options, "--eps", "linf=8,l2=0.2,l1=0.6", "--force")
+    assert code == 0, err
+
+
+def test_pixels_that_are_not_what_they_seem_are_flagged(call, model, images, tmp_path):
+    arrays = np.load(images)
+    np.savez(tmp_path / "twice.npz", x=arrays["x"] / 255, y=arrays["y"])
+    options = ["--attack", "fast", "--n", 2, *EPS]
+    code, out, err = call(model, "--data", tmp_path / "twice.npz", *options, "--json", tmp_path / "r.json")
+    assert code == 0, err
+    assert "pixels: pixels reach from" in out and "divided by 255 twice" in out
+    assert any("divided by 255 twice" in flag for flag in results.read(tmp_path / "r.json").flags)
+
+
+def test_pixels_that_cannot_be_are_refused_where_the_clean_accuracy_is_known(refused, tmp_path):
+    from robustctl import data
+
+    digits = data.load("digits", "test", 20)
+    np.savez(tmp_path / "cut.npz", x=digits.x.numpy().astype(np.uint8), y=digits.y.numpy())
+    message = refused("digits-linf", "--data", tmp_path / "cut.npz", "--attack", "fast")
+    assert "they were floats in [0,1] that were cut to whole numbers" in message and "--force" in message

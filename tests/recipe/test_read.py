@@ -9,7 +9,8 @@ import pytest
 from robustctl.errors import RequestError
 from robustctl.recipe import read as recipe
 from robustctl.recipe.schema import Settings
-from robustctl.standards import STANDARDS
+from robustctl.standards import KNOWN, STANDARDS
+from robustctl.threats import require_plausible
 
 GOOD = """\
 dataset: cifar10
@@ -52,6 +53,8 @@ def test_shipped_recipe_is_valid_and_says_where_it_comes_from(name: str) -> None
     if loaded.settings.dataset in STANDARDS:
         standard = {threat.norm: threat.eps for threat in STANDARDS[loaded.settings.dataset].threats}
         assert all(threat.eps == standard[threat.norm] for threat in loaded.settings.evaluate_threats)
+    known = KNOWN[loaded.settings.dataset]
+    require_plausible([*loaded.settings.train_threats, *loaded.settings.evaluate_threats], known.input_shape)
 
 
 def value(settings: Settings, key: str) -> object:
