@@ -200,6 +200,16 @@ def shrink_inside(x_adv: Tensor, x: Tensor, norm: Norm, eps: float) -> Tensor:
     return torch.where(outside, rounded, x_adv)
 
 
+def contiguous(x: Tensor) -> Tensor:
+    """Images (n, c, h, w) in memory in that order, which code with ``view`` relies on; a copy only if they are not.
+
+    ``Tensor.contiguous`` leaves images of one channel as they are, and convolutions then answer in another order.
+    """
+    _, channels, height, width = x.shape
+    strides = (channels * height * width, height * width, width, 1)
+    return x if x.stride() == strides else x.clone(memory_format=torch.contiguous_format)
+
+
 def _compare(compare: Callable[..., Tensor], a: Tensor, b: Tensor | float) -> Tensor:
     """A comparison as 0 and 1 in the type of ``a``: on a CPU, arithmetic with masks of bool is some 20 times slower."""
     return compare(a, b, out=torch.empty_like(a))

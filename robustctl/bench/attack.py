@@ -20,8 +20,10 @@ from robustctl.evaluation import referee, reference
 from robustctl.evaluation.families import gathered, run_family
 from robustctl.evaluation.protocols import PROTOCOLS
 from robustctl.evaluation.row_scheduler import Finished
-from robustctl.oracle import Loss, Oracle, Precision, confirm_precision
+from robustctl.oracle import Loss, Oracle
+from robustctl.precision import Precision
 from robustctl.threats import Norm, Threat
+from robustctl.trusted_copy import PROBE, trusted_copy
 
 PEER = {"standard": ("apgd-ce", "apgd-t"), "full": ("apgd-ce", "apgd-t", "fab-t", "square")}
 """The reference's attacks that make up the same protocol as ours."""
@@ -98,7 +100,10 @@ def compare(
         The JSON of ``robustctl bench attack``; ``ratio`` is the reference's median seconds divided by ours.
     """
     ours, theirs = Side(), Side()
-    precision = confirm_precision(precision, model, _image(model, data))
+    fast = trusted_copy(model, precision, _probe(model, data))
+    precision = fast.precision
+    if fast.reason:
+        report(f"the fast copy is not the model: {fast.reason}")
     for number in range(rounds):
         _our_round(ours, model, data, threats, protocol, precision, seed, batch_size)
         report(f"round {number + 1}: ours {ours.seconds[-1]:.1f} s {_show(ours)}")
@@ -109,6 +114,7 @@ def compare(
         "schema": "robustctl.bench-attack/1",
         "protocol": protocol,
         "precision": precision,
+        "fast_copy": fast.copied,
         "n": len(data),
         "data": {"source": data.source, "split": data.split, "index_sha256": data.index_sha256},
         "threats": {threat.norm: threat.eps_text for threat in threats},
@@ -149,7 +155,7 @@ def _our_round(
     batch_size: int,
 ) -> None:
     start, cpu = time.perf_counter(), time.process_time()
-    with kept_memory(), TimedOracle(model, precision, _image(model, data)) as oracle:
+    with kept_memory(), TimedOracle(model, trusted_copy(model, precision, _probe(model, data))) as oracle:
         for threat in threats:
             families = PROTOCOLS[protocol][threat.norm]
             attacks = [
@@ -239,8 +245,9 @@ def _show(side: Side) -> str:
     return " ".join(f"{name} {100 * value:.1f}" for name, value in side.accuracies().items())
 
 
-def _image(model: Classifier, data: ImageData) -> Tensor:
-    return data.images([0]).to(device_of(model))
+def _probe(model: Classifier, data: ImageData) -> Tensor:
+    """The first images, where the model is."""
+    return data.images(range(min(PROBE, len(data)))).to(device_of(model))
 
 
 def _wait(device: torch.device) -> None:

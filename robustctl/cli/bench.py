@@ -47,7 +47,8 @@ def attack(
     from robustctl.discovery import unknown
     from robustctl.evaluation import referee
     from robustctl.evaluation.families import default_batch_size
-    from robustctl.oracle import pick_device, pick_precision
+    from robustctl.oracle import pick_device
+    from robustctl.precision import pick_precision
     from robustctl.workflows.images import load_images
     from robustctl.workflows.subject import choose_threats, find_subject
 

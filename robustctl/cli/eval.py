@@ -81,7 +81,8 @@ def command(
     if os.environ.get("RANK", "0") != "0":
         os.environ["ROBUSTCTL_QUIET"] = "1"
     from robustctl.evaluation.families import default_batch_size
-    from robustctl.oracle import pick_device, pick_precision
+    from robustctl.oracle import pick_device
+    from robustctl.precision import pick_precision
     from robustctl.workflows.images import reading_of
     from robustctl.workflows.subject import choose_threats, find_subject
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from robustctl.errors import RequestError
+from robustctl.geometry import contiguous
 from robustctl.results.union import DataInfo
 
 HASHED_AT_ONCE = 256
@@ -113,7 +114,7 @@ class ImageData(Labelled):
 
     def images(self, positions: Sequence[int] | Tensor) -> Tensor:
         """Images (len(positions), c, h, w) as float32 in [0,1]."""
-        return to_float(self.x[torch.as_tensor(positions)])
+        return contiguous(to_float(self.x[torch.as_tensor(positions)]))
 
     def select(self, positions: Sequence[int] | Tensor) -> "ImageData":
         """The images at these positions, which keep their indices in the split."""

@@ -50,7 +50,7 @@ def run_family(
     batch = FullBatch(oracle, data, positions, threat, family, seed, batch_size)
     yield from batch.run()
     if batch.close:
-        with oracle.in_float32():
+        with oracle.in_float32(_image(oracle, data)):
             yield from FullBatch(oracle, data, batch.close, threat, family, seed, batch_size).run()
 
 

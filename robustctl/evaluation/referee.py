@@ -12,7 +12,7 @@ from robustctl.architectures import device_of
 from robustctl.data import ImageData
 from robustctl.errors import RunError
 from robustctl.evaluation.memory import Pieces
-from robustctl.oracle import true_float32
+from robustctl.precision import true_float32
 from robustctl.threats import Norm, Threat
 
 TOLERANCE = 1e-6  # relative, on the norm; the box has none

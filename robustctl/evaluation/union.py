@@ -20,19 +20,19 @@ from robustctl.data import ImageData
 from robustctl.discovery import unknown
 from robustctl.errors import RequestError
 from robustctl.evaluation import checks, referee, reference, shards
+from robustctl.evaluation.attack_flags import attack_flags
 from robustctl.evaluation.audit import TIE, audit, chunks
 from robustctl.evaluation.families import gathered, run_family, seconds_per_batch
 from robustctl.evaluation.protocols import PROTOCOLS, SQUARE, Family
 from robustctl.evaluation.row_scheduler import Finished
 from robustctl.evaluation.store import Key, Row, Store, encode
-from robustctl.oracle import Oracle, Precision, confirm_precision
+from robustctl.oracle import Oracle
+from robustctl.precision import Precision
 from robustctl.progress import Advance, progress, say
 from robustctl.results.union import AttackInfo, Points, UnionResult, summarize
 from robustctl.spec import ModelSpec
 from robustctl.threats import Norm, Threat, require_plausible
-
-DLR_CLASSES = 4  # below, DLR's denominator does not exist
-MASKING_SHARE = 0.002  # a black-box attack that breaks more than this beyond the gradient attacks is a sign of masking
+from robustctl.trusted_copy import PROBE, Trusted, trusted_copy
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class UnionRequest:
         precision: wanted of the attacks, see ``confirmed``; the referee always takes float32.
         union_only: do not attack a point in other norms once it is broken in one.
         force: go on although the clean accuracy is not the recorded one.
+        fast_copy: attack a faster copy of the model, see ``confirmed``.
     """
 
     threats: tuple[Threat, ...]
@@ -56,6 +57,7 @@ class UnionRequest:
     precision: Precision = "float32"
     union_only: bool = False
     force: bool = False
+    fast_copy: bool = True
 
 
 @dataclass(frozen=True)
@@ -83,18 +85,22 @@ def require_protocol(name: str) -> None:
         )
 
 
-def confirmed(model: Classifier, data: ImageData, request: UnionRequest) -> UnionRequest:
-    """The request with the precision that its attacks will really have, which is that of its key and its result.
+def confirmed(model: Classifier, data: ImageData, request: UnionRequest) -> tuple[UnionRequest, Trusted]:
+    """The network that will be attacked, and the request with its precision and whether it is a copy.
 
-    The reference runs the float32 model, and not every model can be run in bf16 (then a line on stderr says so).
+    These are part of the key and of the result. The reference runs the float32 model. Our attacks run on a copy, and
+    on the model itself if the two are not equal; then a line on stderr says why.
 
     Args:
         model: on the device to be used. data: images of its shape.
     """
     if request.protocol == reference.NAME:
-        return dataclasses.replace(request, precision="float32")
-    image = data.images([0]).to(device_of(model))
-    return dataclasses.replace(request, precision=confirm_precision(request.precision, model, image))
+        trusted = Trusted(model, "float32", False)
+    else:
+        trusted = trusted_copy(model, request.precision, data.images(range(min(PROBE, len(data)))).to(device_of(model)))
+    if trusted.reason:
+        say(f"the attacks run on {trusted}")
+    return dataclasses.replace(request, precision=trusted.precision, fast_copy=trusted.copied), trusted
 
 
 def evaluation_key(model: Classifier, spec: ModelSpec, data: ImageData, request: UnionRequest) -> Key:
@@ -108,6 +114,8 @@ def evaluation_key(model: Classifier, spec: ModelSpec, data: ImageData, request:
         "protocol": request.protocol,
         "attack parameters": _parameters(request),
         "precision": request.precision,
+        # Only what is unusual is in the key, so that earlier verdicts of the copies that are trusted still count.
+        **({} if request.fast_copy or request.protocol == reference.NAME else {"attacked": "the model itself"}),
         "union only": request.union_only,
         "seed": request.seed,
         "data": [data.source, data.split, *filter(None, [data.preprocessing])],
@@ -128,6 +136,7 @@ def evaluate_union(
     store_path: Path,
     recorded: checks.Recorded | None = None,
     alone: bool = False,
+    trusted: Trusted | None = None,
 ) -> UnionResult | None:
     """Evaluate a model, going on from the verdicts that ``store_path`` already holds.
 
@@ -137,6 +146,7 @@ def evaluate_union(
         store_path: SQLite file of this evaluation; its directory exists.
         recorded: the clean accuracy to be expected.
         alone: share no work with other processes of torchrun, and give the result in this one.
+        trusted: what ``confirmed`` returned with this request; None compares model and copy here.
 
     Returns:
         The result; under torchrun, in the first process only.
@@ -152,14 +162,15 @@ def evaluate_union(
     model = model.to(device).eval()
     flags = checks.pixel_flags(data, spec.dataset, recorded, request.force)
     flags += checks.model_flags(model, data, spec.n_classes)
-    request = confirmed(model, data, request)
+    if trusted is None:
+        request, trusted = confirmed(model, data, request)
     key = evaluation_key(model, spec, data, request)
     shard = shards.Shard() if alone else shards.current()
 
     def work(store: Store) -> None:
         correct = _clean(model, data, store, request.batch_size)
         checks.clean_flags(correct, data, recorded, request.force)
-        _attack(model, data, store, request, shard.share(_right(correct)))
+        _attack(trusted, model, data, store, request, shard.share(_right(correct)))
 
     if shard.world > 1:
         shards.fill(shard, store_path, key, work)
@@ -175,7 +186,8 @@ def evaluate_union(
             store.add_seconds(time.monotonic() - start)
         flags += checks.clean_flags(correct, data, recorded, request.force)
         flags += checks.gradient_flags(model, data, _right(correct))
-        flags += rescored + _attack_flags(store, request, len(data), spec.n_classes)
+        flags += rescored + attack_flags(store, request, len(data), spec.n_classes)
+        flags += [f"fast-copy: the attacks ran on {trusted}"] if trusted.reason else []
         return _result(model, data, store, request, correct, rounded, flags, name, device)
 
 
@@ -192,10 +204,11 @@ def _clean(model: Classifier, data: ImageData, store: Store, batch_size: int) ->
     return [right for _, right in sorted(store.clean().items())]
 
 
-def _attack(model: Classifier, data: ImageData, store: Store, request: UnionRequest, right: list[int]) -> None:
+def _attack(
+    trusted: Trusted, model: Classifier, data: ImageData, store: Store, request: UnionRequest, right: list[int]
+) -> None:
     """Run every job on the points that no earlier job of its norm (of any norm, union only) has broken."""
-    fast = None if request.protocol == reference.NAME else request.precision
-    with kept_memory(), Oracle(model, fast, data.images([0]).to(device_of(model))) as oracle:
+    with kept_memory(), Oracle(model, trusted) as oracle:
         jobs = _jobs(model, oracle, data, request)
         if checks.has_gradient(oracle, data):
             _say_time(oracle, data, request, [(job, len(_left(job, store, request, right))) for job in jobs])
@@ -308,24 +321,6 @@ def _reference_job(model: Classifier, data: ImageData, threat: Threat, attack: s
     return AttackJob(threat, attack, reference.cost(threat.norm, attack, data.n_classes), True, propose)
 
 
-def _attack_flags(store: Store, request: UnionRequest, n: int, n_classes: int) -> list[str]:
-    flags = []
-    if n_classes < DLR_CLASSES and request.protocol != reference.NAME:
-        flags.append(f"margin: {n_classes} classes are too few for DLR; the targeted attacks maximise a margin instead")
-    if request.protocol == "fast":
-        flags.append("estimate: the fast protocol is weak; its accuracies are too high")
-    if request.union_only:
-        flags.append("union-only: the norms' own accuracies (and the average) are upper bounds")
-    for threat in request.threats:
-        if outside := store.outside(threat.norm):
-            flags.append(f"outside: {outside} proposals in {threat} left ball or box and were not counted")
-        if (by_square := len(store.broken(threat.norm, SQUARE))) > MASKING_SHARE * n:
-            flags.append(
-                f"black-box: in {threat} Square broke {by_square} points that gradient attacks did not (masking?)"
-            )
-    return flags
-
-
 def _result(
     model: Classifier,
     data: ImageData,
@@ -356,6 +351,7 @@ def _result(
             protocol=describe(request),
             seed=request.seed,
             precision=request.precision,
+            fast_copy=request.fast_copy,
             union_only=request.union_only,
         ),
         flags=flags,

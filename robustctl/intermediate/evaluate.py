@@ -24,7 +24,7 @@ from robustctl.geometry import image_generators, random_start
 from robustctl.intermediate.results import IntermediateResult
 from robustctl.intermediate.summary import Measure, summarize
 from robustctl.oracle import Oracle
-from robustctl.progress import progress
+from robustctl.progress import progress, say
 from robustctl.sampling.annealing import Trace
 from robustctl.sampling.build import draw, make_sampler
 from robustctl.sampling.estimators import Estimate, GridName, monte_carlo, path_sampling, plan, thesis_path_sampling
@@ -34,6 +34,7 @@ from robustctl.sampling.perturbation import Perturbation
 from robustctl.sampling.spatial import STEPS
 from robustctl.spec import ModelSpec
 from robustctl.threats import Threat
+from robustctl.trusted_copy import PROBE, Trusted, trusted_copy
 
 DRAWS = 8  # random perturbations of an image in one forward pass, whatever the batch size: seeds stay per image
 PGD_STEPS, PGD_STRIDE = 50, 2.5  # step = PGD_STRIDE * eps / steps (thesis section 3.1.6)
@@ -134,8 +135,11 @@ def evaluate_intermediate(
     started = time.monotonic()
     with Store(store_path, evaluation_key(model, spec, data, request)) as store:
         model = model.to(device)
+        fast = trusted_copy(model, "float32", data.images(range(min(PROBE, len(data)))).to(device))
+        if fast.reason:
+            say(f"the samplers run on {fast}")
         try:
-            _fill(model, data, request, store)
+            _fill(model, fast, data, request, store)
         finally:
             store.add_seconds(time.monotonic() - started)
         measures = {position: Measure.from_json(text) for position, text in store.measures().items()}
@@ -148,15 +152,16 @@ def evaluate_intermediate(
         weights=weights_sha256(model),
         seconds=round(seconds, 3),
         device=_device_name(device),
+        flags=[f"fast-copy: the samplers ran on {fast}"] if fast.reason else [],
     )
 
 
-def _fill(model: Classifier, data: ImageData, request: IntermediateRequest, store: Store) -> None:
+def _fill(model: Classifier, fast: Trusted, data: ImageData, request: IntermediateRequest, store: Store) -> None:
     done = store.measures()
     todo = [position for position in range(len(data)) if position not in done]
     size = max(1, request.batch_size // max(DRAWS, request.chains))
     bar = progress("intermediate-q", len(data), len(done))
-    with kept_memory(), bar as advance, Oracle(model, "float32") as oracle:
+    with kept_memory(), bar as advance, Oracle(model, fast) as oracle:
         for first in range(0, len(todo), size):
             positions = todo[first : first + size]
             measured = _measure(oracle, data, positions, request)

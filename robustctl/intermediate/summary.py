@@ -77,11 +77,13 @@ def summarize(
     weights: str,
     seconds: float,
     device: str,
+    flags: Sequence[str] = (),
 ) -> IntermediateResult:
     """Averages, intervals and warnings.
 
     Args:
         measures: one an image, in the order of ``data``.
+        flags: warnings that stand before those of the numbers.
     """
     estimates = list(_estimates(measures, request))
     adversarial = _adversarial(measures, request)
@@ -100,7 +102,7 @@ def summarize(
         adversarial_loss=adversarial,
         seed=request.seed,
         cost=_cost(measures),
-        flags=list(_flags(measures, request, estimates, adversarial)),
+        flags=[*flags, *_flags(measures, request, estimates, adversarial)],
         seconds=seconds,
         device=device,
         versions={"robustctl": robustctl.__version__, "torch": torch.__version__, "python": platform.python_version()},

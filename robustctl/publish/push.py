@@ -20,7 +20,7 @@ from robustctl.publish.card import Place, Story
 from robustctl.publish.redact import TOKEN, last_part, scrub, scrubbed, secret_in
 from robustctl.results.union import UnionResult
 
-NOTES = ("union-only", "outside")  # flags that say how a number was made, not that it is too high
+NOTES = ("union-only", "outside", "fast-copy")  # flags that say how a number was made, not that it is too high
 SHARD_BYTES = 5_000_000_000  # the default of huggingface_hub's own writer
 # What only a push writes: left over from an earlier one, it would be read as part of this one.
 OWNED = re.compile(

@@ -84,12 +84,17 @@ class DataInfo(_Frozen):
 
 
 class AttackInfo(_Frozen):
-    """How it was attacked. ``protocol`` spells out the families; two results compare only where it is equal."""
+    """How it was attacked. ``protocol`` spells out the families; two results compare only where it is equal.
+
+    ``fast_copy`` says whether a faster copy of the model was attacked, after it was found equal, or the model itself;
+    results of earlier versions do not say.
+    """
 
     name: str
     protocol: str
     seed: int
     precision: str = "float32"
+    fast_copy: bool | None = None
     union_only: bool = False
 
 

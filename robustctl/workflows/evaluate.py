@@ -47,7 +47,7 @@ def evaluate(
     images = load_images(source, split, n, spec, reading)
     images.require(spec.input_shape, spec.n_classes)
     model = checkpoint.load_from(spec, subject.located.weights).to(chosen_device)
-    request = union.confirmed(model.eval(), images, request)
+    request, trusted = union.confirmed(model.eval(), images, request)
     key = union.evaluation_key(model, spec, images, request)
     with writing(subject.eval_dir):
         subject.eval_dir.mkdir(parents=True, exist_ok=True)
@@ -62,6 +62,7 @@ def evaluate(
         device=chosen_device,
         store_path=path.with_suffix(".sqlite"),
         recorded=recorded_accuracy(subject),
+        trusted=trusted,
     )
     if result is not None:
         result.write(path)

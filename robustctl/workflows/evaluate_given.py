@@ -24,7 +24,8 @@ from robustctl.evaluation.union import UnionRequest
 from robustctl.files import writing
 from robustctl.intermediate import evaluate as intermediate
 from robustctl.intermediate.results import IntermediateResult
-from robustctl.oracle import pick_device, pick_precision
+from robustctl.oracle import pick_device
+from robustctl.precision import pick_precision
 from robustctl.results.union import UnionResult
 from robustctl.spec import ModelSpec
 from robustctl.standards import STANDARDS

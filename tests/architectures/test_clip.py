@@ -13,6 +13,7 @@ from robustctl.sampling.estimators import path_sampling
 from robustctl.sampling.noise import Noise
 from robustctl.sampling.perturbation import Perturbation
 from robustctl.spec import ModelSpec
+from robustctl.trusted_copy import trusted_copy
 
 transformers = pytest.importorskip("transformers", reason="CLIP is an extra")
 
@@ -56,7 +57,7 @@ def test_perturbations_are_of_the_datas_pixels_and_can_be_sampled(classifier: Cl
     noise = Noise([torch.Generator().manual_seed(i) for i in range(2)], 2, x)
     rows = x.repeat_interleave(2, 0)
     assert draw(perturbation, rows, noise).shape == (4, 3, 8, 8)
-    with Oracle(classifier, "float32") as oracle:
+    with Oracle(classifier, trusted_copy(classifier, "float32", x)) as oracle:
         sampler = make_sampler(perturbation, oracle, rows, y.repeat_interleave(2), 1)
         (estimate,), _ = path_sampling(sampler, [10.0], samples=16, chains=2, noise=noise)
     assert estimate.log_z.isfinite().all()

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from robustctl import data
 from robustctl.architectures import Classifier, build
 from robustctl.bench.attack import compare
-from robustctl.oracle import pick_precision
+from robustctl.precision import pick_precision
 from robustctl.spec import ModelSpec
 from robustctl.threats import Threat
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustctl import oracle
+from robustctl import oracle, trusted_copy
 from robustctl.architectures import Classifier
 from robustctl.errors import RequestError, RunError
 from robustctl.evaluation import referee, reference, union
@@ -321,11 +321,56 @@ def test_the_reference_runs_the_float32_model_and_nothing_else(linear, linear_sp
     def refuse(*args):
         raise AssertionError("a fast copy was made")
 
-    monkeypatch.setattr(oracle, "accelerate", refuse)
+    monkeypatch.setattr(trusted_copy, "accelerate", refuse)
     monkeypatch.setattr(reference, "run", lambda model, data, meets, *more, **most: iter(()))
     request = UnionRequest(THREATS[:1], "autoattack", seed=0, batch_size=8, precision="bf16")
     found = evaluate(linear, linear_spec, linear_data.select(range(6)), request, tmp_path / "a.sqlite")
     assert found.attack.precision == "float32"
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Pixels in ten levels, with the gradient of the pixels themselves."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return (x * 10).round() / 10
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad
+
+
+class Quantised(nn.Linear):
+    def forward(self, x):
+        return super().forward(_StraightThrough.apply(x))
+
+
+def test_a_quantiser_s_own_gradient_is_attacked_and_breaks_as_many_points_as_without_a_copy(
+    linear, linear_spec, linear_data, tmp_path, monkeypatch
+):
+    model = Classifier(nn.Sequential(nn.Flatten(), Quantised(36, 5)), None)
+    model.load_state_dict(linear.state_dict())
+    request = UnionRequest((Threat.parse("linf:0.15"),), "fast", seed=0, batch_size=50)
+    found = evaluate(model, linear_spec, linear_data, request, tmp_path / "a.sqlite")
+    monkeypatch.setattr(trusted_copy, "difference", lambda *args: "refused here")
+    itself = evaluate(model, linear_spec, linear_data, request, tmp_path / "b.sqlite")
+    assert (found.attack.fast_copy, itself.attack.fast_copy) == (True, False)
+    assert found.norms["linf"].acc == itself.norms["linf"].acc < 0.5 < found.clean.acc
+
+
+def test_a_model_whose_copy_is_not_trusted_is_attacked_itself_and_the_result_says_so(
+    linear, linear_spec, linear_data, tmp_path, monkeypatch, capsys
+):
+    request = dataclasses.replace(STANDARD, protocol="fast")
+    trusted = evaluate(linear, linear_spec, linear_data, request, tmp_path / "a.sqlite")
+    monkeypatch.setattr(trusted_copy, "difference", lambda *args: "its logits are another's")
+    found = evaluate(linear, linear_spec, linear_data, request, tmp_path / "b.sqlite")
+    assert "the model itself" in capsys.readouterr().err
+    assert [flag for flag in found.flags if flag.startswith("fast-copy: the attacks ran on the model itself")]
+    assert (trusted.attack.fast_copy, found.attack.fast_copy) == (True, False)
+    assert found.points == trusted.points
+    with pytest.raises(RunError, match="attacked"):  # verdicts of a copy are not those of the model itself
+        evaluate(linear, linear_spec, linear_data, request, tmp_path / "a.sqlite")
 
 
 class Blind(nn.Linear):

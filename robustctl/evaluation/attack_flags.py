@@ -1,0 +1,32 @@
+"""Warnings that follow from what the attacks did."""
+
+from typing import TYPE_CHECKING
+
+from robustctl.evaluation import reference
+from robustctl.evaluation.protocols import SQUARE
+from robustctl.evaluation.store import Store
+
+if TYPE_CHECKING:
+    from robustctl.evaluation.union import UnionRequest
+
+DLR_CLASSES = 4  # below, DLR's denominator does not exist
+MASKING_SHARE = 0.002  # a black-box attack that breaks more than this beyond the gradient attacks is a sign of masking
+
+
+def attack_flags(store: Store, request: "UnionRequest", n: int, n_classes: int) -> list[str]:
+    """Flags of an evaluation of ``n`` points: weak or incomplete attacks, proposals out of bounds, signs of masking."""
+    flags = []
+    if n_classes < DLR_CLASSES and request.protocol != reference.NAME:
+        flags.append(f"margin: {n_classes} classes are too few for DLR; the targeted attacks maximise a margin instead")
+    if request.protocol == "fast":
+        flags.append("estimate: the fast protocol is weak; its accuracies are too high")
+    if request.union_only:
+        flags.append("union-only: the norms' own accuracies (and the average) are upper bounds")
+    for threat in request.threats:
+        if outside := store.outside(threat.norm):
+            flags.append(f"outside: {outside} proposals in {threat} left ball or box and were not counted")
+        if (by_square := len(store.broken(threat.norm, SQUARE))) > MASKING_SHARE * n:
+            flags.append(
+                f"black-box: in {threat} Square broke {by_square} points that gradient attacks did not (masking?)"
+            )
+    return flags

@@ -1,0 +1,215 @@
+"""A faster copy of a model for attacks. ``trusted_copy`` decides whether it may stand for the model.
+
+The copy runs the model's own code. Only its layers change: batch norms are folded into convolutions or become affine
+maps, memory is channels-last, and in bf16 the convolutions and linear layers compute in bf16.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from robustctl import geometry
+from robustctl.precision import Precision
+
+
+def accelerate(model: nn.Module, precision: Precision, image: Tensor) -> nn.Module:
+    """A frozen copy in eval mode that is meant to have the same logits up to rounding, made for speed.
+
+    Pixels rounded to bf16 would move by up to 1/512, a sixteenth of the usual l_inf radius. In bf16 the first layer
+    therefore reads each pixel as the sum of two bf16 numbers.
+
+    Args:
+        image: any image (1, c, h, w) on the model's device. It shows which layer comes first, and whether the model's
+            code runs on channels-last memory (``view`` mostly does not).
+    """
+    devices = [image.device] if image.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):  # the model's code runs a few times, and may draw numbers
+        return _changed(_uncompiled(copy.deepcopy(model)).eval().requires_grad_(False), precision, image)
+
+
+def _changed(fast: nn.Module, precision: Precision, image: Tensor) -> nn.Module:
+    """The copy with other layers, in place."""
+    _fold_batch_norms(fast)
+    _freeze_batch_norms(fast)
+    layers = [module for module in fast.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    if precision == "bf16" and layers:
+        first = _first_executed(fast, layers, image)
+        first.weight = nn.Parameter(torch.cat([first.weight, first.weight], dim=1), requires_grad=False)
+        channels = 1 if isinstance(first, nn.Conv2d) else -1
+        first.register_forward_pre_hook(lambda module, inputs: _split(inputs[0], channels))
+        for layer in layers:
+            layer.bfloat16()
+    if not any(isinstance(layer, nn.Conv2d) for layer in layers) or not _runs_channels_last(fast, image):
+        fast.register_forward_pre_hook(lambda module, inputs: geometry.contiguous(*inputs))
+    return fast
+
+
+def _uncompiled(model: nn.Module) -> nn.Module:
+    """The code behind ``torch.compile``: a compiled graph keeps the layers that it was compiled with."""
+    for module in list(model.modules()):
+        for name, child in module._modules.items():
+            if child is not None:
+                setattr(module, name, _original(child))
+    return _original(model)
+
+
+def _original(module: nn.Module) -> nn.Module:
+    # By its name, since the class is in a part of torch that takes a second to import.
+    while type(module).__name__ == "OptimizedModule" and isinstance(
+        inner := module._modules.get("_orig_mod"), nn.Module
+    ):
+        module = inner
+    return module
+
+
+def _runs_channels_last(fast: nn.Module, image: Tensor) -> bool:
+    """Bring the copy into channels-last order; if its code does not run like that, leave it as it was."""
+    plain = {name: tensor.clone() for name, tensor in fast.named_parameters() if tensor.dim() == 4}
+    fast.to(memory_format=torch.channels_last)
+    hook = fast.register_forward_pre_hook(lambda module, inputs: _channels_last(*inputs))
+    try:
+        with torch.no_grad():
+            fast(image.expand(2, -1, -1, -1))  # a single image has both orders at once, and ``view`` runs on it
+    except RuntimeError:  # such as a ``view`` of what a convolution returns
+        hook.remove()
+        for name, parameter in fast.named_parameters():
+            if name in plain:
+                parameter.data = plain[name]
+        return False
+    return True
+
+
+def _first_executed(model: nn.Module, layers: list[nn.Conv2d | nn.Linear], image: Tensor) -> nn.Conv2d | nn.Linear:
+    """The layer that meets the pixels; modules may be registered in another order than the forward pass has."""
+    met: list[nn.Module] = []
+
+    def meet(module: nn.Module, _inputs: Any) -> None:
+        met.append(module)
+
+    hooks = [layer.register_forward_pre_hook(meet) for layer in layers]
+    with torch.no_grad():
+        model(image)
+    for hook in hooks:
+        hook.remove()
+    return next(layer for layer in layers if layer is met[0])
+
+
+def _split(x: Tensor, dim: int = 1) -> Tensor:
+    """float32 to bf16, twice as long in ``dim``: the rounded values and what rounding took; the gradient is x's."""
+    high = x.bfloat16()
+    low = (x.detach() - high.detach()).bfloat16()
+    return torch.cat([high, low], dim=dim)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _fold_batch_norms(model: nn.Module) -> None:
+    """Fold each batch norm that alone follows a convolution into its weights, in place.
+
+    A symbolic trace only finds the pairs. It is never run: it would leave out what plain code does beside tensors, such
+    as backward passes of the model's own and branches on values.
+    """
+    for conv, norm in _pairs(model):
+        assert norm.running_mean is not None and norm.running_var is not None
+        weight, bias = fuse_conv_bn_weights(
+            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        )
+        conv.weight, conv.bias = nn.Parameter(weight, requires_grad=False), nn.Parameter(bias, requires_grad=False)
+        _replace(model, norm, nn.Identity())
+
+
+def _pairs(model: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    try:
+        # The trace runs the model's code, which may change its buffers: hence another copy, which shares the weights.
+        shared = {id(parameter): parameter for parameter in model.parameters()}
+        nodes = list(fx.symbolic_trace(copy.deepcopy(model, shared)).graph.nodes)
+    except Exception:  # the model's own code ran on stand-ins for tensors, and may raise anything at all about them
+        return []
+    layers = dict(model.named_modules())
+    calls = [node.target for node in nodes]
+    read = {node.target.rpartition(".")[0] for node in nodes if node.op == "get_attr"}
+    pairs = []
+    for node in nodes:
+        if node.op != "call_module" or not _is_foldable(norm := layers[node.target], nn.BatchNorm2d) or not node.args:
+            continue
+        before = node.args[0]
+        if before.op != "call_module" or not _is_foldable(conv := layers[before.target], nn.Conv2d):
+            continue
+        once = len(before.users) == 1 and calls.count(before.target) == calls.count(node.target) == 1
+        if once and read.isdisjoint({node.target, before.target}):
+            pairs.append((conv, norm))
+    return pairs
+
+
+def _is_foldable(module: nn.Module, kind: type[nn.Conv2d] | type[nn.BatchNorm2d]) -> bool:
+    """Whether the module does what its class in torch does: no subclass, no hook, no ``forward`` of its own."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    if type(module) is not kind or "forward" in vars(module) or any(getattr(module, name) for name in hooks):
+        return False
+    if isinstance(module, nn.BatchNorm2d) and (module.running_mean is None or module.training):
+        return False
+    return all(tensor.dtype == torch.float32 for tensor in module.parameters())
+
+
+def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put ``new`` wherever ``old`` is registered; a module may have several parents."""
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is old:
+                setattr(parent, name, new)
+
+
+class _FrozenBatchNorm(nn.Module):
+    """A batch norm in eval mode as the affine map that it is, ``scale * x + shift`` for each channel.
+
+    PyTorch's own backward pass in eval mode also sums up the gradients of weights that do not change, which takes more
+    than twice the time.
+    """
+
+    scale: Tensor
+    shift: Tensor
+    zero: Tensor
+    one: Tensor
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        assert norm.running_mean is not None and norm.running_var is not None
+        scale = torch.rsqrt(norm.running_var + norm.eps)
+        if norm.affine:
+            scale = scale * norm.weight.detach()
+        shift = -norm.running_mean * scale
+        if norm.affine:
+            shift = shift + norm.bias.detach()
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
+        self.register_buffer("zero", torch.zeros_like(scale))
+        self.register_buffer("one", torch.ones_like(scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _Affine.apply(x, self.scale, self.shift, self.zero, self.one)  # type: ignore[no-any-return]
+
+
+class _Affine(torch.autograd.Function):
+    """Through batch norm's forward kernel, which is the fastest that PyTorch has for it in both directions."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, zero: Tensor, one: Tensor) -> Tensor:
+        ctx.save_for_backward(scale, zero, one)
+        return F.batch_norm(x, zero, one, scale, shift, eps=0.0)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
+        scale, zero, one = ctx.saved_tensors
+        return F.batch_norm(grads[0], zero, one, scale, zero, eps=0.0), None, None, None, None
+
+
+def _freeze_batch_norms(model: nn.Module) -> None:
+    for module in list(model.modules()):
+        if isinstance(module, nn.BatchNorm2d) and _is_foldable(module, nn.BatchNorm2d):
+            _replace(model, module, _FrozenBatchNorm(module))
