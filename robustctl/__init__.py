@@ -21,23 +21,26 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load_model(name: str | Path) -> "Classifier":
+def load_model(name: str | Path, *, model_code: str | None = None) -> "Classifier":
     """Load a model: images (n, c, h, w) in [0,1] to logits (n, n_classes), in eval mode on the CPU.
 
     Args:
         name: an entry of the registry, a hub repo ``user/name`` or ``user/name@revision`` (pulled if it is not here
             yet), a run, or a directory with ``config.json`` and ``model.safetensors``.
+        model_code: code that builds the model, ``FILE.py:NAME`` or ``package.module:NAME``, if it was made with code of
+            its own. Without, no such code is run.
 
     Raises:
         RequestError: no such model, or it is damaged.
         RunError: it could not be fetched.
     """
-    from robustctl import checkpoint, runs
+    from robustctl import checkpoint, runs, user_code
     from robustctl.workflows.obtain import obtain
 
     run = runs.find(str(name))
     located = obtain(str(run.path if run else name), pull=True)
-    return checkpoint.load_from(located.spec, located.weights)
+    with user_code.granted(user_code.parse("model_code", model_code) if model_code else None):
+        return checkpoint.load_from(located.spec, located.weights)
 
 
 def evaluate(
@@ -167,9 +170,11 @@ def evaluate_intermediate(
 
 
 def finetune(
-    model: str | Path,
-    recipe: str | Path,
+    model: str | Path | None = None,
+    recipe: str | Path | None = None,
     *,
+    model_code: str | None = None,
+    weights: str | Path | None = None,
     data: str | Path | None = None,
     overrides: Sequence[str] = (),
     seed: int | None = None,
@@ -178,12 +183,15 @@ def finetune(
     max_steps: int | None = None,
     new_head: bool = False,
     resume: bool = False,
+    force: bool = False,
 ) -> "Run":
     """Fine-tune a model by a recipe, as ``robustctl finetune`` does.
 
     Args:
-        model: an entry, a pulled repo, a run or a model directory.
-        recipe: name (``e-at``, ``cifar10/e-at``) or YAML file.
+        model: an entry, a pulled repo, a run or a model directory; None: what ``model_code`` builds.
+        recipe: name (``e-at``, ``cifar10/e-at``) or YAML file; None: that of the run that is resumed.
+        model_code: code of your own, ``FILE.py:NAME`` or ``package.module:NAME``, that builds the model.
+        weights: file to load into what ``model_code`` builds.
         data: what ``--data`` takes; without, the usual images of the model's data set.
         overrides: ``key=value`` each, as ``--set`` has them: ``["optim.lr=0.01"]``.
         seed: of every random choice; 0 without.
@@ -191,6 +199,7 @@ def finetune(
         max_steps: stop after so many optimiser steps of the whole run.
         new_head: draw a new last layer for the data's number of classes.
         resume: go on with ``out``, which a kill, an interruption or ``max_steps`` has stopped.
+        force: go on although a radius of the recipe makes no sense.
 
     Returns:
         The run: ``evaluate(run.path)`` evaluates it, ``push(run.path, ...)`` publishes it, ``run.read()`` records it.
@@ -202,8 +211,10 @@ def finetune(
     """
     return _trained(
         "finetune",
-        model=str(model),
-        recipe=str(recipe),
+        model=str(model) if model is not None else None,
+        model_code=model_code,
+        weights=Path(weights) if weights is not None else None,
+        recipe=str(recipe) if recipe is not None else None,
         data=str(data) if data is not None else None,
         overrides=tuple(overrides),
         seed=seed,
@@ -212,13 +223,15 @@ def finetune(
         max_steps=max_steps,
         new_head=new_head,
         resume=resume,
+        force=force,
     )
 
 
 def train(
-    architecture: str,
-    recipe: str | Path,
+    architecture: str | None = None,
+    recipe: str | Path | None = None,
     *,
+    model_code: str | None = None,
     data: str | Path | None = None,
     overrides: Sequence[str] = (),
     seed: int | None = None,
@@ -231,7 +244,8 @@ def train(
     return _trained(
         "train",
         model=architecture,
-        recipe=str(recipe),
+        model_code=model_code,
+        recipe=str(recipe) if recipe is not None else None,
         data=str(data) if data is not None else None,
         overrides=tuple(overrides),
         seed=seed,
@@ -266,6 +280,7 @@ def push(
     create_pr: bool = False,
     licence: str | None = None,
     allow_flags: bool = False,
+    with_code: bool = False,
     dry_run: bool = False,
 ) -> "Published":
     """Publish a run: weights, config, model card with results, recipe, evaluations. Twice is the same as once.
@@ -275,6 +290,7 @@ def push(
         repo: ``user/name``, or ``file:///path`` for a plain directory.
         licence: hub identifier, if it cannot be inherited.
         allow_flags: push although the evaluation raised flags; the card names them.
+        with_code: also publish the source of code of your own that builds the model.
         dry_run: only say what would be pushed; no network.
 
     Raises:
@@ -285,7 +301,7 @@ def push(
     from robustctl.workflows.publish_run import publish_run
 
     target = Target(repo, private, revision, create_pr)
-    return publish_run(str(run), target, licence=licence, allow_flags=allow_flags, dry_run=dry_run)
+    return publish_run(str(run), target, licence=licence, allow_flags=allow_flags, dry_run=dry_run, with_code=with_code)
 
 
 def _trained(command: Any, **request: Any) -> "Run":

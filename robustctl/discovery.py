@@ -1,28 +1,40 @@
-"""Finds what exists by looking at files: a module in a package is its own registration.
+"""Finds what exists by looking at files: a module in a package is its own registration, the user's own files too.
 
 Names on the command line and in recipes are module names with ``_`` written as ``-``.
 """
 
 import difflib
+import hashlib
 import importlib
+import importlib.util
 import pkgutil
+import sys
 from collections.abc import Iterable
-from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 
 from robustctl.errors import RequestError
+from robustctl.home import home
+
+OWN = ("robustctl.architectures", "robustctl.attacks")
+"""Packages to which ``$ROBUSTCTL_HOME/architectures`` and ``$ROBUSTCTL_HOME/attacks`` add files of the user's own."""
 
 
 def names(package: str) -> list[str]:
-    """List the public modules of a package, sorted, without importing them.
+    """List the public modules of a package and the user's own files beside them, sorted, without importing them.
 
     Args:
         package: dotted name, e.g. ``"robustctl.attacks"``. Only the package itself is imported.
     """
-    spec = find_spec(package)
-    locations = spec.submodule_search_locations if spec else None
-    modules = pkgutil.iter_modules(locations) if locations else []
-    return sorted(module.name.replace("_", "-") for module in modules if not module.name.startswith("_"))
+    return sorted({*_shipped(package), *own_files(package)})
+
+
+def own_files(package: str) -> dict[str, Path]:
+    """The user's own files for a package by their names: none for most packages."""
+    if package not in OWN:
+        return {}
+    files = sorted((home() / package.rpartition(".")[2]).glob("*.py"))
+    return {file.stem.replace("_", "-"): file for file in files if not file.stem.startswith("_")}
 
 
 def load(package: str, name: str, kind: str) -> ModuleType:
@@ -32,12 +44,44 @@ def load(package: str, name: str, kind: str) -> ModuleType:
         kind: the word for it in the error message, e.g. ``"architecture"``.
 
     Raises:
-        RequestError: no such module; the message suggests the nearest name and lists them all.
+        RequestError: no such module (the message suggests the nearest name and lists them all), the user's own file of
+            that name fails, or it has the name of a module that robustctl has itself.
     """
-    available = names(package)
-    if name not in available:
-        raise unknown(kind, name, available)
+    shipped, own = _shipped(package), own_files(package)
+    if name in own:
+        if name in shipped:
+            raise RequestError(f"{own[name]}: robustctl has its own {kind} {name!r}; rename the file")
+        try:
+            return run_file(own[name], package.rpartition(".")[2])
+        except Exception as error:  # the file is the user's, and may raise anything
+            raise RequestError(f"{kind} {name!r}: {own[name]} fails with {type(error).__name__}: {error}") from error
+    if name not in shipped:
+        raise unknown(kind, name, {*shipped, *own})
     return importlib.import_module(f"{package}.{name.replace('-', '_')}")
+
+
+def run_file(file: Path, package: str) -> ModuleType:
+    """Run a source file as a module of its own, once per process and content; ``package`` keeps equal names apart."""
+    digest = hashlib.sha256(str(file.resolve()).encode() + file.read_bytes()).hexdigest()
+    key = f"robustctl_own_{package}_{digest[:16]}_{file.stem}"
+    if key not in sys.modules:
+        spec = importlib.util.spec_from_file_location(key, file)
+        assert spec is not None and spec.loader is not None, "a source file has a loader"
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[key] = module  # dataclasses look their module up while they are made
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[key]
+            raise
+    return sys.modules[key]
+
+
+def _shipped(package: str) -> list[str]:
+    spec = importlib.util.find_spec(package)
+    locations = spec.submodule_search_locations if spec else None
+    modules = pkgutil.iter_modules(locations) if locations else []
+    return [module.name.replace("_", "-") for module in modules if not module.name.startswith("_")]
 
 
 def unknown(kind: str, name: str, available: Iterable[str]) -> RequestError:

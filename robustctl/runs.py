@@ -42,6 +42,7 @@ class Record(BaseModel):
         base: name of the model that fine-tuning started from; None from scratch.
         base_sha256: hash of its tensors.
         new_head: whether the last layer was drawn anew.
+        model_code: the user's own code that built the model, as the user named it; its hash is in ``config.json``.
         recipe_name, recipe, overrides: the recipe, everything resolved, and the ``--set`` texts in it.
         data: source, split, number and hash of the training images.
         status, message: how it stands, and why where it failed.
@@ -59,6 +60,7 @@ class Record(BaseModel):
     base_sha256: str | None = None
     licence: str | None = None
     new_head: bool = False
+    model_code: str | None = None
     recipe_name: str
     recipe: dict[str, Any]
     overrides: list[str] = []

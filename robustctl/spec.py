@@ -2,29 +2,55 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from robustctl.errors import RequestError
 from robustctl.standards import KNOWN
 from robustctl.threats import Norm, Threat
+from robustctl.user_code import Scalar as Scalar
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 IMAGENET = "imagenet"
 """The data set whose images have all sizes."""
 
-Scalar = bool | int | float | str
+
+class CodeRecord(BaseModel):
+    """The user's code that builds a model: which file it was in (its name, no path) and under which name there.
+
+    This is a record: nothing is ever run because it stands in a file (``robustctl.user_code`` is what the user grants).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str
+    name: str
+    sha256: str
 
 
 class Architecture(BaseModel):
-    """A builder in ``robustctl/architectures`` and its arguments."""
+    """A builder in ``robustctl/architectures`` and its arguments; with ``code``, a builder of the user's own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     args: dict[str, Scalar] = {}
+    code: CodeRecord | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in write(self).items() if value is not None}
 
 
 class Normalization(BaseModel):

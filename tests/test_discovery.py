@@ -42,3 +42,29 @@ def test_a_far_name_gets_no_suggestion() -> None:
 
 def test_an_empty_list_is_said_to_be_empty() -> None:
     assert str(discovery.unknown("run", "x", [])) == "unknown run 'x'. Available: none."
+
+
+@pytest.fixture
+def own(private_home: Path) -> Path:
+    """The user's folder of architectures."""
+    folder = private_home / "models" / "architectures"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_own_files_are_found_like_shipped_ones(own: Path) -> None:
+    (own / "my_net.py").write_text("def build(n_classes, input_shape): ...\n")
+    (own / "_helper.py").write_text("raise SystemExit\n")
+    assert "my-net" in discovery.names("robustctl.architectures")
+    assert "helper" not in " ".join(discovery.names("robustctl.architectures"))
+    assert discovery.load("robustctl.architectures", "my-net", "architecture").__file__ == str(own / "my_net.py")
+    assert "my-net" not in discovery.names("robustctl.attacks")
+
+
+def test_an_own_file_cannot_take_a_shipped_name_and_its_faults_are_told(own: Path) -> None:
+    (own / "resnet.py").write_text("")
+    with pytest.raises(RequestError, match="rename the file"):
+        discovery.load("robustctl.architectures", "resnet", "architecture")
+    (own / "bad.py").write_text("import no_such_package\n")
+    with pytest.raises(RequestError, match=r"bad\.py fails with ModuleNotFoundError"):
+        discovery.load("robustctl.architectures", "bad", "architecture")

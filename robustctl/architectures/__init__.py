@@ -3,14 +3,18 @@
 The network that a builder returns keeps the zoo's own parameter names, so that published weights load strictly.
 """
 
+import copy
 import inspect
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robustctl import discovery
+from robustctl import discovery, user_code
 from robustctl.errors import RequestError
-from robustctl.spec import ModelSpec, Normalization
+from robustctl.progress import say
+from robustctl.spec import Architecture, CodeRecord, ModelSpec, Normalization
+from robustctl.user_code import UserCode
 
 MAX_PARAMETERS = 5_000_000_000
 MAX_NUMBER = {"depth": 1000, "layers": 1000, "channels": 1000}  # of the others 100,000
@@ -44,6 +48,49 @@ class Classifier(nn.Module):
         return logits
 
 
+class OwnClassifier(Classifier):
+    """A network of the user's own. An output with a field ``logits``, as the transformers library has it, is opened.
+
+    Args:
+        net: from images to logits.
+        opens: whether its output is such an object.
+    """
+
+    def __init__(self, net: nn.Module, opens: bool, normalization: Normalization | None = None) -> None:
+        super().__init__(net, normalization)
+        self.opens = opens
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Any = self.net(self.normalize(x))
+        return out.logits if self.opens else out  # type: ignore[no-any-return]
+
+
+def opens_logits(net: nn.Module, image: Tensor) -> bool:
+    """Show an image (1, c, h, w) to a network of the user's own; whether its output is an object with ``logits``.
+
+    Raises:
+        RequestError: it cannot take the image, or gives something else than one row of logits.
+    """
+    modes = [(part, part.training) for part in net.modules()]
+    try:
+        with torch.no_grad():
+            out = net.eval()(image.to(device_of(net)))
+    except Exception as error:  # the network is the user's code, and may raise anything
+        raise RequestError(
+            f"{type(net).__name__} cannot take an image {list(image.shape)} of floats in [0,1]: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    finally:
+        for part, mode in modes:
+            part.training = mode
+    opens = not isinstance(out, Tensor) and isinstance(getattr(out, "logits", None), Tensor)
+    logits = out.logits if opens else out
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1 or logits.shape[1] < 2:
+        what = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise RequestError(f"{type(net).__name__} returns {what} for one image; expected logits [1, number of classes]")
+    return opens
+
+
 def device_of(module: nn.Module) -> torch.device:
     """Where a module is: the device of its first parameter or buffer; the CPU if it has none."""
     tensor = next((tensor for tensors in (module.parameters(), module.buffers()) for tensor in tensors), None)
@@ -53,11 +100,16 @@ def device_of(module: nn.Module) -> torch.device:
 def build(spec: ModelSpec) -> Classifier:
     """Build the classifier that a spec describes, with fresh random weights.
 
-    A spec may come from anybody's repo: numbers are bounded, and a copy without memory is built before.
+    A spec may come from anybody's repo: numbers are bounded, a copy without memory is built before, and code of its own
+    is built only by code that the user has granted.
 
     Raises:
-        RequestError: unknown architecture, arguments that its builder does not take, or too large a network.
+        RequestError: unknown architecture, arguments that its builder does not take, too large a network, or code that
+            was not granted.
     """
+    if spec.architecture.code is not None:
+        net = _build_by_code(spec.architecture, spec.n_classes, spec.input_shape)
+        return OwnClassifier(net, opens_logits(net, torch.zeros(1, *spec.input_shape)), spec.normalization)
     empty_copy(spec)
     return Classifier(_build(spec), spec.normalization)
 
@@ -65,8 +117,11 @@ def build(spec: ModelSpec) -> Classifier:
 def empty_copy(spec: ModelSpec) -> nn.Module | None:
     """The spec's network on the meta device: shapes alone, no memory; raises as ``build`` does.
 
-    None for models of other libraries: their names fix their sizes, and not all of them can be built so.
+    None for models of other libraries and of the user's own code: their names fix their sizes, and not all of them can
+    be built so.
     """
+    if spec.architecture.code is not None:
+        return None
     _check_numbers(spec)
     if "/" in spec.architecture.name:
         return None
@@ -93,6 +148,41 @@ def _build(spec: ModelSpec) -> nn.Module:
     except Exception as error:  # the libraries behind some of them raise errors of their own
         fault = str(error) or type(error).__name__
         raise RequestError(f"architecture {name} cannot be built with {args}: {fault}") from None
+    return net
+
+
+def build_own(code: UserCode, n_classes: int, input_shape: tuple[int, int, int]) -> tuple[nn.Module, Architecture]:
+    """Build a network by the user's own code, and the architecture that records it; raises as ``build`` does."""
+    record = CodeRecord(file=code.file.name, name=code.name, sha256=code.sha256)
+    architecture = Architecture(name="own", args=dict(code.args), code=record)
+    with user_code.granted(code):
+        return _build_by_code(architecture, n_classes, input_shape), architecture
+
+
+def _build_by_code(architecture: Architecture, n_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
+    """Call the code that the user has named; a record alone runs nothing."""
+    record, code = architecture.code, user_code.current()
+    assert record is not None, "this architecture has no code"
+    if code is None:
+        raise RequestError(
+            f"this model is built by code of its own ({record.file}, SHA-256 {record.sha256[:12]}...), which robustctl "
+            f"never runs by itself; read the code, then name it: --model-code FILE.py:{record.name}"
+        )
+    if code.args and dict(code.args) != architecture.args:
+        raise RequestError(f"--model-code {code.text}: the model was made with the arguments {architecture.args}")
+    if code.sha256 != record.sha256:
+        say(f"{code.file} is not the code that this model was made with: its SHA-256 was {record.sha256[:12]}...")
+    builder = code.load()
+    if isinstance(builder, nn.Module):
+        return copy.deepcopy(builder)
+    try:
+        taken = inspect.signature(builder).parameters
+        known = {"n_classes": n_classes, "input_shape": input_shape}
+        net = builder(**{name: value for name, value in known.items() if name in taken}, **architecture.args)
+    except Exception as error:  # the code is the user's, and may raise anything
+        raise RequestError(f"--model-code {code.text} fails with {type(error).__name__}: {error}") from error
+    if not isinstance(net, nn.Module):
+        raise RequestError(f"--model-code {code.text} returns a {type(net).__name__}, not a torch.nn.Module")
     return net
 
 

@@ -7,24 +7,24 @@ from typing import Annotated
 
 import typer
 
+from robustctl.cli import options
 from robustctl.errors import RequestError
 
 app = typer.Typer(no_args_is_help=True, help="Measure speed: attack, train, intermediate.")
 
 Json = Annotated[Path | None, typer.Option(help="Also write the numbers to this file.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Alternating runs; medians are reported.")]
 
 
 @app.command()
 def attack(
-    model: Annotated[str, typer.Option(help="Entry, pulled repo, model directory or run.")] = "digits-linf",
+    model: options.Model = "digits-linf",
     vs: Annotated[str | None, typer.Option(help="Also run this peer in turns: autoattack.")] = None,
     protocol: Annotated[str, typer.Option(help="standard or full.")] = "standard",
-    data: Annotated[str | None, typer.Option(help="digits, a hub data set, a folder or an .npz file.")] = None,
-    split: Annotated[str, typer.Option(help="Split of the data.")] = "test",
+    data: options.Data = None,
+    split: options.Split = "test",
     n: Annotated[int, typer.Option("--n", min=1, help="The first N images.")] = 500,
-    norms: Annotated[str | None, typer.Option(help="Norms to attack in, e.g. linf,l2,l1.")] = None,
+    norms: options.Norms = None,
     eps: Annotated[str | None, typer.Option(help="Radii, e.g. linf=8/255,l1=12.")] = None,
     precision: Annotated[str, typer.Option(help="Of our attacks: float32, bf16 or auto.")] = "auto",
     own_labels: Annotated[
@@ -36,7 +36,7 @@ def attack(
     peer_batch_size: Annotated[int, typer.Option(min=1, help="Images a batch of the peer; 250 is its default.")] = 250,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the attacks.")] = 0,
     rounds: Rounds = 3,
-    device: Device = "auto",
+    device: options.Device = "auto",
     json: Json = None,
 ) -> None:
     """Time our attacks, and with --vs the reference's with the same budget on the same points, in alternating runs."""
@@ -92,7 +92,7 @@ def train(
     batch_size: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 128,
     steps: Annotated[int, typer.Option(min=1, help="Steps of APGD.")] = 10,
     rounds: Rounds = 3,
-    device: Device = "auto",
+    device: options.Device = "auto",
     json: Json = None,
 ) -> None:
     """Time the attack of a training step against the plain sum of its forward and backward passes."""
@@ -113,16 +113,16 @@ def train(
 
 @app.command()
 def intermediate(
-    model: Annotated[str, typer.Option(help="Entry, pulled repo, model directory or run.")],
+    model: options.Model,
     distribution: Annotated[str, typer.Option(help="linf:RADIUS, which the thesis's algorithm is written for.")],
-    data: Annotated[str | None, typer.Option(help="digits, a hub data set, a folder or an .npz file.")] = None,
-    split: Annotated[str, typer.Option(help="Split of the data.")] = "test",
+    data: options.Data = None,
+    split: options.Split = "test",
     n: Annotated[int, typer.Option("--n", min=1, help="The first N images.")] = 32,
     q: Annotated[str, typer.Option(help="Orders, e.g. 1,10,100,1000.")] = "1,10,100,1000",
     samples: Annotated[int, typer.Option(min=2, help="Samples an image, of both.")] = 100,
     leapfrog: Annotated[int, typer.Option(min=1, help="Leapfrog steps a sample, of both.")] = 10,
     rounds: Rounds = 3,
-    device: Device = "auto",
+    device: options.Device = "auto",
     json: Json = None,
 ) -> None:
     """Time path sampling against a direct transcription of the thesis's algorithm, in turns."""

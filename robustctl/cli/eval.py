@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from robustctl.cli import completion
+from robustctl.cli import options
 from robustctl.errors import RequestError
 from robustctl.evaluation.protocols import DEFAULT
 from robustctl.progress import say
@@ -20,7 +20,7 @@ def command(
         Text,
         typer.Argument(
             help="Entry, pulled repo, model directory or run; the newest run without.",
-            autocompletion=completion.model_names,
+            autocompletion=options.model_names,
         ),
     ] = None,
     union: Annotated[
@@ -29,26 +29,23 @@ def command(
     union_only: Annotated[
         bool, typer.Option("--union-only", help="Only the union, faster; the norms' own figures become upper bounds.")
     ] = False,
-    norms: Annotated[Text, typer.Option(help="Norms to attack in, e.g. linf,l2,l1.")] = None,
+    norms: options.Norms = None,
     eps: Annotated[
         Text, typer.Option(help="Radii, e.g. linf=8/255,l1=12; the others as the recipe or data set has them.")
     ] = None,
     attack: Annotated[str, typer.Option(help="Protocol: standard, fast (an estimate), full or autoattack.")] = DEFAULT,
-    data: Annotated[Text, typer.Option(help="digits, a hub data set, a folder or an .npz file.")] = None,
-    split: Annotated[str, typer.Option(help="Split of the data.")] = "test",
-    columns: Annotated[
-        Text, typer.Option(help="Columns of the data, if they have no usual names: image=img,label=fine_label.")
-    ] = None,
-    classes: Annotated[
-        Path | None,
-        typer.Option(help="YAML file that maps classes of the data to the model's, if names do not: kitty: cat."),
-    ] = None,
+    model_code: options.ModelCode = None,
+    weights: options.Weights = None,
+    data: options.Data = None,
+    split: options.Split = "test",
+    columns: options.Columns = None,
+    classes: options.Classes = None,
     n: Annotated[int | None, typer.Option("--n", help="Only the first N images.")] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images a forward pass; without, what suits the device.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the attacks.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: options.Device = "auto",
     precision: Annotated[
         str, typer.Option(help="Of the attacks: float32, bf16 or auto. Verdicts are always taken in float32.")
     ] = "auto",
@@ -80,50 +77,50 @@ def command(
     """
     if os.environ.get("RANK", "0") != "0":
         os.environ["ROBUSTCTL_QUIET"] = "1"
+    if json is not None and not json.absolute().parent.is_dir():
+        raise RequestError(f"--json {json}: there is no directory {json.absolute().parent}")
     from robustctl.evaluation.families import default_batch_size
     from robustctl.oracle import pick_device
     from robustctl.precision import pick_precision
     from robustctl.workflows.images import reading_of
-    from robustctl.workflows.subject import choose_threats, find_subject
+    from robustctl.workflows.subject import choose_threats, open_subject
 
-    subject = find_subject(model)
     where = pick_device(device)
     images_a_batch = batch_size or default_batch_size(where)
-    source = data or subject.default_data()
-    said = columns is not None or classes is not None or data is not None
-    reading = reading_of(columns, classes) if said else subject.default_reading()
-    if json is not None and not json.absolute().parent.is_dir():
-        raise RequestError(f"--json {json}: there is no directory {json.absolute().parent}")
-    if intermediate_q is not None:
-        from robustctl.report.q_table import table
-        from robustctl.workflows.evaluate_intermediate import (
-            IntermediateOptions,
-            evaluate_intermediate,
-            intermediate_request,
-        )
+    said = reading_of(columns, classes) if columns or classes or data else None
+    with open_subject(model, model_code=model_code, weights=weights, data=data, split=split, reading=said) as subject:
+        source, reading = data or subject.default_data(), said or subject.default_reading()
+        if intermediate_q is not None:
+            from robustctl.report.q_table import table
+            from robustctl.workflows.evaluate_intermediate import (
+                IntermediateOptions,
+                evaluate_intermediate,
+                intermediate_request,
+            )
 
-        options = IntermediateOptions(
-            intermediate_q, distribution, estimator, grid, samples, leapfrog, chains, probacc, seed
-        )
-        asked = intermediate_request(options, subject.default_threats(), images_a_batch)
-        curve, path = evaluate_intermediate(
-            subject, asked, source=source, split=split, n=n, device=device, reading=reading
-        )
-        if json is not None:
-            curve.write(json)
-        typer.echo(table(curve))
-        print(f"result: {path}", file=sys.stderr)
-        return
-    from robustctl.evaluation import reference
-    from robustctl.evaluation.union import UnionRequest
-    from robustctl.report.table import before_after
-    from robustctl.workflows.evaluate import evaluate
+            texts = IntermediateOptions(
+                intermediate_q, distribution, estimator, grid, samples, leapfrog, chains, probacc, seed
+            )
+            asked = intermediate_request(texts, subject.default_threats(), images_a_batch)
+            curve, path = evaluate_intermediate(
+                subject, asked, source=source, split=split, n=n, device=device, reading=reading
+            )
+            if json is not None:
+                curve.write(json)
+            typer.echo(table(curve))
+            print(f"result: {path}", file=sys.stderr)
+            return
+        from robustctl.evaluation import reference
+        from robustctl.evaluation.union import UnionRequest
+        from robustctl.report.table import before_after
+        from robustctl.workflows.evaluate import evaluate
 
-    threats = choose_threats(subject, norms, eps)
-    if attack == reference.NAME and precision == "bf16":
-        say(f"{attack} runs the float32 model: --precision bf16 has no effect")
-    request = UnionRequest(threats, attack, seed, images_a_batch, pick_precision(precision, where), union_only, force)
-    result, path = evaluate(subject, request, source=source, split=split, n=n, device=device, reading=reading)
+        threats = choose_threats(subject, norms, eps)
+        if attack == reference.NAME and precision == "bf16":
+            say(f"{attack} runs the float32 model: --precision bf16 has no effect")
+        chosen = pick_precision(precision, where)
+        request = UnionRequest(threats, attack, seed, images_a_batch, chosen, union_only, force)
+        result, path = evaluate(subject, request, source=source, split=split, n=n, device=device, reading=reading)
     if result is None:  # one of torchrun's other processes; the first reports
         return
     if json is not None:

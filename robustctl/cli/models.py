@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustctl.cli import completion
+from robustctl.cli import options
 
 if TYPE_CHECKING:
     from robustctl.models.entry import Accuracy, Entry
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="The model registry: list, show, import, remove, verify, mirror.")
 
 
-Name = Annotated[str, typer.Argument(help="Name of a model.", autocompletion=completion.model_names)]
+Name = Annotated[str, typer.Argument(help="Name of a model.", autocompletion=options.model_names)]
 
 
 @app.command("list")
@@ -23,7 +23,7 @@ def list_models(
     dataset: Annotated[str | None, typer.Option(help="Only models of this data set.")] = None,
     norm: Annotated[str | None, typer.Option(help="Only models trained in this norm.")] = None,
     arch: Annotated[
-        str | None, typer.Option(help="Only this architecture.", autocompletion=completion.architectures)
+        str | None, typer.Option(help="Only this architecture.", autocompletion=options.architectures)
     ] = None,
     max_size: Annotated[float | None, typer.Option(help="At most so many million parameters, or unknown.")] = None,
     here: Annotated[bool, typer.Option("--here", help="Only models whose weights are on this machine.")] = False,
@@ -100,21 +100,55 @@ def import_model(
     licence: Annotated[str | None, typer.Option(help="Hub identifier of the licence, e.g. mit.")] = None,
     description: Annotated[str | None, typer.Option(help="One line about the model.")] = None,
     from_yaml: Annotated[Path | None, typer.Option(help="Read an entry file; the options above override it.")] = None,
+    model_code: options.ModelCode = None,
 ) -> None:
     """Register weights of your own: convert them to safetensors, load them strictly, write an entry."""
+    from robustctl import user_code
     from robustctl.models import fetch, import_options, shelf
     from robustctl.models.find import entry_files, entry_weights, read_entry
 
-    options = import_options.ImportOptions(
-        arch, set_ or [], dataset, mean, std, norm, eps, classes, input_shape, at, strip, drop, licence, description
+    code = user_code.parse("--model-code", model_code) if model_code else None
+    asked = import_options.ImportOptions(
+        arch,
+        set_ or [],
+        dataset,
+        mean,
+        std,
+        norm,
+        eps,
+        classes,
+        input_shape,
+        at,
+        strip,
+        drop,
+        licence,
+        description,
+        code,
     )
-    if arch is None and from_yaml is None and name in entry_files() and not entry_weights(name).is_file():
+    if (
+        code is None
+        and arch is None
+        and from_yaml is None
+        and name in entry_files()
+        and not entry_weights(name).is_file()
+    ):
         known = read_entry(name)
-        typer.echo(f"brought {name}: {fetch.bring(name, known, path, import_options.keys_from(options, known.keys))}")
+        typer.echo(f"brought {name}: {fetch.bring(name, known, path, import_options.keys_from(asked, known.keys))}")
         return
-    entry = import_options.entry_from(options, from_yaml, path.name)
-    entry = shelf.import_model(name, path, entry, entry.keys)
+    entry = import_options.entry_from(asked, from_yaml, path.name)
+    with user_code.granted(code):
+        entry = shelf.import_model(name, path, entry, entry.keys)
     typer.echo(f"imported {name}: {_summary(entry)}")
+
+
+@app.command()
+def architectures() -> None:
+    """List the architectures with their arguments and defaults; '*' marks your own."""
+    from robustctl.workflows.architecture_list import architecture_list
+
+    for one in architecture_list():
+        typer.echo(f"{'*' if one.own else ' '} {one.name:20} {one.arguments}")
+        typer.echo(f"    {one.summary}")
 
 
 @app.command()
@@ -128,7 +162,7 @@ def add(path: Annotated[Path, typer.Argument(help="An entry file; its name becom
 @app.command()
 def verify(
     name: Annotated[
-        str | None, typer.Argument(help="One model; all without.", autocompletion=completion.model_names)
+        str | None, typer.Argument(help="One model; all without.", autocompletion=options.model_names)
     ] = None,
     local: Annotated[bool, typer.Option("--local", help="Only the weights that are here; no network.")] = False,
 ) -> None:
@@ -195,7 +229,9 @@ def remove(name: Name) -> None:
 
 def _summary(entry: "Entry | ModelSpec") -> str:
     arguments = ",".join(f"{key}={value}" for key, value in entry.architecture.args.items())
-    architecture = f"{entry.architecture.name}({arguments})" if arguments else entry.architecture.name
+    code = entry.architecture.code
+    builder = f"{code.file}:{code.name}" if code else entry.architecture.name
+    architecture = f"{builder}({arguments})" if arguments else builder
     threat = f"{entry.norm}:{entry.eps}" if entry.norm else "-"
     parameters, accuracies = (
         getattr(entry, "parameters", None),

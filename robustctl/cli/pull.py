@@ -4,14 +4,14 @@ from typing import Annotated
 
 import typer
 
-from robustctl.cli import completion
+from robustctl.cli import options
 
 
 def command(
     repo: Annotated[
         str,
         typer.Argument(
-            help="USER/NAME[@REVISION], file:///path, or the name of an entry.", autocompletion=completion.model_names
+            help="USER/NAME[@REVISION], file:///path, or the name of an entry.", autocompletion=options.model_names
         ),
     ],
     keep_original: Annotated[
@@ -20,9 +20,14 @@ def command(
 ) -> None:
     """Bring a model here: pinned to a commit, every file checked. Then it can be named in finetune and eval."""
     from robustctl.models.find import entry_files
+    from robustctl.spec import read_spec
     from robustctl.workflows.obtain import bring
 
     place = bring(repo, keep_original=keep_original)
     typer.echo(f"{repo}: {place}")
     if repo not in entry_files():
-        typer.echo(f"next: robustctl eval {repo} --union")
+        code = read_spec(place).architecture.code
+        by = f" --model-code {place}/robustctl/code/{code.file}:{code.name}" if code else ""
+        if code:
+            typer.echo("this model is built by code of its own; read it before you let it run")
+        typer.echo(f"next: robustctl eval {repo} --union{by}")

@@ -17,6 +17,9 @@ def command(
     allow_flags: Annotated[
         bool, typer.Option("--allow-flags", help="Push although the evaluation raised flags; the card names them.")
     ] = False,
+    with_code: Annotated[
+        bool, typer.Option("--with-code", help="Also publish your own code that builds the model (--model-code).")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be pushed; no network.")] = False,
 ) -> None:
     """Push a run to the hub: weights, config, card with results, recipe, evaluations. Twice is the same as once."""
@@ -29,7 +32,7 @@ def command(
         from robustctl.workflows.publish_run import publish_run
 
     target = Target(repo, private, revision, create_pr)
-    published = publish_run(run, target, licence=licence, allow_flags=allow_flags, dry_run=dry_run)
+    published = publish_run(run, target, licence=licence, allow_flags=allow_flags, dry_run=dry_run, with_code=with_code)
     if dry_run:
         for name, size in sorted(published.sizes.items()):
             typer.echo(f"{size:>12,} {name}" if size else f"{'card':>12} {name}")

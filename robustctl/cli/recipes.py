@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from robustctl.cli import completion
+from robustctl.cli import options
 from robustctl.errors import RequestError
 
 app = typer.Typer(no_args_is_help=True, help="Recipes: list, show, validate, copy.")
 
 
-Name = Annotated[str, typer.Argument(help="dataset/name, or a YAML file.", autocompletion=completion.recipe_names)]
+Name = Annotated[str, typer.Argument(help="dataset/name, or a YAML file.", autocompletion=options.recipe_names)]
 
 
 @app.command("list")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from robustctl import user_code
 from robustctl.errors import RequestError, RobustctlError, RunError
 from robustctl.files import writing
 from robustctl.hub.download import is_web_page
@@ -32,7 +33,8 @@ SLOWEST_BYTES_PER_SECOND = 4 << 20
 class ConversionJob(BaseModel):
     """What the process is asked. ``detect``: look for the state dict where ``keys.at`` says nothing.
 
-    A file with ``zero_shot`` is a whole CLIP, and ``tokenizer`` the file of its tokenizer.
+    A file with ``zero_shot`` is a whole CLIP, and ``tokenizer`` the file of its tokenizer. ``model_code`` is the code
+    that the user has named for the network, if it is not one of robustctl's.
     """
 
     source: Path
@@ -42,6 +44,7 @@ class ConversionJob(BaseModel):
     detect: bool
     zero_shot: ZeroShot | None = None
     tokenizer: Path | None = None
+    model_code: str | None = None
 
 
 class Answer(BaseModel):
@@ -66,6 +69,8 @@ def convert(
 ) -> Answer:
     """Write ``destination`` (safetensors, atomically) from a published file, for a CLIP with its ``tokenizer``.
 
+    A spec of the user's own code needs that code granted, as ``architectures.build`` does.
+
     Args:
         record: called with the converted file before it moves to ``destination``: what it cannot record is not kept.
 
@@ -75,6 +80,7 @@ def convert(
     """
     if not source.is_file():
         raise RequestError(f"no file {source}")
+    granted = user_code.current()
     with writing(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".convert-", dir=destination.parent) as folder:
@@ -86,6 +92,7 @@ def convert(
                 detect=detect,
                 zero_shot=zero_shot,
                 tokenizer=tokenizer and tokenizer.resolve(),
+                model_code=granted.text if granted else None,
             )
             answer = _ask(job)
             if answer.fault:
@@ -131,7 +138,8 @@ def _run(job: ConversionJob) -> Answer:
     from robustctl.architectures import build
 
     _limit_memory(job.source.stat().st_size)
-    model = build(job.spec)
+    with user_code.granted(user_code.parse("--model-code", job.model_code) if job.model_code else None):
+        model = build(job.spec)
     content: Any = checkpoint.read_tensors(job.source) if job.source.suffix == ".safetensors" else _unpickle(job.source)
     at, tensors = _state_dict(content, job)
     kept = _apply(tensors, job.keys, job.source)

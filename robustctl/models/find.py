@@ -5,15 +5,13 @@ Under ``home()``: ``entries/NAME.yaml`` are the user's own entries, ``weights/NA
 """
 
 import json
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-import platformdirs
-
 from robustctl.discovery import unknown
 from robustctl.errors import RequestError
+from robustctl.home import home as home
 from robustctl.hub.names import FILE, REPO_ID, REVISION
 from robustctl.models import entry as entries
 from robustctl.models.entry import Entry
@@ -40,12 +38,6 @@ class Located:
     spec: ModelSpec
     entry: Entry | None = None
     licence: str | None = None
-
-
-def home() -> Path:
-    """Where pulled models and the user's entries live: ``$ROBUSTCTL_HOME``, else the platform's cache directory."""
-    chosen = os.environ.get("ROBUSTCTL_HOME")
-    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("robustctl"))
 
 
 def entry_files() -> dict[str, Path]:

@@ -12,6 +12,7 @@ from robustctl.models import entry as entries
 from robustctl.models.entry import Entry, KeyRules
 from robustctl.standards import KNOWN
 from robustctl.threats import Threat, require_plausible
+from robustctl.user_code import UserCode
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class ImportOptions:
     drop: list[str] | None = None
     licence: str | None = None
     description: str | None = None
+    model_code: UserCode | None = None
 
 
 def entry_from(options: ImportOptions, yaml_file: Path | None, file_name: str) -> Entry:
@@ -66,15 +68,22 @@ def _given(options: ImportOptions) -> dict[str, Any]:
 
 
 def _architecture(options: ImportOptions, content: dict[str, Any]) -> dict[str, Any]:
+    arguments = dict(_assignment(text) for text in options.set_ or [])
+    if (code := options.model_code) is not None:
+        if options.arch is not None:
+            raise RequestError("--arch names one of robustctl's architectures, --model-code your own; give one of them")
+        record = {"file": code.file.name, "name": code.name, "sha256": code.sha256}
+        return {"architecture": {"name": "own", "args": {**code.args, **arguments}, "code": record}}
     if options.arch is None and "architecture" not in content:
-        raise RequestError(f"--arch is missing; it is one of {', '.join(names('robustctl.architectures'))}")
+        raise RequestError(
+            f"--arch (or --model-code) is missing; it is one of {', '.join(names('robustctl.architectures'))}"
+        )
     if options.arch is not None:
         content = {"architecture": {"name": options.arch, "args": {}}}
     architecture = _mapping("architecture", content["architecture"])
     name = architecture.get("name")
     if str(name).partition("/")[0] not in names("robustctl.architectures"):
         raise unknown("architecture", str(name), names("robustctl.architectures"))
-    arguments = dict(_assignment(text) for text in options.set_ or [])
     return {
         "architecture": architecture | {"args": _mapping("architecture.args", architecture.get("args")) | arguments}
     }

@@ -30,7 +30,7 @@ ALL_SMALL = 10 * SMALL
 MAX_FILES = 1000
 UNQUESTIONED = 2 << 30  # to ask how large weights may be takes torch, which takes longer than to fetch a common model
 MAX_NAMED = 20 << 30  # of a model of another library
-RECORD = re.compile(r"robustctl/[\w.-]+\.json", re.ASCII)
+RECORD = re.compile(r"robustctl/[\w.-]+\.json|robustctl/code/[\w.-]+\.py", re.ASCII)  # code is kept to be read
 SHARD = re.compile(r"model-[\w-]+\.safetensors", re.ASCII)
 INDEX = "model.safetensors.index.json"
 
@@ -148,7 +148,7 @@ def _check_sizes(repo: str, files: list[RemoteFile], small: list[RemoteFile]) ->
 def _check_spec(repo: str, spec: ModelSpec, weights: int) -> None:
     """Before weights are fetched: is the architecture one of ours, and can it have so many bytes?"""
     family = spec.architecture.name.partition("/")[0]
-    if family not in names("robustctl.architectures"):
+    if spec.architecture.code is None and family not in names("robustctl.architectures"):
         raise RequestError(f"{repo}: {unknown('architecture', family, names('robustctl.architectures'))}")
     if weights <= UNQUESTIONED:
         return

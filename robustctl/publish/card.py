@@ -37,6 +37,19 @@ class Place:
 
 
 @dataclass(frozen=True)
+class PublishedCode:
+    """Code of the publisher's own: the name of its file, what in it builds the model, its hash.
+
+    ``path`` is where it lies in the repo; None if it was not published.
+    """
+
+    file: str
+    name: str
+    sha256: str
+    path: str | None = None
+
+
+@dataclass(frozen=True)
 class Story:
     """What a card tells.
 
@@ -52,6 +65,7 @@ class Story:
         datasets: hub ids of what it was trained on, where that is known.
         credit: a sentence on whose work this is.
         citation: BibTeX or text.
+        code: which code of the publisher's own builds the model, if it is not one of robustctl's.
     """
 
     place: Place
@@ -65,6 +79,7 @@ class Story:
     datasets: tuple[str, ...] = ()
     credit: str = ""
     citation: str | None = None
+    code: "PublishedCode | None" = None
 
 
 def render(story: Story, existing: str = "") -> str:
@@ -165,7 +180,8 @@ def _body(story: Story) -> list[str]:
         *_flags(story.results),
         "## Use",
         "",
-        *_use(story.place, spec),
+        *_code(story.code),
+        *_use(story.place, spec, story.code),
         "## Provenance",
         "",
         *(f"- {label}: {plain(value)}" for label, value in (story.provenance or {}).items()),
@@ -183,11 +199,26 @@ def _body(story: Story) -> list[str]:
     ]
 
 
-def _use(place: Place, spec: ModelSpec) -> list[str]:
+def _code(code: PublishedCode | None) -> list[str]:
+    """A notice that the model needs code which robustctl does not have."""
+    if code is None:
+        return []
+    where = f"It lies in this repo as `{code.path}`." if code.path else "It is not in this repo; ask its author for it."
+    return [
+        f"**This model is built by code of its own**: {plain(code.name)} in {plain(code.file)}",
+        f"(SHA-256 `{code.sha256}`).",
+        f"{where} robustctl never runs it by itself: read it first, then name your copy of it:",
+        f"`robustctl eval MODEL --model-code {code.file}:{code.name}`.",
+        "",
+    ]
+
+
+def _use(place: Place, spec: ModelSpec, code: PublishedCode | None) -> list[str]:
     """The lines that load it, as they stand."""
     on_branch = place.revision != "main"
     name = "." if place.directory else f"{place.name}@{place.revision}" if on_branch else place.name
     arguments = f'"{place.name}", revision="{place.revision}"' if on_branch else f'"{name}"'
+    by = f', model_code="{code.file}:{code.name}"' if code else ""
     note = []
     if place.pending:
         note = ["Once the pull request that brings this card is merged:", ""]
@@ -196,15 +227,18 @@ def _use(place: Place, spec: ModelSpec) -> list[str]:
             "In this directory; from elsewhere with its path, or `file://` and its path to check the hashes too:",
             "",
         ]
-    return [
-        *note,
-        "    import robustctl",
-        f'    model = robustctl.load_model("{name}")  # after: pip install robustctl',
-        f"    logits = model(images)  # (n, {', '.join(map(str, spec.input_shape))}), pixels in [0, 1]",
-        "",
+    mixin = [
         "Normalisation is inside the model. The same weights through the hub's own mixin:",
         f"`robustctl.models.mixin.RobustClassifier.from_pretrained({arguments})`.",
         "",
+    ]
+    return [
+        *note,
+        "    import robustctl",
+        f'    model = robustctl.load_model("{name}"{by})  # after: pip install robustctl',
+        f"    logits = model(images)  # (n, {', '.join(map(str, spec.input_shape))}), pixels in [0, 1]",
+        "",
+        *([] if code else mixin),
     ]
 
 

@@ -4,38 +4,18 @@ import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from robustctl.architectures import Classifier, device_of
+from robustctl.architectures import Classifier, OwnClassifier, device_of, opens_logits
 from robustctl.data import ImageData
-from robustctl.errors import RequestError
 from robustctl.spec import Architecture, ModelSpec
 
 
-class OwnClassifier(Classifier):
-    """A module of the user's, without a normalisation of ours; an output with a field ``logits`` is opened.
-
-    Args:
-        net: the module.
-        opens: whether its output is such an object, as those of the transformers library are.
-    """
-
-    def __init__(self, net: nn.Module, opens: bool) -> None:
-        super().__init__(net, None)
-        self.opens = opens
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (n, n_classes) of images (n, c, h, w) in [0,1]."""
-        out: Any = self.net(x)
-        return out.logits if self.opens else out  # type: ignore[no-any-return]
-
-
 def wrap(module: nn.Module, data: ImageData, *, name: str, dataset: str | None = None) -> tuple[Classifier, ModelSpec]:
-    """Make a classifier of a module in eval mode, and the spec that says what it takes and returns.
+    """Make a classifier of a module, and the spec that says what it takes and returns.
 
     Args:
         data: images that it takes; one of them is shown to it.
@@ -45,19 +25,10 @@ def wrap(module: nn.Module, data: ImageData, *, name: str, dataset: str | None =
     Raises:
         RequestError: it cannot take the image, or does not return logits.
     """
-    image = data.images([0]).to(device_of(module))
-    try:
-        with torch.no_grad():
-            out = module(image)
-    except Exception as error:  # the module is the user's code, and may raise anything
-        raise RequestError(
-            f"{name} cannot take an image {list(image.shape)} of floats in [0,1]: {type(error).__name__}: {error}"
-        ) from error
-    opens = not isinstance(out, Tensor) and isinstance(getattr(out, "logits", None), Tensor)
-    logits = out.logits if opens else out
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1 or logits.shape[1] < 2:
-        what = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise RequestError(f"{name} returns {what} for one image; expected logits [1, number of classes]")
+    image = data.images([0])
+    model = OwnClassifier(module, opens_logits(module, image))
+    with torch.no_grad():
+        logits = model(image.to(device_of(module)))
     layers = hashlib.sha256(repr(module).encode()).hexdigest()[:16]
     spec = ModelSpec(
         schema="robustctl.model/1",
@@ -66,7 +37,7 @@ def wrap(module: nn.Module, data: ImageData, *, name: str, dataset: str | None =
         n_classes=logits.shape[1],
         dataset=dataset or data.source,
     )
-    return OwnClassifier(module, opens), spec
+    return model, spec
 
 
 @contextmanager

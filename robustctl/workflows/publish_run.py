@@ -7,21 +7,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from robustctl import runs
+from robustctl import runs, user_code
 from robustctl.allocator import without_collection
+from robustctl.discovery import own_files
 from robustctl.errors import RequestError, RunError
 from robustctl.hub.names import FILE, REPO_ID
 from robustctl.hub.plain_directory import sha256
 from robustctl.models.find import entry_files, pulled, read_entry
 from robustctl.models.safetensors_header import weights_sha256
 from robustctl.publish import push, redact
-from robustctl.publish.card import Story
+from robustctl.publish.card import PublishedCode, Story
 from robustctl.publish.push import Package, Target, preflight
 from robustctl.report.table import markdown, told_apart
 from robustctl.results import union as results
 from robustctl.results.union import UnionResult, unlike
 from robustctl.runs import Record, Run
-from robustctl.spec import WEIGHTS, read_spec
+from robustctl.spec import WEIGHTS, CodeRecord, ModelSpec, read_spec
+from robustctl.user_code import UserCode
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,13 @@ class Published:
 
 
 def publish_run(
-    run: str | None, target: Target, *, licence: str | None = None, allow_flags: bool = False, dry_run: bool = False
+    run: str | None,
+    target: Target,
+    *,
+    licence: str | None = None,
+    allow_flags: bool = False,
+    dry_run: bool = False,
+    with_code: bool = False,
 ) -> Published:
     """Push a run to a repo of the hub or to a plain directory; twice is the same as once.
 
@@ -60,6 +68,7 @@ def publish_run(
         licence: hub identifier, if it cannot be inherited.
         allow_flags: push although the evaluation raised flags; the card names them.
         dry_run: say what would be pushed; no network.
+        with_code: also publish the source file of a model that the user's own code builds.
 
     Raises:
         RequestError: no such run, it must not be published, or the token may not write there.
@@ -69,10 +78,11 @@ def publish_run(
         push.check_target(target)
         found = find_run(run)
     options = [*(["--licence", licence] if licence else []), *(["--allow-flags"] if allow_flags else [])]
+    options += ["--with-code"] if with_code else []
     again = ["robustctl", "push", str(found.path), *target.options(), *options, *(["--dry-run"] if dry_run else [])]
     try:
         with without_collection():
-            package = _prepare(found, target, licence, allow_flags, dry_run)
+            package = _prepare(found, target, licence, allow_flags, dry_run, with_code)
         address = push.publish(package, target, dry_run=dry_run)
     except RunError as error:
         raise RunError(f"{error}\n{found.path} is unchanged. Try again: {shlex.join(again)}") from None
@@ -96,18 +106,22 @@ def find_run(run: str | None) -> Run:
     return found
 
 
-def _prepare(run: Run, target: Target, licence: str | None, allow_flags: bool, dry_run: bool) -> Package:
+def _prepare(
+    run: Run, target: Target, licence: str | None, allow_flags: bool, dry_run: bool, with_code: bool
+) -> Package:
     """The package of a run, after all checks that need no more than it and the token."""
     weights = run.path / WEIGHTS
     with ThreadPoolExecutor(2) as beside:  # the hub is asked while the weights are hashed, both ways at once
         tensors, file = beside.submit(weights_sha256, weights), beside.submit(sha256, weights)
         if not dry_run:
             preflight(target.repo, create_pr=target.create_pr)
-        package = make_package(run, target, licence, allow_flags, tensors.result())
+        package = make_package(run, target, licence, allow_flags, tensors.result(), with_code)
         return replace(package, sha256={weights: file.result()})
 
 
-def make_package(run: Run, target: Target, licence: str | None, allow_flags: bool, digest: str) -> Package:
+def make_package(
+    run: Run, target: Target, licence: str | None, allow_flags: bool, digest: str, with_code: bool = False
+) -> Package:
     """Everything of a run, whose tensors have the hash ``digest``, that is published; refuses what must not be.
 
     Raises:
@@ -140,6 +154,7 @@ def make_package(run: Run, target: Target, licence: str | None, allow_flags: boo
         "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
         "SHA-256 of the tensors": digest,
     }
+    code, source_file = _code_of(record, spec, with_code)
     story = Story(
         place=push.place_of(target),
         spec=spec,
@@ -149,10 +164,42 @@ def make_package(run: Run, target: Target, licence: str | None, allow_flags: boo
         base=content["base"],
         base_repo=_base_repo(record),
         provenance=provenance,
+        code=code,
         datasets=tuple(filter(None, [redact.hub_dataset(source)])),
     )
     files = push.run_files(run.path, content, [*before, *results], paths)
+    if code and code.path:
+        assert source_file is not None, "code with a path in the repo has a file here"
+        files[code.path] = source_file.read_bytes()
     return push.Package(story, files, origin=run.path)
+
+
+def _code_of(record: Record, spec: ModelSpec, publish: bool) -> tuple[PublishedCode | None, Path | None]:
+    """The user's own code that builds a model, as its card tells of it, and its file where that is to be published.
+
+    Raises:
+        RequestError: it is to be published, and there is none, or it is not the code that the model was made with.
+    """
+    recorded, own = spec.architecture.code, own_files("robustctl.architectures").get(spec.architecture.name)
+    if recorded is None and own is None:
+        if publish:
+            raise RequestError(
+                f"--with-code: {spec.architecture.name} is robustctl's own architecture; it needs no code"
+            )
+        return None, None
+    named: UserCode | None = None
+    if recorded is None:
+        assert own is not None, "else there is no code"
+        named = UserCode(str(own), own, "build")
+        recorded = CodeRecord(file=own.name, name="build", sha256=named.sha256)
+    elif publish and record.model_code:
+        named = user_code.parse("--model-code", record.model_code)
+    code = PublishedCode(recorded.file, recorded.name, recorded.sha256)
+    if not publish:
+        return code, None
+    if named is None or named.sha256 != recorded.sha256:
+        raise RequestError(f"--with-code: {recorded.file} is not here as it was when the model was made with it")
+    return replace(code, path=f"robustctl/code/{recorded.file}"), named.file
 
 
 def _paths(record: Record) -> list[str]:
@@ -161,6 +208,7 @@ def _paths(record: Record) -> list[str]:
     found = [extra.get("path")] if isinstance(extra, dict) else []
     found += [record.recipe_name] if record.recipe_name.endswith((".yaml", ".yml")) else []  # others are shipped
     found += [record.data["source"]] if not redact.hub_dataset(record.data["source"]) else []
+    found += [record.model_code.rpartition(":")[0]] if record.model_code else []
     found += [record.model, record.base] if not _is_public(record) else []
     return [text for text in map(str, filter(None, found)) if "/" in text or "\\" in text]
 

@@ -37,6 +37,7 @@ def _record(plan: TrainingPlan, model: Classifier, device: torch.device) -> Reco
         base_sha256=checkpoint.weights_sha256(model) if located else None,
         licence=located.licence if located else None,
         new_head=plan.request.new_head,
+        model_code=plan.request.model_code,
         recipe_name=plan.recipe.name,
         recipe=plan.recipe.resolved(),
         overrides=list(plan.request.overrides),

@@ -9,6 +9,7 @@ from robustctl.progress import say
 from robustctl.recipe.schema import Settings
 from robustctl.spec import Architecture, ModelSpec
 from robustctl.training.build import input_shape, new_head
+from robustctl.workflows.coded_model import build_coded
 from robustctl.workflows.training_plan import TrainingPlan
 
 
@@ -23,6 +24,13 @@ def start_model(plan: TrainingPlan) -> tuple[Classifier, ModelSpec]:
     torch.manual_seed(plan.seed)
     if plan.spec is not None:
         return build(plan.spec), plan.spec
+    if plan.located is None and plan.code is not None:
+        shape = input_shape(plan.data, plan.settings)
+        model, spec = build_coded(plan.code, shape, plan.data.n_classes, plan.settings.dataset)
+        if spec.n_classes != plan.data.n_classes:
+            raise RequestError(f"{plan.data.source} has {plan.data.n_classes} classes, {plan.model} {spec.n_classes}")
+        spec = spec.model_copy(update={"classes": plan.data.class_names})
+        return model, _trained_for(spec, plan.settings)
     if plan.located is None:
         arguments = plan.settings.architecture.get(plan.model, {})
         spec = ModelSpec(
@@ -39,6 +47,8 @@ def start_model(plan: TrainingPlan) -> tuple[Classifier, ModelSpec]:
     if absent:
         say(f"the weights of {plan.model} are not here yet; they would be fetched first")
     if plan.request.new_head:
+        if spec.architecture.code is not None:
+            raise RequestError("--new-head is for robustctl's own architectures; let --model-code build the new layer")
         new_classes = {"n_classes": plan.data.n_classes, "classes": plan.data.class_names}
         fresh = spec.model_copy(update=new_classes)
         model = build(fresh)

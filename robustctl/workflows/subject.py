@@ -1,15 +1,19 @@
 """Finds what an evaluation is about: the run or the model that a user names, and the threats it is judged by."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustctl import runs
+from robustctl import runs, user_code
 from robustctl.data import Columns, Reading
 from robustctl.errors import RequestError
 from robustctl.progress import say
 from robustctl.standards import STANDARDS
 from robustctl.threats import NORMS, Norm, Threat, parse_norm
+from robustctl.workflows.coded_model import coded_model, dataset_of, require_alone
+from robustctl.workflows.images import load_images
 from robustctl.workflows.obtain import obtain
 
 if TYPE_CHECKING:
@@ -66,6 +70,39 @@ def find_subject(text: str | None) -> Subject:
     elif record.step < record.steps:
         say(f"{run.name} did {record.step} of its {record.steps} steps: these are its last weights")
     return Subject(obtain(str(run.path)), record, run.path / "eval")
+
+
+@contextmanager
+def open_subject(
+    model: str | None,
+    *,
+    model_code: str | None,
+    weights: Path | None,
+    data: str | None,
+    split: str,
+    reading: Reading | None = None,
+) -> Iterator[Subject]:
+    """The subject of an evaluation while the block runs: as ``find_subject``, or what the user's own code builds.
+
+    Args:
+        model_code: as ``user_code.parse`` takes it; without ``model`` it builds the subject, else it is granted to it.
+        weights: file to load into what it builds.
+        data, split, reading: where the images are, whose size and classes the code is told.
+
+    Raises:
+        RequestError: no such model, or the code or the weights are wrong.
+    """
+    code = user_code.parse("--model-code", model_code) if model_code else None
+    require_alone(code, weights, model)
+    with user_code.granted(code):
+        if code is None or model is not None:
+            yield find_subject(model)
+            return
+        if data is None:
+            raise RequestError("--model-code: say what images the model takes, e.g. --data digits")
+        images = load_images(data, split, 1, reading=reading)
+        with coded_model(code, weights, images.shape, images.n_classes, dataset_of(data)) as located:
+            yield Subject(located, None, runs.root() / "eval" / located.name)
 
 
 def choose_threats(subject: Subject, norms: str | None, eps: str | None) -> tuple[Threat, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from robustctl import runs
+from robustctl import runs, user_code
 from robustctl.architectures import Classifier
 from robustctl.errors import InterruptedRun, RunError
 from robustctl.oracle import pick_device
@@ -46,12 +46,13 @@ def train(request: TrainingRequest) -> Run | None:
     if request.push is not None and not request.dry_run:
         preflight(request.push)
     device = local_device(pick_device(request.device))
-    with world(device) as w:
+    code = user_code.parse("--model-code", request.model_code) if request.model_code else None
+    with world(device) as w, user_code.granted(code), ExitStack() as scope:
         if not w.leads:
             os.environ["ROBUSTCTL_QUIET"] = "1"
         # One process looks for the run: of two that try its lock at once, one would take it for held.
         run = w.broadcast(run_to_resume(request) if request.resume and w.leads else None)
-        plan = plan_resumption(request, run) if run else plan_afresh(request)
+        plan = plan_resumption(request, run) if run else plan_afresh(request, code, scope)
         model, spec = start_model(plan)
         spec = resizing_spec(spec, plan.data)
         if run is None and not request.force:

@@ -1,5 +1,6 @@
 """Makes a plan from a request to train: everything resolved and checked before any weights are fetched."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from math import prod
 
@@ -15,7 +16,9 @@ from robustctl.runs import Run
 from robustctl.spec import IMAGENET, ModelSpec, read_spec
 from robustctl.standards import STANDARDS
 from robustctl.training import state_file
-from robustctl.training.build import learning_rate
+from robustctl.training.build import input_shape, learning_rate
+from robustctl.user_code import UserCode
+from robustctl.workflows.coded_model import coded_model, require_alone
 from robustctl.workflows.images import load_training_images, reading_of
 from robustctl.workflows.obtain import obtain
 from robustctl.workflows.training_request import TrainingRequest
@@ -25,7 +28,8 @@ from robustctl.workflows.training_request import TrainingRequest
 class TrainingPlan:
     """A request with everything resolved.
 
-    ``located`` is the start of a fine-tuning, ``spec`` the model of a run that is resumed.
+    ``located`` is the start of a fine-tuning, ``spec`` the model of a run that is resumed, ``code`` the user's own code
+    that builds the model.
     """
 
     request: TrainingRequest
@@ -37,10 +41,15 @@ class TrainingPlan:
     seed: int
     spec: ModelSpec | None = None
     reading: Reading = field(default_factory=Reading)
+    code: UserCode | None = None
 
 
-def plan_afresh(request: TrainingRequest) -> TrainingPlan:
+def plan_afresh(request: TrainingRequest, code: UserCode | None, scope: ExitStack) -> TrainingPlan:
     """Resolve a request that starts a new run; the weights of an entry are fetched only once all else is right.
+
+    Args:
+        code: the user's own code, already granted.
+        scope: what must stay until the training has its model is closed with it.
 
     Raises:
         RequestError: something is missing or wrong.
@@ -48,6 +57,9 @@ def plan_afresh(request: TrainingRequest) -> TrainingPlan:
     """
     if request.recipe is None:
         raise RequestError("say how to train: --recipe R (robustctl recipes list shows them)")
+    require_alone(code, request.weights, request.model)
+    if request.model is None and code is not None:
+        return _plan_coded(request, request.recipe, code, scope)
     if request.model is None:
         raise RequestError(f"say what to {request.command}: robustctl {request.command} MODEL --recipe R")
     located = locate(request.model, fetch=False) if request.command == "finetune" else None
@@ -61,8 +73,25 @@ def plan_afresh(request: TrainingRequest) -> TrainingPlan:
     if located and not request.dry_run:
         located = obtain(request.model)  # a gigabyte perhaps: only now that the request is known to be right
     return TrainingPlan(
-        request, chosen.settings, chosen, request.model, located, data, request.seed or 0, None, reading
+        request, chosen.settings, chosen, request.model, located, data, request.seed or 0, None, reading, code
     )
+
+
+def _plan_coded(request: TrainingRequest, recipe_name: str, code: UserCode, scope: ExitStack) -> TrainingPlan:
+    """A plan to train, or to fine-tune, what the user's own code builds; ``scope`` keeps its weights until it ends."""
+    require_licence(request.push, request.licence, None)
+    chosen = recipe.load(recipe_name, request.overrides, _dataset_of(recipe_name, request.data))
+    reading = reading_of(request.columns, request.classes)
+    data = _data(request.data, request.split or "train", reading, chosen.settings, None, matching=False)
+    located = None
+    if request.command == "finetune":
+        shape = input_shape(data, chosen.settings)
+        model = coded_model(code, request.weights, shape, data.n_classes, chosen.settings.dataset)
+        located = scope.enter_context(model)
+    elif request.weights is not None:
+        raise RequestError("train starts from random weights; robustctl finetune takes --weights")
+    seed = request.seed or 0
+    return TrainingPlan(request, chosen.settings, chosen, code.short_name, located, data, seed, None, reading, code)
 
 
 def _dataset_of(recipe_name: str, data: str | None) -> str | None:

@@ -27,6 +27,9 @@ class TrainingRequest:
         split: which split of them is trained on.
         columns: ``image=img,label=fine_label``, if the columns have no usual names.
         classes: a YAML file that maps the classes of the data to the model's.
+        model_code: the user's code that builds the model, as ``user_code.parse`` takes it; instead of ``model``, or for
+            a model that was made by it.
+        weights: file to load into what ``model_code`` builds.
     """
 
     command: Literal["train", "finetune"]
@@ -48,3 +51,5 @@ class TrainingRequest:
     split: str | None = None
     columns: str | None = None
     classes: Path | None = None
+    model_code: str | None = None
+    weights: Path | None = None
