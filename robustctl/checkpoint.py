@@ -18,6 +18,7 @@ from torch import Tensor
 from robustctl.architectures import Classifier, build, empty_copy
 from robustctl.errors import RequestError
 from robustctl.files import atomic_path, write_text
+from robustctl.progress import say
 from robustctl.spec import CONFIG, WEIGHTS, ModelSpec, read_spec
 
 
@@ -56,20 +57,43 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     return {name: tensor for file in files for name, tensor in read_tensors(index.with_name(file)).items()}
 
 
-def load_weights(model: Classifier, tensors: Mapping[str, Tensor], source: str) -> None:
+def load_weights(model: Classifier, tensors: Mapping[str, Tensor], source: str) -> list[str]:
     """Load tensors into the model's network, strictly.
+
+    Counters of batch normalisation, which older files lack and which no evaluation uses, are 0 if they are absent.
 
     Args:
         source: what to call these weights in a message.
 
+    Returns:
+        The names of the counters that were absent.
+
     Raises:
-        RequestError: missing, unexpected or misshaped tensors (all are listed), or values that are not finite.
+        RequestError: missing, unexpected or misshaped tensors (all are listed), numbers of another kind, or values
+            that are not finite or that float32 cannot hold.
     """
-    _compare(model.net.state_dict(), tensors, source)
-    broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
-    if broken:
+    wanted = model.net.state_dict()
+    _compare(wanted, tensors, source)
+    _require_numbers(wanted, tensors, source)
+    absent = [name for name in wanted if name not in tensors]
+    zeros = {name: torch.zeros_like(wanted[name]) for name in absent}
+    model.net.load_state_dict({**tensors, **zeros}, strict=True)
+    return absent
+
+
+def _require_numbers(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str) -> None:
+    """Refuse what a copy into the network would change without a word: integers, complex numbers, too large ones."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() != wanted[name].is_floating_point() or tensor.is_complex():
+            kind, needed = (str(one.dtype).removeprefix("torch.") for one in (tensor, wanted[name]))
+            raise RequestError(f"weights of {source}: {name} is {kind}, needed is {needed}")
+    floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+    if broken := [name for name, tensor in floats.items() if not tensor.isfinite().all()]:
         raise RequestError(f"weights of {source} hold NaN or infinity in: {', '.join(broken)}")
-    model.net.load_state_dict(dict(tensors), strict=True)
+    for name, tensor in floats.items():
+        largest = torch.finfo(wanted[name].dtype).max
+        if tensor.dtype == torch.float64 and tensor.numel() and float(tensor.abs().max()) > largest:
+            raise RequestError(f"weights of {source}: {name} reaches beyond {largest:.3g}, the range of float32")
 
 
 def require_fit(spec: ModelSpec, tensors: Mapping[str, Tensor], source: str) -> None:
@@ -82,7 +106,8 @@ def require_fit(spec: ModelSpec, tensors: Mapping[str, Tensor], source: str) -> 
 
 
 def _compare(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str) -> None:
-    faults = [f"missing {name}" for name in wanted if name not in tensors]
+    counters = ".num_batches_tracked"
+    faults = [f"missing {name}" for name in wanted if name not in tensors and not name.endswith(counters)]
     faults += [f"unexpected {name}" for name in tensors if name not in wanted]
     faults += [
         f"{name} has shape {list(tensors[name].shape)}, expected {list(tensor.shape)}"
@@ -117,7 +142,8 @@ def load_from(spec: ModelSpec, weights: Path) -> Classifier:
     tensors = read_tensors(weights)
     require_fit(spec, tensors, str(weights))
     model = build(spec)
-    load_weights(model, tensors, str(weights))
+    if absent := load_weights(model, tensors, str(weights)):
+        say(f"{weights} has no counters of batch normalisation ({absent[0]}, ...); they are 0 and no result needs them")
     return model.eval()
 
 

@@ -92,7 +92,13 @@ def import_model(
     std: Annotated[str | None, typer.Option(help="Normalisation: standard deviations of the channels.")] = None,
     norm: Annotated[str | None, typer.Option(help="Norm that it was trained in: linf, l2 or l1.")] = None,
     eps: Annotated[str | None, typer.Option(help="Radius that it was trained at, e.g. 8/255.")] = None,
-    classes: Annotated[int | None, typer.Option(help="Number of classes of an unknown data set.")] = None,
+    no_normalisation: Annotated[
+        bool, typer.Option("--no-normalisation", help="It takes pixels in [0,1] as they are.")
+    ] = False,
+    classes: Annotated[
+        str | None,
+        typer.Option(help="Number of classes of an unknown data set, or a YAML list of their names."),
+    ] = None,
     input_shape: Annotated[str | None, typer.Option(help="C,H,W of an unknown data set, e.g. 3,64,64.")] = None,
     at: Annotated[str | None, typer.Option(help="Where the state dict stands in the file, e.g. state_dict.0.")] = None,
     strip: Annotated[str | None, typer.Option(help="Prefix that every tensor carries, e.g. module.")] = None,
@@ -109,21 +115,22 @@ def import_model(
 
     code = user_code.parse("--model-code", model_code) if model_code else None
     asked = import_options.ImportOptions(
-        arch,
-        set_ or [],
-        dataset,
-        mean,
-        std,
-        norm,
-        eps,
-        classes,
-        input_shape,
-        at,
-        strip,
-        drop,
-        licence,
-        description,
-        code,
+        arch=arch,
+        set_=set_ or [],
+        dataset=dataset,
+        mean=mean,
+        std=std,
+        norm=norm,
+        eps=eps,
+        classes=classes,
+        input_shape=input_shape,
+        at=at,
+        strip=strip,
+        drop=drop,
+        licence=licence,
+        description=description,
+        no_normalisation=no_normalisation,
+        model_code=code,
     )
     if (
         code is None
@@ -136,8 +143,9 @@ def import_model(
         typer.echo(f"brought {name}: {fetch.bring(name, known, path, import_options.keys_from(asked, known.keys))}")
         return
     entry = import_options.entry_from(asked, from_yaml, path.name)
+    said = asked.says_normalisation(from_yaml)
     with user_code.granted(code):
-        entry = shelf.import_model(name, path, entry, entry.keys)
+        entry = shelf.import_model(name, path, entry, entry.keys, ask=not said)
     typer.echo(f"imported {name}: {_summary(entry)}")
 
 

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +20,15 @@ from robustctl.errors import RequestError, RobustctlError, RunError
 from robustctl.files import writing
 from robustctl.hub.download import is_web_page
 from robustctl.models.entry import KeyRules, ZeroShot
+from robustctl.models.key_hints import Normalisation, network_prefix, own_normalisation, suggestion, written
+from robustctl.progress import say
 from robustctl.spec import WEIGHTS, ModelSpec
+from robustctl.standards import KNOWN
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+WITHOUT = "or --no-normalisation if it takes pixels in [0,1] as they are"
 SPARE_BYTES = 2 << 30
 SPARE_SECONDS = 120.0
 SLOWEST_BYTES_PER_SECOND = 4 << 20
@@ -34,7 +38,8 @@ class ConversionJob(BaseModel):
     """What the process is asked. ``detect``: look for the state dict where ``keys.at`` says nothing.
 
     A file with ``zero_shot`` is a whole CLIP, and ``tokenizer`` the file of its tokenizer. ``model_code`` is the code
-    that the user has named for the network, if it is not one of robustctl's.
+    that the user has named for the network, if it is not one of robustctl's. ``ask``: nobody has said whether images
+    are normalised, so that it is a fault if the file or its data set make one think so.
     """
 
     source: Path
@@ -45,13 +50,15 @@ class ConversionJob(BaseModel):
     zero_shot: ZeroShot | None = None
     tokenizer: Path | None = None
     model_code: str | None = None
+    ask: bool = False
 
 
 class Answer(BaseModel):
-    """What it answers: the path at which the state dict stood and the number of parameters, or the fault."""
+    """Its answer: the path at which the state dict stood, the number of parameters and what to say; or the fault."""
 
     at: tuple[str | int, ...] = ()
     parameters: int = 0
+    notes: tuple[str, ...] = ()
     fault: str | None = None
     exit_code: int = 0
 
@@ -65,6 +72,7 @@ def convert(
     detect: bool = False,
     zero_shot: ZeroShot | None = None,
     tokenizer: Path | None = None,
+    ask: bool = False,
     record: Callable[[Path], None] = lambda made: None,
 ) -> Answer:
     """Write ``destination`` (safetensors, atomically) from a published file, for a CLIP with its ``tokenizer``.
@@ -72,6 +80,7 @@ def convert(
     A spec of the user's own code needs that code granted, as ``architectures.build`` does.
 
     Args:
+        ask: refuse a file whose images seem to be normalised although ``spec`` has no normalisation.
         record: called with the converted file before it moves to ``destination``: what it cannot record is not kept.
 
     Raises:
@@ -93,10 +102,13 @@ def convert(
                 zero_shot=zero_shot,
                 tokenizer=tokenizer and tokenizer.resolve(),
                 model_code=granted.text if granted else None,
+                ask=ask,
             )
             answer = _ask(job)
             if answer.fault:
                 raise (RequestError if answer.exit_code == RequestError.exit_code else RunError)(answer.fault)
+            for note in answer.notes:
+                say(note)
             record(Path(folder) / WEIGHTS)
             (Path(folder) / WEIGHTS).replace(destination)
     return answer
@@ -142,17 +154,62 @@ def _run(job: ConversionJob) -> Answer:
         model = build(job.spec)
     content: Any = checkpoint.read_tensors(job.source) if job.source.suffix == ".safetensors" else _unpickle(job.source)
     at, tensors = _state_dict(content, job)
-    kept = _apply(tensors, job.keys, job.source)
+    wanted = model.net.state_dict()
+    found = own_normalisation(_beside(tensors, wanted), job.spec.input_shape[0])
+    if job.ask and found:
+        raise _offer(job, found, suggestion(tensors, wanted, job.keys))
     try:
+        kept = _apply(tensors, job.keys, job.source)
         if job.zero_shot and job.tokenizer:
             from robustctl.models import clip_head
 
             kept = clip_head.classifier(model.net, kept, job.zero_shot, job.tokenizer, job.source.name)
-        checkpoint.load_weights(model, kept, job.source.name)
+        absent = checkpoint.load_weights(model, kept, job.source.name)
     except RequestError as error:
-        raise RequestError(f"{error}{_shared_prefix(kept)}") from None
+        raise RequestError(f"{error}{suggestion(tensors, wanted, job.keys)}") from None
+    if job.ask:
+        _require_normalisation(job)
     checkpoint.save_tensors(model.net.state_dict(), job.folder / WEIGHTS)
-    return Answer(at=at, parameters=sum(parameter.numel() for parameter in model.parameters()))
+    count = sum(parameter.numel() for parameter in model.parameters())
+    return Answer(at=at, parameters=count, notes=_notes(job, found, absent))
+
+
+def _beside(tensors: "Mapping[str, Tensor]", wanted: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    """The tensors that are not the network's own, under whatever prefix it lies."""
+    prefix = network_prefix(tensors, wanted) or ""
+    return {name: tensor for name, tensor in tensors.items() if name.removeprefix(prefix) not in wanted}
+
+
+def _offer(job: ConversionJob, found: Normalisation, keys: str) -> RequestError:
+    """The constants that lie in the file, for a user who has not said any."""
+    both = " and ".join(found.names)
+    return RequestError(f"{job.source} holds its own normalisation ({both}); say {found.options}, {WITHOUT}{keys}")
+
+
+def _require_normalisation(job: ConversionJob) -> None:
+    """Raise RequestError if networks for the data set are usually normalised; its usual constants are shown."""
+    known = KNOWN.get(job.spec.dataset)
+    if known and known.mean and known.std:
+        usual = f"--mean {written(known.mean)} --std {written(known.std)}"
+        raise RequestError(
+            f"nothing says how {job.source.name} normalises its images. Give the constants (usual for "
+            f"{job.spec.dataset}: {usual}), {WITHOUT}"
+        )
+
+
+def _notes(job: ConversionJob, found: Normalisation | None, absent: list[str]) -> tuple[str, ...]:
+    notes = []
+    given = job.spec.normalization
+    if found and not (given and _close(given.mean, found.mean) and _close(given.std, found.std)):
+        said = f"mean {written(given.mean)}, std {written(given.std)}" if given else "none"
+        notes.append(f"{job.source.name} holds a normalisation of its own ({found.options}); what is used is {said}")
+    if absent:
+        notes.append(f"{job.source.name} has no counters of batch normalisation ({absent[0]}, ...); they are set to 0")
+    return tuple(notes)
+
+
+def _close(one: Sequence[float], other: Sequence[float]) -> bool:
+    return all(abs(a - b) <= 1e-3 * abs(b) for a, b in zip(one, other, strict=True))
 
 
 def _limit_memory(size: int) -> None:
@@ -255,14 +312,6 @@ def _apply(tensors: "dict[str, Tensor]", keys: KeyRules, source: Path) -> "dict[
         if tensor.is_sparse or tensor.is_quantized or tensor.is_complex():
             raise RequestError(f"{source}: {name} is not a dense real tensor")
     return {name.removeprefix(keys.strip): tensor for name, tensor in kept.items()}
-
-
-def _shared_prefix(tensors: "dict[str, Tensor]") -> str:
-    prefixes = {name.partition(".")[0] for name in tensors}
-    if len(prefixes) != 1:
-        return ""
-    prefix = prefixes.pop()
-    return f"\n  every name begins with '{prefix}.'; if that is a wrapper, cut it: --strip {prefix}."
 
 
 if __name__ == "__main__":

@@ -204,16 +204,21 @@ def read(path: Path) -> Entry:
 
 def read_mapping(path: Path) -> dict[str, Any]:
     """Read a YAML file (safe loader, at most 1 MB) that holds a mapping, or raise RequestError."""
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise RequestError(f"{path} holds no mapping of keys to values")
+    return content
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file (safe loader, at most 1 MB), or raise RequestError."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise RequestError(f"{path} is larger than {MAX_BYTES} bytes; an entry is a short YAML file")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"cannot read {path}: {error}") from None
-    content = parse_yaml(text, str(path))
-    if not isinstance(content, dict):
-        raise RequestError(f"{path} holds no mapping of keys to values")
-    return content
+    return parse_yaml(text, str(path))
 
 
 def parse(content: dict[str, Any], source: str) -> Entry:

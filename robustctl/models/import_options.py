@@ -26,7 +26,7 @@ class ImportOptions:
     std: str | None = None
     norm: str | None = None
     eps: str | None = None
-    classes: int | None = None
+    classes: str | None = None
     input_shape: str | None = None
     at: str | None = None
     strip: str | None = None
@@ -34,6 +34,12 @@ class ImportOptions:
     licence: str | None = None
     description: str | None = None
     model_code: UserCode | None = None
+    no_normalisation: bool = False
+
+    def says_normalisation(self, yaml_file: Path | None) -> bool:
+        """Whether the user has said how images are normalised; code of their own takes pixels in [0,1]."""
+        given = self.no_normalisation or self.mean is not None or self.model_code is not None
+        return given or (yaml_file is not None and "normalization" in entries.read_mapping(yaml_file))
 
 
 def entry_from(options: ImportOptions, yaml_file: Path | None, file_name: str) -> Entry:
@@ -62,6 +68,10 @@ def _given(options: ImportOptions) -> dict[str, Any]:
     }
     if (options.mean is None) != (options.std is None):
         raise RequestError("--mean and --std go together")
+    if options.no_normalisation and options.mean is not None:
+        raise RequestError("--no-normalisation and --mean exclude each other")
+    if options.no_normalisation:
+        found["normalization"] = None
     if options.mean is not None and options.std is not None:
         found["normalization"] = {"mean": _numbers("--mean", options.mean), "std": _numbers("--std", options.std)}
     return found
@@ -118,11 +128,22 @@ def _shape(options: ImportOptions, content: dict[str, Any]) -> dict[str, Any]:
         if not all(value.is_integer() and value > 0 for value in shape):
             raise RequestError(f"--input-shape {options.input_shape!r} is not three whole numbers like 3,64,64")
     shape = shape if options.input_shape else content.get("input_shape", shape)
-    classes = options.classes or content.get("n_classes", classes)
+    named = _class_names(options.classes) if options.classes and not options.classes.isdecimal() else None
+    classes = content.get("n_classes", classes)
+    if options.classes:
+        classes = len(named) if named else int(options.classes)
     if shape is None or classes is None:
         known = ", ".join(sorted(KNOWN))
         raise RequestError(f"data set {dataset!r} needs --input-shape and --classes (known without them: {known})")
-    return {"input_shape": shape, "n_classes": classes}
+    return {"input_shape": shape, "n_classes": classes} | ({"classes": named} if named else {})
+
+
+def _class_names(path: str) -> list[str]:
+    """The names of the classes from a YAML file that lists them in the order of the logits."""
+    names = entries.read_yaml(Path(path))
+    if not isinstance(names, list) or not all(isinstance(name, str | int) for name in names):
+        raise RequestError(f"--classes {path}: it is neither a number nor a file that lists the names of the classes")
+    return [str(name) for name in names]
 
 
 def keys_from(options: ImportOptions, known: KeyRules) -> KeyRules:

@@ -142,8 +142,11 @@ def add(name: str, entry: Entry) -> Path:
     return path
 
 
-def import_model(name: str, source: Path, entry: Entry, keys: KeyRules) -> Entry:
+def import_model(name: str, source: Path, entry: Entry, keys: KeyRules, *, ask: bool = False) -> Entry:
     """Convert a file of the user's into the weights of a new entry.
+
+    Args:
+        ask: nobody has said whether images are normalised; refuse the file if they probably are.
 
     Raises:
         RequestError: the name is taken, or the file is damaged or does not fit; nothing is left behind.
@@ -169,6 +172,7 @@ def import_model(name: str, source: Path, entry: Entry, keys: KeyRules) -> Entry
             detect=True,
             zero_shot=entry.zero_shot,
             tokenizer=tokenizer,
+            ask=ask,
             record=record,
         )
         provenance = {"file": source.name, "file_sha256": sha256(source), "robustctl": __version__}

@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import save_file
 
 from robustctl import checkpoint
-from robustctl.architectures import Classifier
+from robustctl.architectures import Classifier, build
 from robustctl.errors import RequestError, RobustctlError
 from robustctl.models import convert as conversion
 from robustctl.models.convert import convert
 from robustctl.models.entry import KeyRules
-from robustctl.spec import ModelSpec
+from robustctl.spec import Architecture, ModelSpec, Normalization
 
 Tensors = dict[str, torch.Tensor]
 
@@ -147,6 +147,15 @@ BAD_FILES: list[tuple[str, str, Callable[[Path, Tensors], None], str]] = [
     ("infinity", "a.pt", _bias(torch.full((2,), float("inf"))), "NaN or infinity in: 0.bias"),
     ("sparse", "a.pt", _bias(torch.zeros(2).to_sparse()), "not a dense real tensor"),
     ("complex", "a.pt", _bias(torch.zeros(2, dtype=torch.complex64)), "not a dense real tensor"),
+    ("integers", "a.pt", _bias(torch.zeros(2, dtype=torch.int64)), "0.bias is int64, needed is float32"),
+    ("yes and no", "a.pt", _bias(torch.zeros(2, dtype=torch.bool)), "0.bias is bool, needed is float32"),
+    ("beyond float32", "a.pt", _bias(torch.full((2,), 1e39, dtype=torch.float64)), "0.bias reaches beyond 3.4e"),
+    (
+        "compiled",
+        "a.pt",
+        _saved(lambda all_: {f"module._orig_mod.{name}": one for name, one in all_.items()}),
+        "tensors are all there: --strip module._orig_mod.$",
+    ),
     ("cut safetensors", "a.safetensors", _safetensors_cut, r"\d+ of \d+ bytes are there; fetch it again"),
     ("empty safetensors", "a.safetensors", _raw(b""), "cannot read"),
     ("pickle named safetensors", "a.safetensors", _pickled({"a": 1}), "not a safetensors file"),
@@ -210,3 +219,50 @@ def test_a_rule_for_a_prefix_that_is_not_there_names_the_tensors(
     torch.save(tensors, tmp_path / "a.pt")
     with pytest.raises(RequestError, match="tensors without the prefix 'module.': 0.weight"):
         convert(tmp_path / "a.pt", tmp_path / "b.safetensors", conv_spec, KeyRules(strip="module."))
+
+
+RESNET = ModelSpec(
+    architecture=Architecture(name="preact-resnet18"), input_shape=(3, 32, 32), n_classes=10, dataset="cifar10"
+)
+
+
+def test_absent_counters_of_batch_normalisation_are_filled_in_and_said(
+    tmp_path: Path, in_process: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors = build(RESNET).net.state_dict()
+    torch.save({name: one for name, one in tensors.items() if "tracked" not in name}, tmp_path / "a.pt")
+    convert(tmp_path / "a.pt", tmp_path / "b.safetensors", RESNET, KeyRules(), detect=True)
+    assert "a.pt has no counters of batch normalisation" in capsys.readouterr().err
+    assert set(checkpoint.read_tensors(tmp_path / "b.safetensors")) == set(tensors)
+    torch.save({name: one for name, one in tensors.items() if "running" not in name}, tmp_path / "a.pt")
+    with pytest.raises(RequestError, match=r"missing .*running_mean"):
+        convert(tmp_path / "a.pt", tmp_path / "c.safetensors", RESNET, KeyRules(), detect=True)
+
+
+CONSTANTS = {"mu": torch.tensor([0.4, 0.5, 0.6]).view(1, 3, 1, 1), "sigma": torch.full((1, 3, 1, 1), 0.25)}
+
+
+def test_the_normalisation_in_a_file_is_offered_to_who_has_said_none(
+    tmp_path: Path, in_process: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({**build(RESNET).net.state_dict(), **CONSTANTS}, tmp_path / "a.pt")
+    destination = tmp_path / "b.safetensors"
+    with pytest.raises(RequestError, match="--mean 0.4,0.5,0.6 --std 0.25,0.25,0.25") as caught:
+        convert(tmp_path / "a.pt", destination, RESNET, KeyRules(), detect=True, ask=True)
+    assert "--drop mu --drop sigma" in str(caught.value) and "--no-normalisation" in str(caught.value)
+    dropping = KeyRules(drop=("mu", "sigma"))
+    convert(tmp_path / "a.pt", destination, RESNET, dropping, detect=True)
+    assert "holds a normalisation of its own" in capsys.readouterr().err
+    constants = Normalization(mean=[0.4, 0.5, 0.6], std=[0.25] * 3)
+    convert(
+        tmp_path / "a.pt", destination, RESNET.model_copy(update={"normalization": constants}), dropping, detect=True
+    )
+    assert capsys.readouterr().err == ""
+
+
+def test_where_constants_are_usual_somebody_must_say_them(tmp_path: Path, in_process: None) -> None:
+    torch.save(build(RESNET).net.state_dict(), tmp_path / "a.pt")
+    with pytest.raises(RequestError, match="usual for cifar10: --mean 0.4914,0.4822,0.4465 .*--no-normalisation"):
+        convert(tmp_path / "a.pt", tmp_path / "b.safetensors", RESNET, KeyRules(), detect=True, ask=True)
+    mine = RESNET.model_copy(update={"dataset": "mine"})
+    convert(tmp_path / "a.pt", tmp_path / "b.safetensors", mine, KeyRules(), detect=True, ask=True)

@@ -42,7 +42,7 @@ def test_an_imported_model_gives_the_logits_of_the_original(file: Path, conv_mod
 @pytest.mark.parametrize(
     ("file", "options", "accuracy"),
     [
-        ("fast_mnist_pgd.pth", MNIST, 0.96),
+        ("fast_mnist_pgd.pth", [*MNIST, "--no-normalisation"], 0.96),
         (
             "cifar_wide_kw.pth",
             [*CIFAR, "--arch", "kw-small", "--mean", "0.485,0.456,0.406", "--std", "0.225,0.225,0.225"],
@@ -62,6 +62,7 @@ def test_an_imported_model_gives_the_logits_of_the_original(file: Path, conv_mod
                 "linf",
                 "--eps",
                 "8/255",
+                "--no-normalisation",
             ],
             0.50,
         ),
@@ -82,7 +83,7 @@ def test_an_entry_can_be_given_as_yaml_and_options_override_it(file: Path, tmp_p
     path = tmp_path / "entry.yaml"
     path.write_text(
         "description: of mine\narchitecture: {name: kw-small, args: {width: 2, hidden: 8}}\n"
-        "input_shape: [1, 8, 8]\nn_classes: 10\ndataset: mine\nnorm: l2\neps: '1'\nlicence: mit\n"
+        "input_shape: [1, 8, 8]\nn_classes: 10\ndataset: mine\nnorm: l2\neps: '0.5'\nlicence: mit\n"
     )
     assert robust("models", "import", file, "--name", "mine", "--from-yaml", path, "--norm", "linf") == 0
     located = locate("mine")
@@ -136,7 +137,7 @@ def test_changed_weights_are_found_by_verify(file: Path, capsys: pytest.CaptureF
     [
         (["--name", "../mine", *TINY], "use lower-case letters"),
         (["--name", "digits-linf", *TINY], "exists already"),
-        (["--name", "m"], "--arch is missing"),
+        (["--name", "m"], "--arch (or --model-code) is missing"),
         (["--name", "m", "--arch", "kw-smal", "--dataset", "mnist"], "Did you mean 'kw-small'"),
         (["--name", "m", "--arch", "kw-small"], "--dataset is missing"),
         (["--name", "m", "--arch", "kw-small", "--dataset", "mine"], "needs --input-shape and --classes"),
