@@ -3,6 +3,7 @@
 Only the images that are asked for are read: an array of many gigabytes may take few bytes on the disk.
 """
 
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import IO
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from robustctl.data.columns import Columns
 from robustctl.data.image_data import count, labels
@@ -60,10 +62,47 @@ def read(path: Path, n: int | None, columns: Columns | None = None) -> Pixels:
     if not zipfile.is_zipfile(path):
         raise RequestError(f"cannot read {path} as .npz: it is not the zip file that numpy.savez writes")
     with _reading(path), zipfile.ZipFile(path) as archive:
-        present = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-        image, label = _names(path, present, columns or Columns())
+        image, label = _names(path, _arrays(archive), columns or Columns())
         with archive.open(f"{image}.npy") as x, archive.open(f"{label}.npy") as y:
             return _pixels(_array(x, image, path), _array(y, label, path), n, str(path))
+
+
+def mapped(path: Path) -> Pixels:
+    """All images of an ``.npz`` file, left on the disk if it is not compressed: what is indexed is read.
+
+    Layouts and errors are those of ``read``, but float pixels are not looked at.
+    """
+    if not zipfile.is_zipfile(path):
+        raise RequestError(f"cannot read {path} as .npz: it is not the zip file that numpy.savez writes")
+    with _reading(path), zipfile.ZipFile(path) as archive:
+        image, label = _names(path, _arrays(archive), Columns())
+        entry = archive.getinfo(f"{image}.npy")
+        with archive.open(entry) as x, archive.open(f"{label}.npy") as y:
+            pixels, targets = _array(x, image, path), _array(y, label, path)
+            _require_images(pixels, targets, str(path))
+            if entry.compress_type != zipfile.ZIP_STORED or pixels.fortran:
+                return _pixels(pixels, targets, None, str(path))
+            offset = _start(path, entry) + x.tell()
+            numbers, n_classes = _labels(targets, targets.shape[0], str(path))
+        values = np.memmap(path, pixels.dtype, "c", offset, pixels.shape)
+    return Pixels(_channels_first(torch.from_numpy(values)), torch.from_numpy(numbers), n_classes)
+
+
+def _start(path: Path, entry: zipfile.ZipInfo) -> int:
+    """Where the content of a member begins: after its local header, whose fields have lengths of their own."""
+    with path.open("rb") as file:
+        file.seek(entry.header_offset)
+        name, extra = struct.unpack("<26x2H", file.read(30))
+    return entry.header_offset + 30 + int(name) + int(extra)
+
+
+def _arrays(archive: zipfile.ZipFile) -> list[str]:
+    return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+
+
+def _channels_first(x: Tensor) -> Tensor:
+    """(n, c, h, w), as a view, of images that have their channels there or last."""
+    return x.permute(0, 3, 1, 2) if x.shape[3] in (1, 3) and x.shape[1] not in (1, 3) else x
 
 
 def read_pair(images: Path, targets: Path, n: int | None) -> Pixels:
@@ -97,20 +136,22 @@ def _array(file: IO[bytes], name: str, path: Path) -> Array:
     return Array(file, shape, dtype, fortran, name)
 
 
-def _pixels(x: Array, y: Array, n: int | None, where: str) -> Pixels:
+def _require_images(x: Array, y: Array, where: str) -> None:
     if x.dtype not in (np.uint8, np.float32) or len(x.shape) != 4:
         raise RequestError(f"{where}: {x.name} is {x.dtype} {list(x.shape)}; it must be uint8 or float32 (n, c, h, w)")
     if y.dtype.kind not in "iu" or y.shape != x.shape[:1]:
         raise RequestError(f"{where}: {y.name} is {y.dtype} {list(y.shape)}; it must be whole numbers ({x.shape[0]},)")
+
+
+def _pixels(x: Array, y: Array, n: int | None, where: str) -> Pixels:
+    _require_images(x, y, where)
     taken = count(n, x.shape[0], where)
     pixels = x.first(taken, where)
     if x.dtype == np.float32 and not ((pixels >= 0) & (pixels <= 1)).all():
         low, high = pixels.min(), pixels.max()
         raise RequestError(f"{where}: {x.name} reaches from {low:g} to {high:g}; float32 pixels must be within [0,1]")
     targets, n_classes = _labels(y, taken, where)
-    channels_last = x.shape[3] in (1, 3) and x.shape[1] not in (1, 3)
-    images = torch.from_numpy(pixels)
-    images = images.permute(0, 3, 1, 2).contiguous() if channels_last else images
+    images = _channels_first(torch.from_numpy(pixels)).contiguous()
     return Pixels(images, torch.from_numpy(targets), n_classes)
 
 

@@ -1,10 +1,14 @@
-"""Pseudo-labelled images in the file layout of Carmon et al. 2019 (arXiv:1905.13736): a pickle of two numpy arrays.
+"""Extra images for training: pseudo-labelled ones, or ones that a generative model has drawn.
+
+The first come in the layout of Carmon et al. 2019 (arXiv:1905.13736), a pickle of two numpy arrays. The others (Gowal
+et al. 2021, Wang et al. 2023) come in an ``.npz`` file, which stays on the disk if it is not compressed.
 
 A pickle may hold code. This reader rebuilds numpy arrays and plain containers, and refuses everything else before
 anything of it runs.
 """
 
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustctl.data import npz
 from robustctl.errors import RequestError
 
 IMAGES, LABELS = "data", "extrapolated_targets"
@@ -36,7 +41,8 @@ def read(path: Path, input_shape: tuple[int, int, int], n_classes: int) -> tuple
     """Read x uint8 (n, c, h, w) and y int64 (n,).
 
     Args:
-        path: a pickle of a dict with ``data`` uint8 (n, h, w, c) and ``extrapolated_targets`` (n,).
+        path: a pickle of a dict with ``data`` uint8 (n, h, w, c) and ``extrapolated_targets`` (n,), or an ``.npz`` file
+            with ``image`` and ``label``, or ``x`` and ``y``.
         input_shape: (channels, height, width) that the images must have.
 
     Raises:
@@ -44,6 +50,8 @@ def read(path: Path, input_shape: tuple[int, int, int], n_classes: int) -> tuple
     """
     if not path.is_file():
         raise RequestError(f"extra.path: no file at {path}")
+    if zipfile.is_zipfile(path):
+        return _of_npz(path, input_shape, n_classes)
     images, labels = _arrays(path)
     channels, height, width = input_shape
     if images.dtype != np.uint8 or images.shape[1:] != (height, width, channels):
@@ -59,6 +67,19 @@ def read(path: Path, input_shape: tuple[int, int, int], n_classes: int) -> tuple
         )
     x = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
     return x, torch.from_numpy(labels.astype(np.int64))
+
+
+def _of_npz(path: Path, input_shape: tuple[int, int, int], n_classes: int) -> tuple[Tensor, Tensor]:
+    found = npz.mapped(path)
+    if found.x.dtype != torch.uint8 or tuple(found.x.shape[1:]) != input_shape:
+        shape = [*found.x.shape]
+        raise RequestError(
+            f"extra.path {path}: images are {str(found.x.dtype).removeprefix('torch.')} of shape {shape} (channels "
+            f"first); needed is uint8 of shape [n, {', '.join(map(str, input_shape))}]"
+        )
+    if found.n_classes > n_classes:
+        raise RequestError(f"extra.path {path}: labels go to {found.n_classes - 1}, classes to {n_classes - 1}")
+    return found.x, found.y
 
 
 def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:

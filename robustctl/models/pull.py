@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from filelock import FileLock
@@ -32,6 +32,9 @@ UNQUESTIONED = 2 << 30  # to ask how large weights may be takes torch, which tak
 MAX_NAMED = 20 << 30  # of a model of another library
 RECORD = re.compile(r"robustctl/[\w.-]+\.json|robustctl/code/[\w.-]+\.py", re.ASCII)  # code is kept to be read
 SHARD = re.compile(r"model-[\w-]+\.safetensors", re.ASCII)
+SPLIT = re.compile(r"\w[\w.-]*")
+CONVERTED = "refs/convert/parquet"
+"""The branch on which the hub keeps the parquet files that it makes of other formats."""
 INDEX = "model.safetensors.index.json"
 
 
@@ -98,19 +101,29 @@ def _registry(repo: str) -> Registry:
 def fetch_dataset(repo: str, split: str | None = None) -> Path:
     """Fetch the parquet files of a hub data set (of one split, if given), with the checks of ``pull``.
 
+    Which file is of which split is told by its path, as in a local folder. A data set without parquet files has those
+    that the hub itself made of it.
+
     Returns:
         The folder that holds them in the hub's own layout.
+
+    Raises:
+        RequestError: no such data set, or it has no parquet files of the split; its splits are listed.
+        RunError: as ``pull``.
     """
     from robustctl.hub import client
 
+    if split is not None and not SPLIT.fullmatch(split):
+        raise RequestError(f"--split {split!r} is no name of a split, such as train or test")
     home_of_repo = home() / "datasets" / repo
     ref = home_of_repo / "refs" / (split or "all")
     if client.is_offline() and ref.is_file():
         return home_of_repo / ref.read_text()
-    commit, files = client.list_files(repo, "main", "dataset")
-    chosen = [file for file in files if _is_images(file.path, split)]
+    commit, files = _dataset_files(repo)
+    chosen = [file for file, of in files if split in (None, of)]
     if not chosen:
-        raise RequestError(f"data set {repo} has no parquet files{f' of the split {split!r}' if split else ''}")
+        splits = ", ".join(sorted({of for _, of in files}))
+        raise RequestError(f"data set {repo} has no split {split!r}; its splits: {splits}")
     name = f"{commit}-{split}" if split else commit
     directory = home_of_repo / name
     with _locked(directory):
@@ -121,6 +134,24 @@ def fetch_dataset(repo: str, split: str | None = None) -> Path:
     return directory
 
 
+def _dataset_files(repo: str) -> tuple[str, list[tuple[RemoteFile, str]]]:
+    """The commit, and the parquet files with the split of each."""
+    from robustctl.data.parquet import split_of
+    from robustctl.hub import client
+
+    for revision in ("main", CONVERTED):
+        try:
+            commit, files = client.list_files(repo, revision, "dataset")
+        except RequestError:
+            if revision == "main":
+                raise
+            break
+        places = [(file, split_of(PurePosixPath(file.path))) for file in files]
+        if found := [(file, place[1]) for file, place in places if place]:
+            return commit, found
+    raise RequestError(f"data set {repo} has no parquet files; fetch it yourself and name its folder")
+
+
 def _is_ours(path: str) -> bool:
     """The files that ``push`` writes; nothing else is fetched."""
     small = (CONFIG, INDEX, "README.md", "recipe.yaml")
@@ -129,10 +160,6 @@ def _is_ours(path: str) -> bool:
 
 def _is_weights(path: str) -> bool:
     return path == WEIGHTS or SHARD.fullmatch(path) is not None
-
-
-def _is_images(path: str, split: str | None) -> bool:
-    return path.endswith(".parquet") and (split is None or Path(path).name.startswith(f"{split}-"))
 
 
 def _check_sizes(repo: str, files: list[RemoteFile], small: list[RemoteFile]) -> None:

@@ -220,7 +220,7 @@ class Regularize(Block):
 
 
 class Extra(Block):
-    """Pseudo-labelled images (the file of Carmon et al. 2019); ``share`` of each batch comes from it."""
+    """Pseudo-labelled (Carmon et al. 2019) or generated images in a file; ``share`` of each batch comes from it."""
 
     path: str
     share: Annotated[float, Field(gt=0, lt=1)] = 0.5

@@ -1,6 +1,7 @@
 """The hub's client: identity, data sets, and a token that must never be seen."""
 
 import hashlib
+import io
 import json
 import logging
 import os
@@ -11,15 +12,19 @@ from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from command import robust
 from hub_server import TOKEN, Fault, Server
+from PIL import Image
 
 from robustctl.errors import RequestError, RunError
 from robustctl.hub import client
-from robustctl.models.find import home
+from robustctl.models.find import home, read_entry
 from robustctl.models.pull import fetch_dataset, pull
 from robustctl.runs import Run
+from robustctl.workflows.images import load_images
 
 
 def test_doctor_names_the_owner_of_the_token_and_not_the_token(
@@ -129,8 +134,26 @@ def test_a_data_set_is_fetched_by_split_and_only_once(hub: Server) -> None:
     assert len([line for line in hub.log if "resolve" in line]) == before
     everything = fetch_dataset("uoft-cs/cifar10")
     assert len(list(everything.rglob("*.parquet"))) == 2
-    with pytest.raises(RequestError, match="no parquet files of the split 'valid'"):
+    with pytest.raises(RequestError, match="no split 'valid'; its splits: test, train"):
         fetch_dataset("uoft-cs/cifar10", "valid")
+    with pytest.raises(RequestError, match="no name of a split"):
+        fetch_dataset("uoft-cs/cifar10", "../test")
+
+
+@pytest.mark.parametrize("layout", ["cifar100/{}-00000-of-00001.parquet", "default/{}/0000.parquet", "{}.parquet"])
+def test_cifar100_is_evaluated_on_the_hubs_own_layouts(hub: Server, layout: str) -> None:
+    names = [f"class {i}" for i in range(100)]
+    features = {"fine_label": {"names": names, "_type": "ClassLabel"}, "coarse_label": {"_type": "ClassLabel"}}
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 32), (120, 120, 110)).save(buffer, "PNG")
+    images = [{"bytes": buffer.getvalue(), "path": None}] * 2
+    table = pa.table({"img": images, "fine_label": [99, 3], "coarse_label": [1, 2]})
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, content := io.BytesIO())
+    hub.add("uoft-cs/cifar100", {layout.format(split): content.getvalue() for split in ("train", "test")})
+    spec = read_entry("gowal-wrn70-cifar100").spec
+    found = load_images("uoft-cs/cifar100", "test", None, spec)
+    assert found.y.tolist() == [99, 3] and found.shape == spec.input_shape
 
 
 def test_the_token_is_in_no_output_log_file_or_traceback(
