@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from robustctl import geometry, losses
+from robustctl.attacks import Attack, Settings
 from robustctl.geometry import Generators
 from robustctl.oracle import Loss, Oracle
 from robustctl.threats import Norm, Threat
@@ -311,3 +312,11 @@ def _pick(rows: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def _wide(rows: Tensor) -> Tensor:
     """(n,) to (n, 1, 1, 1)."""
     return rows.view(-1, 1, 1, 1)
+
+
+def _run(oracle: Oracle, x: Tensor, y: Tensor, threat: Threat, settings: Settings) -> Tensor:
+    return apgd(oracle, x, y, threat, steps=settings.steps, loss=settings.loss, generator=settings.generators)
+
+
+# An evaluation runs it by rows, with restarts, targets and schedules: see evaluation.row_scheduler.
+ATTACK = Attack(_run, cost=1.0)

@@ -8,6 +8,7 @@ from pyautoattack.fab_pt import FABAttack_PT
 from torch import Tensor
 
 from robustctl import geometry, losses
+from robustctl.attacks import Attack, Settings
 from robustctl.oracle import Oracle
 from robustctl.threats import Threat
 
@@ -50,3 +51,10 @@ def fab(oracle: Oracle, x: Tensor, y: Tensor, threat: Threat, *, steps: int, tar
     found = geometry.norm(x_adv - x, threat.norm) <= threat.eps * (1 + 1e-4)
     x_adv = torch.where(found.view(-1, 1, 1, 1), x_adv.detach(), x)
     return geometry.shrink_inside(x_adv, x, threat.norm, threat.eps)
+
+
+def _run(oracle: Oracle, x: Tensor, y: Tensor, threat: Threat, settings: Settings) -> Tensor:
+    return fab(oracle, x, y, threat, steps=settings.steps, targets=settings.targets)
+
+
+ATTACK = Attack(_run, cost=1.5, exact=True)  # a step takes a gradient and a forward pass

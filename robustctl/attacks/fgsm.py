@@ -5,6 +5,7 @@ steepest steps."""
 from torch import Tensor
 
 from robustctl import geometry, losses
+from robustctl.attacks import Attack
 from robustctl.geometry import Generators
 from robustctl.oracle import Loss, Oracle
 from robustctl.threats import Threat
@@ -59,3 +60,6 @@ def n_fgsm(
 def _inside(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
     projected = geometry.project(x_adv, x, threat.norm, threat.eps)
     return geometry.shrink_inside(projected, x, threat.norm, threat.eps)
+
+
+ATTACK = Attack(None, cost=1.0)  # a single step: for training only

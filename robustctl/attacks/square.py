@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from robustctl import geometry, losses
+from robustctl.attacks import Attack, Settings
 from robustctl.geometry import Generators
 from robustctl.oracle import Oracle
 from robustctl.threats import Norm, Threat
@@ -173,3 +174,10 @@ def _bump(height: int, width: int, norm: Norm, like: Tensor) -> Tensor:
     from_ring_on = terms.flip(0).cumsum(0).flip(0)
     bump = from_ring_on[ring]
     return bump / geometry.norm(bump[None], norm)
+
+
+def _run(oracle: Oracle, x: Tensor, y: Tensor, threat: Threat, settings: Settings) -> Tensor:
+    return square(oracle, x, y, threat, queries=settings.steps, generator=settings.generators)
+
+
+ATTACK = Attack(_run, cost=0.5)

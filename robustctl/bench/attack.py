@@ -18,7 +18,7 @@ from robustctl.architectures import Classifier, device_of
 from robustctl.data import ImageData
 from robustctl.evaluation import referee, reference
 from robustctl.evaluation.families import gathered, run_family
-from robustctl.evaluation.protocols import PROTOCOLS
+from robustctl.evaluation.protocols import families
 from robustctl.evaluation.row_scheduler import Finished
 from robustctl.oracle import Loss, Oracle
 from robustctl.precision import Precision
@@ -157,12 +157,11 @@ def _our_round(
     start, cpu = time.perf_counter(), time.process_time()
     with kept_memory(), TimedOracle(model, trusted_copy(model, precision, _probe(model, data))) as oracle:
         for threat in threats:
-            families = PROTOCOLS[protocol][threat.norm]
             attacks = [
                 lambda left, family=family, threat=threat: run_family(
                     oracle, data, left, threat, family, seed=seed, batch_size=batch_size
                 )
-                for family in families
+                for family in families(protocol, threat.norm)
             ]
             _run_norm(side, model, data, threat, attacks, batch_size)
     side.seconds.append(time.perf_counter() - start)

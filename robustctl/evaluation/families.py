@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from robustctl import geometry, losses
-from robustctl.attacks.fab import fab
-from robustctl.attacks.square import square
+from robustctl.attacks import Run, Settings, for_evaluation
 from robustctl.data import ImageData
 from robustctl.evaluation.memory import Pieces, fitting
 from robustctl.evaluation.protocols import Family
@@ -16,6 +15,8 @@ from robustctl.evaluation.row_scheduler import Finished, FullBatch
 from robustctl.oracle import Oracle
 from robustctl.threats import Threat
 
+BY_ROWS = "apgd"
+"""The attack that keeps its batch full: ``row_scheduler`` puts a new start where one has ended."""
 COMMIT_SECONDS = 1.0
 """Points that finish within this time are judged and committed together, unless they are a batch before."""
 
@@ -42,10 +43,12 @@ def run_family(
         Each position once, in the order in which they finish.
 
     Raises:
+        RequestError: the family's attack does not exist, is for training only, or cannot do the norm.
         RunError: the model's loss is not finite somewhere.
     """
-    if family.attack != "apgd":
-        yield from _run_in_batches(oracle, data, positions, threat, family, seed, batch_size)
+    attack = for_evaluation(family.attack, threat.norm)
+    if family.attack != BY_ROWS:
+        yield from _run_in_batches(attack, oracle, data, positions, threat, family, seed, batch_size)
         return
     batch = FullBatch(oracle, data, positions, threat, family, seed, batch_size)
     yield from batch.run()
@@ -55,6 +58,7 @@ def run_family(
 
 
 def _run_in_batches(
+    attack: Run,
     oracle: Oracle,
     data: ImageData,
     positions: Sequence[int],
@@ -63,21 +67,20 @@ def _run_in_batches(
     seed: int,
     batch_size: int,
 ) -> Iterator[Finished]:
-    """FAB and Square: each batch runs to its end; one that runs out of memory begins anew in halves."""
+    """Each batch runs to its end; one that runs out of memory begins anew in halves."""
     pieces = Pieces(min(batch_size, fitting(oracle.model, _image(oracle, data))))
     for start in range(0, len(positions), batch_size):
         batch = list(positions[start : start + batch_size])
 
-        def attack(piece: slice, batch: list[int] = batch) -> Tensor:
+        def propose(piece: slice, batch: list[int] = batch) -> Tensor:
             chosen = torch.as_tensor(batch[piece])
             x, y = data.images(chosen).to(oracle.device), data.y[chosen].to(oracle.device)
-            if family.attack == "fab":
-                return fab(oracle, x, y, threat, steps=family.steps, targets=family.targets).cpu()
             name = f"{threat.norm}/{family.name}"
             generators = geometry.image_generators(seed, data.indices[chosen].tolist(), name, 0)
-            return square(oracle, x, y, threat, queries=family.steps, generator=generators).cpu()
+            settings = Settings(family.steps, getattr(losses, family.loss), family.targets, generators)
+            return attack(oracle, x, y, threat, settings).cpu()
 
-        yield Finished(batch, torch.cat(pieces.run(attack, len(batch))))
+        yield Finished(batch, torch.cat(pieces.run(propose, len(batch))))
 
 
 def gathered(batches: Iterable[Finished], size: int) -> Iterator[Finished]:

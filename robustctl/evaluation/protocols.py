@@ -1,16 +1,17 @@
-"""Attack protocols: which attack families an evaluation runs, by norm. No torch here."""
+"""Attack protocols: which attack families an evaluation runs, by norm. Only asking for an attack imports torch."""
 
 from dataclasses import dataclass
 from typing import Literal
 
+from robustctl.attacks import declared, for_evaluation
+from robustctl.discovery import unknown
+from robustctl.errors import RequestError
 from robustctl.threats import NORMS, Norm
 
 DEFAULT = "standard"
 """The protocol of ``robustctl eval`` and ``robustctl.evaluate``."""
 SQUARE = "square"
 """The name of the attack that follows no gradient, here and in the reference package."""
-COSTS = {"apgd": 1.0, "fab": 1.5, "square": 0.5}
-"""Gradient evaluations that a step takes; a forward pass counts as half of one."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Family:
     targets: int
     steps: int
     larger_radii: bool
-    attack: Literal["apgd", "fab", "square"] = "apgd"
+    attack: str = "apgd"
 
     def __str__(self) -> str:
         """As results spell it out: ``apgd-t 9 targets 1x100``."""
@@ -44,7 +45,7 @@ class Family:
     def cost(self, n_classes: int) -> float:
         """Gradient evaluations that a point takes which nothing breaks, roughly."""
         starts = self.restarts * max(min(self.targets, n_classes - 1), 1)
-        return starts * self.steps * COSTS[self.attack]
+        return starts * self.steps * declared(self.attack).cost
 
 
 def _apgd(norm: Norm, steps: int, restarts: int, targets: int) -> tuple[Family, ...]:
@@ -73,3 +74,19 @@ PROTOCOLS: dict[str, dict[Norm, tuple[Family, ...]]] = {
     # A cheap estimate; accuracies are some points too high.
     "fast": {norm: _apgd(norm, 20, 1, 3) for norm in NORMS},
 }
+
+
+def families(protocol: str, norm: Norm) -> tuple[Family, ...]:
+    """The attack families of a protocol in one norm, each one checked against what its attack's file declares.
+
+    Raises:
+        RequestError: no such protocol, one that lacks the norm, or an attack that does not exist or cannot do it.
+    """
+    if protocol not in PROTOCOLS:
+        raise unknown("attack", protocol, PROTOCOLS)
+    found = PROTOCOLS[protocol]
+    if not found.get(norm):
+        raise RequestError(f"--attack {protocol} has no attacks for {norm}; it has some for {', '.join(found)}")
+    for family in found[norm]:
+        for_evaluation(family.attack, norm)
+    return found[norm]

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import robustctl
 from robustctl import losses
 from robustctl.allocator import kept_memory
 from robustctl.architectures import Classifier, device_of
+from robustctl.attacks import declared
 from robustctl.checkpoint import weights_sha256
 from robustctl.data import ImageData
 from robustctl.discovery import unknown
@@ -23,7 +24,7 @@ from robustctl.evaluation import checks, referee, reference, shards
 from robustctl.evaluation.attack_flags import attack_flags
 from robustctl.evaluation.audit import TIE, audit, chunks
 from robustctl.evaluation.families import gathered, run_family, seconds_per_batch
-from robustctl.evaluation.protocols import PROTOCOLS, SQUARE, Family
+from robustctl.evaluation.protocols import PROTOCOLS, SQUARE, Family, families
 from robustctl.evaluation.row_scheduler import Finished
 from robustctl.evaluation.store import Key, Row, Store, encode
 from robustctl.oracle import Oracle
@@ -74,10 +75,12 @@ class AttackJob:
     propose: Callable[[Sequence[int], set[int]], Iterator[Finished]]
 
 
-def require_protocol(name: str) -> None:
-    """Raise RequestError with the list of protocols unless ``name`` is one that these processes can run."""
+def require_protocol(name: str, norms: Iterable[Norm]) -> None:
+    """Raise RequestError unless ``name`` is a protocol that has attacks for these norms and can run here."""
     if name not in (names := [*PROTOCOLS, reference.NAME]):
         raise unknown("attack", name, names)
+    for norm in norms if name != reference.NAME else ():
+        families(name, norm)
     if name == reference.NAME and shards.processes() > 1:
         raise RequestError(
             f"{name} draws its noise for whole batches, so that shares of the points would get other verdicts: "
@@ -157,6 +160,7 @@ def evaluate_union(
     """
     if not request.force:
         require_plausible(request.threats, spec.input_shape)
+    require_protocol(request.protocol, [threat.norm for threat in request.threats])
     data.require(spec.input_shape, spec.n_classes)
     checks.require_pixels(data)
     model = model.to(device).eval()
@@ -300,7 +304,7 @@ def _jobs(model: Classifier, oracle: Oracle, data: ImageData, request: UnionRequ
         jobs = [
             _own_job(oracle, data, threat, family, request)
             for threat in request.threats
-            for family in PROTOCOLS[request.protocol][threat.norm]
+            for family in families(request.protocol, threat.norm)
         ]
     return sorted(jobs, key=lambda job: job.cost) if request.union_only else jobs
 
@@ -311,7 +315,7 @@ def _own_job(oracle: Oracle, data: ImageData, threat: Threat, family: Family, re
         if left:
             yield from run_family(oracle, data, left, threat, family, seed=request.seed, batch_size=request.batch_size)
 
-    return AttackJob(threat, family.name, family.cost(data.n_classes), family.attack == "fab", propose)
+    return AttackJob(threat, family.name, family.cost(data.n_classes), declared(family.attack).exact, propose)
 
 
 def _reference_job(model: Classifier, data: ImageData, threat: Threat, attack: str, request: UnionRequest) -> AttackJob:
@@ -374,14 +378,14 @@ def _described(request: UnionRequest) -> Iterator[tuple[Norm, list[str]]]:
         if request.protocol == reference.NAME:
             yield threat.norm, [reference.describe()]
         else:
-            yield threat.norm, [str(family) for family in PROTOCOLS[request.protocol][threat.norm]]
+            yield threat.norm, [str(family) for family in families(request.protocol, threat.norm)]
 
 
 def _parameters(request: UnionRequest) -> object:
     if request.protocol == reference.NAME:
         return {"package": reference.describe(), "batch size": request.batch_size}
-    families = PROTOCOLS[request.protocol]
-    return {threat.norm: [dataclasses.asdict(family) for family in families[threat.norm]] for threat in request.threats}
+    norms = [threat.norm for threat in request.threats]
+    return {norm: [dataclasses.asdict(family) for family in families(request.protocol, norm)] for norm in norms}
 
 
 def _device_name(device: torch.device) -> str:

@@ -39,7 +39,7 @@ def evaluate(
     Raises:
         RequestError, RunError: as ``evaluation.union.evaluate_union``, and where model or images cannot be loaded.
     """
-    union.require_protocol(request.protocol)
+    union.require_protocol(request.protocol, [threat.norm for threat in request.threats])
     chosen_device = pick_device(shards.local_device(device))
     spec = subject.located.spec
     if not request.force:  # before a download

@@ -98,12 +98,12 @@ def evaluate_given(
     name: str | None,
 ) -> UnionResult:
     """Accuracy in each norm and in their union; see ``robustctl.evaluate``."""
-    union.require_protocol(protocol)
     subject = None if isinstance(model, nn.Module) else find_subject(str(model))
     where = _device(model, device)
     usual = _usual_threats(subject, images)
     if not (chosen := parse_threats(threats) if threats is not None else usual):
         raise RequestError('no usual radii are known for these images; give threats="linf:8/255,l2:0.5,l1:12", say')
+    union.require_protocol(protocol, [threat.norm for threat in chosen])
     request = UnionRequest(
         chosen,
         protocol,

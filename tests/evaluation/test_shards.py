@@ -63,8 +63,8 @@ def test_two_processes_end_with_the_table_of_one_and_take_over_what_was_left_beh
 
 
 def test_the_reference_attack_is_refused_under_torchrun(monkeypatch):
-    require_protocol("autoattack")
+    require_protocol("autoattack", ["linf"])
     monkeypatch.setenv("WORLD_SIZE", "2")
-    require_protocol("standard")
+    require_protocol("standard", ["linf"])
     with pytest.raises(RequestError, match="run it in one process"):
-        require_protocol("autoattack")
+        require_protocol("autoattack", ["linf"])
