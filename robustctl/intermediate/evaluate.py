@@ -19,6 +19,7 @@ from robustctl.attacks.pgd import pgd
 from robustctl.checkpoint import weights_sha256
 from robustctl.data import ImageData
 from robustctl.errors import RequestError
+from robustctl.evaluation import checks
 from robustctl.evaluation.store import Key, Store
 from robustctl.geometry import image_generators, random_start
 from robustctl.intermediate.results import IntermediateResult
@@ -132,6 +133,7 @@ def evaluate_intermediate(
     request.require()
     request.perturbation.require(spec.input_shape)
     data.require(spec.input_shape, spec.n_classes)
+    checks.require_pixels(data)
     started = time.monotonic()
     with Store(store_path, evaluation_key(model, spec, data, request)) as store:
         model = model.to(device)
@@ -152,7 +154,10 @@ def evaluate_intermediate(
         weights=weights_sha256(model),
         seconds=round(seconds, 3),
         device=_device_name(device),
-        flags=[f"fast-copy: the samplers ran on {fast}"] if fast.reason else [],
+        flags=[
+            *checks.pixel_flags(data, spec.dataset, None, False),
+            *([f"fast-copy: the samplers ran on {fast}"] if fast.reason else []),
+        ],
     )
 
 

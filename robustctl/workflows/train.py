@@ -18,13 +18,19 @@ from robustctl.progress import say
 from robustctl.publish.push import preflight
 from robustctl.runs import Run
 from robustctl.spec import ModelSpec
-from robustctl.threats import require_plausible
 from robustctl.training.build import build_loop, require_space, resizing_spec
 from robustctl.training.loop import Loop
 from robustctl.workflows.run_record import create_run
 from robustctl.workflows.start_model import start_model
 from robustctl.workflows.tensorboard import tensorboard
-from robustctl.workflows.training_plan import TrainingPlan, header, plan_afresh, plan_resumption, run_to_resume
+from robustctl.workflows.training_plan import (
+    TrainingPlan,
+    header,
+    oddities,
+    plan_afresh,
+    plan_resumption,
+    run_to_resume,
+)
 from robustctl.workflows.training_request import TrainingRequest
 
 
@@ -55,12 +61,9 @@ def train(request: TrainingRequest) -> Run | None:
         plan = plan_resumption(request, run) if run else plan_afresh(request, code, scope)
         model, spec = start_model(plan)
         spec = resizing_spec(spec, plan.data)
-        if run is None and not request.force:
-            for key, threats in (
-                ("train.threats", plan.settings.train_threats),
-                ("evaluate.threats", plan.settings.evaluate_threats),
-            ):
-                require_plausible(threats, spec.input_shape, key=key)
+        if run is None:
+            for line in oddities(plan, spec):
+                _say(w, [line])
         _say(w, header(plan, spec))
         if request.dry_run:
             return None

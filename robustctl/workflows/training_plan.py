@@ -6,6 +6,7 @@ from math import prod
 
 from robustctl import runs
 from robustctl.data import Columns, EncodedData, ImageData, Reading
+from robustctl.data.suspicion import suspicions
 from robustctl.errors import RequestError
 from robustctl.models.find import Located, locate
 from robustctl.publish.push import require_licence
@@ -15,6 +16,7 @@ from robustctl.recipe.schema import Settings
 from robustctl.runs import Run
 from robustctl.spec import IMAGENET, ModelSpec, read_spec
 from robustctl.standards import STANDARDS
+from robustctl.threats import require_plausible
 from robustctl.training import state_file
 from robustctl.training.build import input_shape, learning_rate
 from robustctl.user_code import UserCode
@@ -170,6 +172,23 @@ def plan_resumption(request: TrainingRequest, run: Run) -> TrainingPlan:
     if not data.has_content(record.data["content_sha256"]):
         raise RequestError(f"cannot resume {run.path}: the images of {record.data['source']} have changed")
     return TrainingPlan(request, settings, None, record.model, None, data, record.seed, spec, reading)
+
+
+def oddities(plan: TrainingPlan, spec: ModelSpec) -> list[str]:
+    """What about the pixels is not as images are, a line each; with ``force`` also what is else refused.
+
+    Raises:
+        RequestError: a radius that makes no sense, or pixels that no images have.
+    """
+    settings, force = plan.settings, plan.request.force
+    if not force:
+        require_plausible(settings.train_threats, spec.input_shape, key="train.threats")
+        require_plausible(settings.evaluate_threats, spec.input_shape, key="evaluate.threats")
+    found = suspicions(plan.data, settings.dataset) if isinstance(plan.data, ImageData) else []
+    for suspicion in found:
+        if suspicion.certain and not force:
+            raise RequestError(f"{plan.data.where}: {suspicion.text}. --force trains on it nevertheless")
+    return [f"{plan.data.where}: {suspicion.text}" for suspicion in found]
 
 
 def header(plan: TrainingPlan, spec: ModelSpec) -> list[str]:
