@@ -55,7 +55,7 @@ def class_folders(place: Path, names: dict[int, str]) -> Path:
 def test_classes_by_other_names_are_learnt_recorded_and_resumed(tmp_path: Path) -> None:
     source = class_folders(tmp_path / "d", {1: "one", 4: "four", 9: "nine"})
     request = TrainingRequest(
-        "finetune", "digits-linf", "digits/linf-at", str(source), ("selection.images=10",), device="cpu",
+        "finetune", "digits-linf", "digits/linf-at", str(source), ("selection.images=10", "train.batch_size=8"), device="cpu",
         out=tmp_path / "run", max_steps=1,
     )  # fmt: skip
     with pytest.raises(RequestError, match="has 3 classes .four, nine, one., the model 10"):
@@ -72,7 +72,7 @@ def test_classes_by_other_names_are_learnt_recorded_and_resumed(tmp_path: Path) 
 
 def test_a_model_trained_from_scratch_knows_the_names_of_its_classes(tmp_path: Path) -> None:
     source = class_folders(tmp_path / "d", {1: "one", 4: "four", 9: "nine"})
-    tiny = ("selection.images=5",)
+    tiny = ("selection.images=5", "train.batch_size=8")
     out = tmp_path / "run"
     train(TrainingRequest("train", "kw-small", "digits/linf-at", str(source), tiny, device="cpu", out=out, max_steps=1))
     spec = read_spec(out)
@@ -84,7 +84,7 @@ def test_a_model_trained_from_scratch_knows_the_names_of_its_classes(tmp_path: P
 def test_pixels_and_radii_that_make_no_sense_are_refused_before_training(tmp_path: Path) -> None:
     digits = data.load("digits", "train", 60)
     np.savez(tmp_path / "twice.npz", x=digits.x.numpy() / 255, y=digits.y.numpy())
-    tiny = ("selection.images=5",)
+    tiny = ("selection.images=5", "train.batch_size=8")
     request = TrainingRequest(
         "finetune", "digits-linf", "digits/linf-at", str(tmp_path / "twice.npz"), tiny, device="cpu", dry_run=True
     )
