@@ -31,6 +31,9 @@ CREATE TABLE IF NOT EXISTS measures (position INTEGER PRIMARY KEY, value TEXT NO
 CREATE TABLE IF NOT EXISTS sessions (seconds REAL NOT NULL);
 """
 
+NAMES = {"data", "list of points", "indices"}
+"""Fields of older keys that say what the images are called: their content, a field of its own, says what they are."""
+
 Key = Mapping[str, object]
 
 
@@ -205,8 +208,19 @@ def digest(key: Key) -> str:
 
 
 def differing(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
-    """The fields in which two keys (as ``plain`` gives them) differ."""
-    return [field for field in {**here, **there} if there.get(field) != here.get(field)]
+    """The fields in which two keys (as ``plain`` gives them) differ; what the data are called is none."""
+    fields = dict.fromkeys([*here, *there])
+    return [field for field in fields if there.get(field) != here.get(field) and field not in NAMES]
+
+
+def place(folder: Path, stem: str, key: Key) -> Path:
+    """The store of a key in a folder, made under whatever name of the data; else the path of a new one.
+
+    Args:
+        stem: how the names of such stores begin, e.g. ``fast-500``.
+    """
+    made = (path for path in sorted(folder.glob(f"{stem}-*.sqlite")) if not differing(read_key(path), plain(key)))
+    return next(made, folder / f"{stem}-{digest(key)[:12]}.sqlite")
 
 
 def read_key(path: Path) -> dict[str, str]:

@@ -121,9 +121,7 @@ def evaluation_key(model: Classifier, spec: ModelSpec, data: ImageData, request:
         **({} if request.fast_copy or request.protocol == reference.NAME else {"attacked": "the model itself"}),
         "union only": request.union_only,
         "seed": request.seed,
-        "data": [data.source, data.split, *filter(None, [data.preprocessing])],
         "images": data.content_sha256,
-        "list of points": data.index_sha256,
         "n": len(data),
     }
 

@@ -102,9 +102,7 @@ def evaluation_key(model: Classifier, spec: ModelSpec, data: ImageData, request:
         "weights": weights_sha256(model),
         "architecture": spec.architecture.model_dump(),
         "normalization": spec.normalization.model_dump() if spec.normalization else None,
-        "data": " ".join(filter(None, [data.source, data.split, data.preprocessing])),
         "images": data.content_sha256,
-        "indices": data.index_sha256,
         **asked,
     }
 

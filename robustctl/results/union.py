@@ -234,18 +234,31 @@ def read_as(kind: type[Result], schema: str, path: Path) -> Result:
         raise RequestError(f"{path} is not a valid result:\n  " + "\n  ".join(faults[:10])) from None
 
 
+def unlike_data(first: DataInfo, second: DataInfo) -> list[str]:
+    """Why two results are not of the same images; empty if they are.
+
+    Pixels and labels decide, whatever the data are called. Names decide only for older results, which have no hash.
+    """
+    if first.n != second.n:
+        return [f"n: {first.n} against {second.n}"]
+    if first.content_sha256 and second.content_sha256:
+        if first.content_sha256 == second.content_sha256:
+            return []
+        return [f"data: pixels or labels of {first.text} differ from those of {second.text}"]
+    reasons = []
+    if (first.source, first.split) != (second.source, second.split):
+        reasons.append(f"data: {first.source} {first.split} against {second.source} {second.split}")
+    if first.index_sha256 != second.index_sha256:
+        reasons.append("the lists of points differ")
+    if first.preprocessing != second.preprocessing:
+        shown = [data.preprocessing or "images as they are" for data in (first, second)]
+        reasons.append(f"preprocessing: {shown[0]} against {shown[1]}")
+    return reasons
+
+
 def unlike(first: UnionResult, second: UnionResult) -> list[str]:
     """Why two results may not be compared point by point; empty when they may."""
-    reasons = []
-    if first.data.source != second.data.source or first.data.split != second.data.split:
-        reasons.append(f"data: {first.data.source} {first.data.split} against {second.data.source} {second.data.split}")
-    if first.data.n != second.data.n:
-        reasons.append(f"n: {first.data.n} against {second.data.n}")
-    elif first.data.index_sha256 != second.data.index_sha256:
-        reasons.append("the lists of points differ")
-    if first.data.preprocessing != second.data.preprocessing:
-        shown = [data.preprocessing or "images as they are" for data in (first.data, second.data)]
-        reasons.append(f"preprocessing: {shown[0]} against {shown[1]}")
+    reasons = unlike_data(first.data, second.data)
     if list(first.norms) != list(second.norms) and set(first.norms) != set(second.norms):
         reasons.append(f"norms: {', '.join(first.norms)} against {', '.join(second.norms)}")
     for norm in NORMS:

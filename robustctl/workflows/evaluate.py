@@ -6,7 +6,7 @@ from robustctl import checkpoint
 from robustctl.data import Reading
 from robustctl.evaluation import shards, union
 from robustctl.evaluation.checks import Recorded
-from robustctl.evaluation.store import Key, differing, digest, plain, read_key
+from robustctl.evaluation.store import Key, differing, place, plain, read_key
 from robustctl.evaluation.union import UnionRequest
 from robustctl.files import writing
 from robustctl.oracle import pick_device
@@ -51,7 +51,7 @@ def evaluate(
     key = union.evaluation_key(model, spec, images, request)
     with writing(subject.eval_dir):
         subject.eval_dir.mkdir(parents=True, exist_ok=True)
-    path = subject.eval_dir / f"{request.protocol}-{len(images)}-{digest(key)[:12]}.json"
+    path = place(subject.eval_dir, f"{request.protocol}-{len(images)}", key).with_suffix(".json")
     _say_if_afresh(path.with_suffix(".sqlite"), key)
     result = union.evaluate_union(
         model,

@@ -8,7 +8,7 @@ from robustctl import checkpoint
 from robustctl.data import Reading
 from robustctl.discovery import unknown
 from robustctl.errors import RequestError
-from robustctl.evaluation.store import digest
+from robustctl.evaluation.store import place
 from robustctl.files import writing
 from robustctl.intermediate import evaluate as intermediate
 from robustctl.intermediate.evaluate import Estimator, IntermediateRequest
@@ -63,10 +63,10 @@ def evaluate_intermediate(
     spec = subject.located.spec
     images = load_images(source, split, n, spec, reading)
     model = checkpoint.load_from(spec, subject.located.weights)
-    key = digest(intermediate.evaluation_key(model, spec, images, request))
+    key = intermediate.evaluation_key(model, spec, images, request)
     with writing(subject.eval_dir):
         subject.eval_dir.mkdir(parents=True, exist_ok=True)
-    path = subject.eval_dir / f"intermediate-{len(images)}-{key[:12]}.json"
+    path = place(subject.eval_dir, f"intermediate-{len(images)}", key).with_suffix(".json")
     result = intermediate.evaluate_intermediate(
         model,
         spec,

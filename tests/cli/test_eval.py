@@ -180,10 +180,10 @@ def test_killed_and_started_again_it_ends_with_the_same_table(model, images, tmp
 
 def test_another_radius_does_not_get_the_verdicts_of_the_first(call, model, images):
     tables = [
-        call(model, "--data", images, "--eps", f"linf={eps}", "--norms", "linf")[1].splitlines() for eps in (0.001, 0.9)
+        call(model, "--data", images, "--eps", f"linf={eps}", "--norms", "linf")[1].splitlines() for eps in (0.001, 0.5)
     ]
     assert tables[0][3] == "linf 0.001     100.0 [88.6, 100.0]"
-    assert not tables[1][3].startswith("linf 0.9       100.0")
+    assert not tables[1][3].startswith("linf 0.5       100.0")
 
 
 def test_one_flipped_weight_is_another_model(model, images, conv_model, conv_spec, call):
@@ -369,3 +369,19 @@ def test_pixels_that_cannot_be_are_refused_where_the_clean_accuracy_is_known(ref
     np.savez(tmp_path / "cut.npz", x=digits.x.numpy().astype(np.uint8), y=digits.y.numpy())
     message = refused("digits-linf", "--data", tmp_path / "cut.npz", "--attack", "fast")
     assert "they were floats in [0,1] that were cut to whole numbers" in message and "--force" in message
+
+
+def test_another_spelling_or_layout_of_the_same_images_goes_on_with_the_same_verdicts(
+    call, model, images, tmp_path, monkeypatch
+):
+    options = ["--attack", "fast", "--n", 5, *EPS]
+    assert call(model, "--data", images, *options)[0] == 0
+    arrays = np.load(images)
+    np.save(tmp_path / "x.npy", arrays["x"])
+    np.save(tmp_path / "labels.npy", arrays["y"])
+    monkeypatch.chdir(tmp_path)
+    for source in ("images.npz", "./images.npz", "x.npy", "x.npy,labels.npy"):
+        code, _, err = call(model, "--data", source, *options)
+        assert code == 0, err
+        assert "new evaluation" not in err
+    assert len({path.name for path in runs.root().rglob("fast-5-*.sqlite")}) == 1

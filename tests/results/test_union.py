@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from robustctl.errors import RequestError
 from robustctl.results import statistics
 from robustctl.results import union as results
-from robustctl.results.union import Accuracy, AttackInfo, DataInfo, Points, UnionResult
+from robustctl.results.union import Accuracy, AttackInfo, DataInfo, Points, UnionResult, unlike_data
 from robustctl.threats import Threat
 
 
@@ -145,3 +145,24 @@ def test_preprocessing_is_written_where_there_was_some_and_keeps_results_apart()
     assert "preprocessing" not in json.loads(plain.model_dump_json(by_alias=True))["data"]
     assert results.unlike(cut, plain) == ["preprocessing: centre 288x288 against images as they are"]
     assert cut.data.text == "folder (val), centre 288x288" and plain.data.text == "folder (val)"
+
+
+def _info(source: str, content: str | None, indices: str = "1" * 64, n: int = 10) -> DataInfo:
+    return DataInfo(source=source, split="test", n=n, index_sha256=indices, content_sha256=content)
+
+
+def test_data_are_the_same_if_pixels_and_labels_are_whatever_they_are_called() -> None:
+    one = _info("x.npz", "a" * 64)
+    assert unlike_data(one, _info("./x.npz", "a" * 64, indices="2" * 64)) == []
+    (reason,) = unlike_data(one, _info("x.npz", "b" * 64))
+    assert reason == "data: pixels or labels of x.npz (test) differ from those of x.npz (test)"
+    assert unlike_data(one, _info("x.npz", "a" * 64, n=9)) == ["n: 10 against 9"]
+
+
+def test_older_results_without_a_hash_are_compared_by_name() -> None:
+    old = _info("x.npz", None)
+    assert unlike_data(old, _info("x.npz", "a" * 64)) == []
+    assert unlike_data(old, _info("y.npz", "a" * 64, indices="2" * 64)) == [
+        "data: x.npz test against y.npz test",
+        "the lists of points differ",
+    ]

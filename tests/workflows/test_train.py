@@ -54,10 +54,8 @@ def class_folders(place: Path, names: dict[int, str]) -> Path:
 
 def test_classes_by_other_names_are_learnt_recorded_and_resumed(tmp_path: Path) -> None:
     source = class_folders(tmp_path / "d", {1: "one", 4: "four", 9: "nine"})
-    request = TrainingRequest(
-        "finetune", "digits-linf", "digits/linf-at", str(source), ("selection.images=10", "train.batch_size=8"), device="cpu",
-        out=tmp_path / "run", max_steps=1,
-    )  # fmt: skip
+    tiny, out = ("selection.images=10", "train.batch_size=8"), tmp_path / "run"
+    request = TrainingRequest("finetune", "digits-linf", "digits/linf-at", str(source), tiny, None, "cpu", out, 1)
     with pytest.raises(RequestError, match="has 3 classes .four, nine, one., the model 10"):
         train(request)
     (tmp_path / "map.yaml").write_text("one: 1\nfour: '4'\nnine: 9\n")
