@@ -219,8 +219,10 @@ def place(folder: Path, stem: str, key: Key) -> Path:
     Args:
         stem: how the names of such stores begin, e.g. ``fast-500``.
     """
-    made = (path for path in sorted(folder.glob(f"{stem}-*.sqlite")) if not differing(read_key(path), plain(key)))
-    return next(made, folder / f"{stem}-{digest(key)[:12]}.sqlite")
+    short = digest(key)[:12]
+    stores = sorted(folder.glob(f"{stem}-{'?' * len(short)}.sqlite"))  # and no shards of any
+    made = (path for path in stores if not differing(read_key(path), plain(key)))
+    return next(made, folder / f"{stem}-{short}.sqlite")
 
 
 def read_key(path: Path) -> dict[str, str]:
