@@ -15,7 +15,13 @@ from robustctl.progress import say
 Text = str | None
 
 
+UNION_OPTIONS = ("union", "union_only", "norms", "eps", "attack", "precision", "force", "x_adv")
+CURVE_OPTIONS = ("distribution", "estimator", "grid", "samples", "leapfrog", "chains", "probacc")
+"""Options that only one of the two evaluations reads."""
+
+
 def command(
+    context: typer.Context,
     model: Annotated[
         Text,
         typer.Argument(
@@ -79,6 +85,7 @@ def command(
         os.environ["ROBUSTCTL_QUIET"] = "1"
     if json is not None and not json.absolute().parent.is_dir():
         raise RequestError(f"--json {json}: there is no directory {json.absolute().parent}")
+    _refuse_unread(context, intermediate_q is not None)
     from robustctl.evaluation.families import default_batch_size
     from robustctl.oracle import pick_device
     from robustctl.precision import pick_precision
@@ -127,3 +134,13 @@ def command(
         result.write(json)
     typer.echo(before_after([(subject.located.name, result)]))
     say(f"result: {path}")
+
+
+def _refuse_unread(context: typer.Context, curve: bool) -> None:
+    """Raise RequestError for an option that was typed and that this kind of evaluation does not read."""
+    for name in UNION_OPTIONS if curve else CURVE_OPTIONS:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = f"--{name.replace('_', '-')}"
+            reader = "the evaluation of the union, without --intermediate-q" if curve else "--intermediate-q"
+            raise RequestError(f"{option} is read by {reader}; leave it out here")

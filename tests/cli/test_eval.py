@@ -385,3 +385,36 @@ def test_another_spelling_or_layout_of_the_same_images_goes_on_with_the_same_ver
         assert code == 0, err
         assert "new evaluation" not in err
     assert len({path.name for path in runs.root().rglob("fast-5-*.sqlite")}) == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--eps", "linf=nonsense"],
+        ["--norms", "linf"],
+        ["--attack", "fast"],
+        ["--precision", "bf16"],
+        ["--union-only"],
+        ["--force"],
+        ["--union"],
+    ],
+)
+def test_the_intermediate_evaluation_refuses_what_it_does_not_read(refused, model, images, options):
+    message = refused(model, "--data", images, "--intermediate-q", "1", "--distribution", "linf:0.1", *options)
+    assert f"{options[0]} is read by the evaluation of the union" in message
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--grid", "thesis"],
+        ["--samples", 320],
+        ["--leapfrog", 10],
+        ["--chains", 4],
+        ["--estimator", "mc"],
+        ["--probacc", "0.1"],
+        ["--distribution", "linf:0.1"],
+    ],
+)
+def test_the_union_refuses_what_it_does_not_read(refused, model, images, options):
+    assert f"{options[0]} is read by --intermediate-q" in refused(model, "--data", images, *EPS, *options)
