@@ -1,5 +1,6 @@
 """Images and labels: one source a file. Everything here is local; the hub is the business of ``models``."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -142,7 +143,7 @@ def _image_data(pixels: Pixels, source: str, split: str) -> ImageData:
 def _decoded(source: str, found: Split, split: str, n: int | None, spec: ModelSpec | None) -> ImageData:
     encoded = _encoded(found, source, split, any_size=spec is not None and spec.resizing is not None)
     taken = count(n, len(found.images), encoded.where)
-    first = EncodedData(**{**vars(encoded), "encoded": found.images.first(taken)}).select(range(taken))
+    first = replace(encoded, encoded=found.images.first(taken)).select(range(taken))
     channels, height, width = spec.input_shape if spec and spec.resizing else first.shape
     require_memory(taken * channels * height * width, f"{taken:,} images of {first.where}")
     if spec and spec.resizing:

@@ -152,14 +152,14 @@ def _split_files(folder: Path, split: str) -> list[Path]:
     """The split's shards in order."""
     placed = [(path, split_of(PurePosixPath(path.relative_to(folder)))) for path in _files(folder)]
     found = [(path, *place) for path, place in placed if place]
-    configs = sorted({config for _, config, _ in found})
-    if len(configs) > 1:
-        names = ", ".join(str(folder / config) for config in configs)
-        raise RequestError(f"{folder} holds several configurations; name one of: {names}")
-    files = [path for path, _, of in found if of == split]
-    if not files:
+    configs = sorted({config for _, config, of in found if of == split})
+    if not configs:
         splits = sorted({of for _, _, of in found})
         raise RequestError(f"{folder} has no split {split!r}; its splits: {', '.join(splits) or 'none'}")
+    if len(configs) > 1 and configs[0] != ".":  # files at the top are the folder's own
+        names = ", ".join(str(folder / config) for config in configs)
+        raise RequestError(f"{folder} holds several configurations; name one of: {names}")
+    files = [path for path, config, of in found if of == split and config == configs[0]]
     _require_shards(folder, split, files)
     return files
 

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from robustctl import checkpoint
 from robustctl.architectures import Classifier, device_of
 from robustctl.data import ImageData
+from robustctl.data.classes import matched
 from robustctl.data.image_data import count
 from robustctl.errors import RequestError
 from robustctl.evaluation import union
@@ -122,7 +123,7 @@ def evaluate_given(
             result = union.evaluate_union(
                 classifier,
                 spec,
-                data,
+                matched(data, spec),
                 request,
                 name=name or called,
                 device=where,
@@ -156,7 +157,7 @@ def evaluate_intermediate_given(
     data = images.load(subject)
     with _classifier(model, subject, data, where) as (classifier, spec, called), _stored(store) as path:
         return intermediate.evaluate_intermediate(
-            classifier, spec, data, request, name=name or called, device=where, store_path=path
+            classifier, spec, matched(data, spec), request, name=name or called, device=where, store_path=path
         )
 
 

@@ -1,6 +1,7 @@
 """Images that a Python caller gives: tensors, arrays, or a ``torch.utils.data.Dataset``."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ def from_dataset(dataset: "Dataset[Any]", n: int | None = None) -> ImageData:
 
     Args:
         dataset: its items are (image, label); an image is a tensor (c, h, w), uint8 or floats in [0,1], or a PIL image.
+            If it has ``classes``, as those of torchvision have, these are the names of the labels.
 
     Raises:
         RequestError: it has no length, or an item is of another form, type, range or size.
@@ -60,7 +62,11 @@ def from_dataset(dataset: "Dataset[Any]", n: int | None = None) -> ImageData:
             images.append(image)
             labels.append(label)
             advance(1)
-    return _image_data(torch.stack(images), torch.tensor(labels), type(dataset).__name__)
+    read = _image_data(torch.stack(images), torch.tensor(labels), type(dataset).__name__)
+    names = getattr(dataset, "classes", None)
+    if not isinstance(names, list | tuple) or len(names) < read.n_classes:
+        return read
+    return replace(read, class_names=tuple(map(str, names)), n_classes=len(names))
 
 
 def _item(item: Any, position: int) -> tuple[Tensor, int]:

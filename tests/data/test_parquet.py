@@ -111,6 +111,14 @@ def test_several_configurations_are_listed(tmp_path: Path) -> None:
     assert len(read(tmp_path / "fine", "test", None)[1]) == 3
 
 
+def test_files_at_the_top_are_the_folders_own_whatever_lies_below(tmp_path: Path) -> None:
+    _write(tmp_path / "test.parquet", range(3))
+    _write(tmp_path / "other" / "test.parquet", range(5))
+    _write(tmp_path / "other" / "extra.parquet", range(6))
+    assert len(read(tmp_path, "test", None)[1]) == 3
+    assert len(read(tmp_path, "extra", None)[1]) == 6
+
+
 def test_more_images_than_there_are_is_an_error(tmp_path: Path) -> None:
     _write(tmp_path / "test.parquet", range(3))
     with pytest.raises(RequestError, match=r"n is 4, but .* \(test\) has 3 images"):

@@ -99,3 +99,28 @@ def test_a_call_that_lacks_something_says_what(few: ImageData, bundled: Classifi
         robustctl.evaluate(bundled, few.x.float() * 2 + 3, few.y, threats="linf:0.1")
     with pytest.raises(RequestError, match="outside the model's classes"):
         robustctl.evaluate(bundled, few.x, torch.full((12,), 10), threats="linf:0.1")
+
+
+class Named(torch.utils.data.Dataset[tuple[Tensor, int]]):
+    """The digits 3, 5 and 8 alone, numbered from 0 as torchvision numbers class folders."""
+
+    classes = ("3", "5", "8")
+
+    def __init__(self, images: ImageData) -> None:
+        self.chosen = [i for i in range(len(images)) if str(int(images.y[i])) in self.classes]
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+        i = self.chosen[position]
+        return self.images.images([i])[0], self.classes.index(str(int(self.images.y[i])))
+
+
+def test_labels_of_a_data_set_with_names_become_the_models_own(bundled: Classifier) -> None:
+    some = Named(data.load("digits", "test", 60))
+    result = robustctl.evaluate("digits-linf", data=some, threats="linf:0.01", protocol="fast")
+    assert set(result.points.label) == {3, 5, 8} and result.clean.acc > 0.8
+    with pytest.raises(RequestError, match="has 3 classes .3, 5, 8., the model 10"):
+        robustctl.evaluate(bundled, data=some, threats="linf:0.01", protocol="fast")

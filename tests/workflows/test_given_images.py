@@ -91,3 +91,10 @@ def test_unfit_items_are_refused_by_their_number(items: list[Any], message: str)
 def test_a_data_set_without_length_is_refused() -> None:
     with pytest.raises(RequestError, match="no length"):
         from_dataset(iter([]))  # type: ignore[arg-type]
+
+
+def test_names_of_the_classes_come_along() -> None:
+    items = Items([(torch.rand(1, 2, 2), 1)])
+    items.classes = ["ant", "bee", "cat"]  # type: ignore[attr-defined]
+    read = from_dataset(items)
+    assert (read.class_names, read.n_classes) == (("ant", "bee", "cat"), 3)
