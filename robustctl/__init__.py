@@ -3,11 +3,12 @@
 What the commands do, as functions (docs/python.md). They import what they need when they are called.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.utils.data import Dataset
 
     from robustctl.architectures import Classifier
@@ -53,6 +54,8 @@ def evaluate(
     n: int | None = None,
     threats: "Threats | None" = None,
     protocol: str | None = None,
+    attacks: "Sequence[str | Callable[..., Tensor]]" = (),
+    x_adv: str | Path | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     device: str | None = None,
@@ -76,6 +79,9 @@ def evaluate(
         threats: ``"linf:8/255,l2:0.5"``, a list of such texts or of ``Threat``, or ``{"linf": "8/255"}``; without, the
             usual ones of the model or the data set.
         protocol: ``standard``, ``fast``, ``full`` or ``autoattack``; without, the default of ``robustctl eval``.
+        attacks: attacks of your own beside the protocol (docs/own.md): functions ``(model, x, y, eps, norm) -> x_adv``
+            or ``(oracle, x, y, threat) -> x_adv``, or ``"FILE.py:NAME"``.
+        x_adv: ``.npz`` file of adversarial images made anywhere: ``index``, ``x_adv``, ``norm``.
         seed: of the attacks, >= 0.
         batch_size: images per forward pass; without, what suits the device.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; without, a module is evaluated where it is (on another device
@@ -96,12 +102,14 @@ def evaluate(
     """
     from robustctl.evaluation.protocols import DEFAULT
     from robustctl.workflows.evaluate_given import Images, evaluate_given
+    from robustctl.workflows.outside_attacks import given_attacks
 
     return evaluate_given(
         model,
         Images(images, labels, data, split, n),
         threats=threats,
         protocol=protocol or DEFAULT,
+        attacks=given_attacks(attacks, x_adv),
         seed=seed,
         batch_size=batch_size,
         device=device,

@@ -39,7 +39,17 @@ def command(
     eps: Annotated[
         Text, typer.Option(help="Radii, e.g. linf=8/255,l1=12; the others as the recipe or data set has them.")
     ] = None,
-    attack: Annotated[str, typer.Option(help="Protocol: standard, fast (an estimate), full or autoattack.")] = DEFAULT,
+    attack: Annotated[
+        str,
+        typer.Option(
+            help="Protocol: standard, fast (an estimate), full or autoattack; and attacks of your own, FILE.py:NAME, "
+            "with commas: fast,my.py:attack. They are run."
+        ),
+    ] = DEFAULT,
+    x_adv: Annotated[
+        Path | None,
+        typer.Option("--x-adv", help=".npz file of adversarial images made anywhere: index, x_adv, norm."),
+    ] = None,
     model_code: options.ModelCode = None,
     weights: options.Weights = None,
     data: options.Data = None,
@@ -121,18 +131,25 @@ def command(
         from robustctl.evaluation.union import UnionRequest
         from robustctl.report.table import before_after
         from robustctl.workflows.evaluate import evaluate
+        from robustctl.workflows.outside_attacks import parse_attacks, read_images
 
         threats = choose_threats(subject, norms, eps)
-        if attack == reference.NAME and precision == "bf16":
-            say(f"{attack} runs the float32 model: --precision bf16 has no effect")
+        protocol, attacks = parse_attacks(attack)
+        attacks += [read_images(x_adv)] if x_adv else []
+        if protocol == reference.NAME and precision == "bf16":
+            say(f"{protocol} runs the float32 model: --precision bf16 has no effect")
         chosen = pick_precision(precision, where)
-        request = UnionRequest(threats, attack, seed, images_a_batch, chosen, union_only, force)
-        result, path = evaluate(subject, request, source=source, split=split, n=n, device=device, reading=reading)
+        request = UnionRequest(threats, protocol, seed, images_a_batch, chosen, union_only, force)
+        result, path = evaluate(
+            subject, request, source=source, split=split, n=n, device=device, reading=reading, attacks=attacks
+        )
     if result is None:  # one of torchrun's other processes; the first reports
         return
     if json is not None:
         result.write(json)
     typer.echo(before_after([(subject.located.name, result)]))
+    for line in result.origins():
+        typer.echo(line)
     say(f"result: {path}")
 
 

@@ -34,6 +34,10 @@ CREATE TABLE IF NOT EXISTS sessions (seconds REAL NOT NULL);
 NAMES = {"data", "list of points", "indices"}
 """Fields of older keys that say what the images are called: their content, a field of its own, says what they are."""
 
+EXTERNAL, EARLIER, SECOND = "external: ", "earlier: ", "second opinion: "
+"""Begin the names of families that are not the protocol's own: attacks from outside, verdicts of earlier evaluations of
+the same model, and attacks that only look at a sample."""
+
 Key = Mapping[str, object]
 
 
@@ -70,7 +74,7 @@ class Store:
 
     def __init__(self, path: Path, key: Key) -> None:
         self.path = path
-        self._key = plain(key)
+        self.key = plain(key)
         self._connection: sqlite3.Connection
 
     def __enter__(self) -> Self:
@@ -101,6 +105,10 @@ class Store:
             self._connection.executemany(
                 "INSERT INTO clean VALUES (?, ?, ?)", zip(positions, map(int, correct), margins, strict=True)
             )
+
+    def families(self) -> list[str]:
+        """The names of all families that have verdicts here, sorted."""
+        return [family for (family,) in self._read("SELECT DISTINCT family FROM verdicts ORDER BY family")]
 
     def judged(self, norm: str, family: str) -> set[int]:
         """Positions on which this family has its verdict."""
@@ -167,9 +175,9 @@ class Store:
             self._connection.execute(statement)
         there = dict(self._connection.execute("SELECT field, value FROM key"))
         if not there:
-            self._connection.executemany("INSERT INTO key VALUES (?, ?)", self._key.items())
-        elif fields := differing(there, self._key):
-            pairs = [f"{name}: {_short(there.get(name))} there, {_short(self._key.get(name))} here" for name in fields]
+            self._connection.executemany("INSERT INTO key VALUES (?, ?)", self.key.items())
+        elif fields := differing(there, self.key):
+            pairs = [f"{name}: {_short(there.get(name))} there, {_short(self.key.get(name))} here" for name in fields]
             raise RunError(f"{self.path} holds another evaluation and is left alone; it differs in {'; '.join(pairs)}")
         if self._connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
             raise sqlite3.DatabaseError("its pages do not fit together")

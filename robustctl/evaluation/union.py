@@ -20,7 +20,7 @@ from robustctl.checkpoint import weights_sha256
 from robustctl.data import ImageData
 from robustctl.discovery import unknown
 from robustctl.errors import RequestError
-from robustctl.evaluation import checks, referee, reference, shards
+from robustctl.evaluation import checks, earlier, external, referee, reference, shards
 from robustctl.evaluation.attack_flags import attack_flags
 from robustctl.evaluation.audit import TIE, audit, chunks
 from robustctl.evaluation.families import gathered, run_family, seconds_per_batch
@@ -138,6 +138,7 @@ def evaluate_union(
     recorded: checks.Recorded | None = None,
     alone: bool = False,
     trusted: Trusted | None = None,
+    others: external.Others = external.NONE,
 ) -> UnionResult | None:
     """Evaluate a model, going on from the verdicts that ``store_path`` already holds.
 
@@ -147,6 +148,7 @@ def evaluate_union(
         store_path: SQLite file of this evaluation; its directory exists.
         recorded: the clean accuracy to be expected.
         alone: share no work with other processes of torchrun, and give the result in this one.
+        others: attacks from outside, and earlier evaluations whose broken points stay broken.
         trusted: what ``confirmed`` returned with this request; None compares model and copy here.
 
     Returns:
@@ -172,7 +174,11 @@ def evaluate_union(
     def work(store: Store) -> None:
         correct = _clean(model, data, store, request.batch_size)
         checks.clean_flags(correct, data, recorded, request.force)
-        _attack(trusted, model, data, store, request, shard.share(_right(correct)))
+        mine, size = shard.share(_right(correct)), request.batch_size
+        earlier.take_over(model, data, store, request.threats, mine, others.stores, size)
+        _attack(trusted, model, data, store, request, mine)
+        for one in others.attacks:
+            external.attack(one, model, data, store, request.threats, mine, seed=request.seed, batch_size=size)
 
     if shard.world > 1:
         shards.fill(shard, store_path, key, work)
@@ -344,13 +350,14 @@ def _result(
             for norm, points in broken.items()
         },
     )
+    foreign = external.infos(store, request.threats, _right(correct))
     return UnionResult(
         model=name,
         weights_sha256=weights_sha256(model),
         data=data.info,
         attack=AttackInfo(
             name=request.protocol,
-            protocol=describe(request),
+            protocol=external.described(describe(request), foreign),
             seed=request.seed,
             precision=request.precision,
             fast_copy=request.fast_copy,
@@ -362,6 +369,8 @@ def _result(
         device=_device_name(device),
         versions={"robustctl": robustctl.__version__, "torch": torch.__version__, "python": platform.python_version()},
         points=points,
+        external=foreign,
+        earlier=earlier.counts(store, request.threats),
         **summarize(points, request.threats, rounded, request.union_only),
     )
 

@@ -98,6 +98,34 @@ class AttackInfo(_Frozen):
     union_only: bool = False
 
 
+class ExternalFigures(_Frozen):
+    """What an attack from outside did in one norm: it ``met`` the rightly classified points, of which ``broken`` fell.
+
+    ``beyond`` of them no other attack broke; ``own_robust`` points were left by all other attacks.
+    """
+
+    met: Annotated[int, Field(ge=0)]
+    broken: Annotated[int, Field(ge=0)]
+    beyond: Annotated[int, Field(ge=0)]
+    own_robust: Annotated[int, Field(ge=0)]
+
+
+class ExternalInfo(_Frozen):
+    """An attack from outside: its name, the first 12 digits of its SHA-256, and by norm what it did."""
+
+    name: str
+    sha256: str
+    norms: dict[Norm, ExternalFigures]
+
+    def lines(self) -> list[str]:
+        """For people, a line per norm."""
+        return [
+            f"{self.name}, {norm}: broke {one.broken} of {one.met}; own attacks leave {one.own_robust} robust, "
+            f"{one.beyond} of which it broke: best known is {one.own_robust - one.beyond}"
+            for norm, one in self.norms.items()
+        ]
+
+
 class Points(_Frozen):
     """Per-point verdicts: ``index`` in the split, ``label``, and 1 (right or robust) or 0 by threat model."""
 
@@ -127,6 +155,8 @@ class Points(_Frozen):
 class UnionResult(_Frozen):
     """One union evaluation, as written by ``--json``. Accuracies are in [0,1]; ``flags`` are warnings to a reader.
 
+    ``external`` tells what attacks from outside did. ``earlier`` counts, by protocol and norm, the points that earlier
+    evaluations of the same model on the same images broke: they stay broken.
     ``float_ties`` counts verdicts whose margin is so small that float rounding could turn them.
     """
 
@@ -148,6 +178,8 @@ class UnionResult(_Frozen):
     device: str
     versions: dict[str, str]
     points: Points
+    external: list[ExternalInfo] | None = None
+    earlier: dict[str, dict[Norm, int]] | None = None
 
     @model_validator(mode="after")
     def _follows_from_points(self) -> Self:
@@ -160,10 +192,24 @@ class UnionResult(_Frozen):
                 raise ValueError(f"its {name} figure does not follow from its per-point verdicts")
         return self
 
+    def origins(self) -> list[str]:
+        """Who else broke points, in lines for people: earlier evaluations, and attacks from outside."""
+        lines = [
+            f"broken by earlier evaluations ({protocol}) and still broken: "
+            + ", ".join(f"{n} in {norm}" for norm, n in norms.items())
+            for protocol, norms in (self.earlier or {}).items()
+        ]
+        return lines + [line for one in self.external or () for line in one.lines()]
+
     def is_bound(self, name: str) -> bool:
         """Whether the figure called ``clean``, ``union``, ``average`` or a norm is only an upper bound."""
         bounds = [norm for norm, accuracy in self.norms.items() if accuracy.upper_bound]
         return bool(bounds) if name == "average" else name in bounds
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        added = ("external", "earlier")
+        return {name: value for name, value in write(self).items() if value is not None or name not in added}
 
     def write(self, path: Path | str) -> None:
         """Write the JSON atomically; raises RunError when that is not possible."""

@@ -1,11 +1,13 @@
 """Evaluates a model that a user names: accuracy in each norm and in their union."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from robustctl import checkpoint
 from robustctl.data import Reading
 from robustctl.evaluation import shards, union
 from robustctl.evaluation.checks import Recorded
+from robustctl.evaluation.external import External, Others
 from robustctl.evaluation.store import Key, differing, place, plain, read_key
 from robustctl.evaluation.union import UnionRequest
 from robustctl.files import writing
@@ -27,11 +29,13 @@ def evaluate(
     n: int | None,
     device: str,
     reading: Reading | None = None,
+    attacks: Sequence[External] = (),
 ) -> tuple[UnionResult | None, Path]:
     """Evaluate a subject on the first ``n`` images of a split; verdicts and result go into its ``eval_dir``.
 
     Args:
         reading: columns and classes that the source does not tell by itself.
+        attacks: attacks from outside. The points that earlier evaluations in ``eval_dir`` broke stay broken.
 
     Returns:
         The result (None in all but the first of torchrun's processes) and its file.
@@ -62,11 +66,18 @@ def evaluate(
         device=chosen_device,
         store_path=path.with_suffix(".sqlite"),
         recorded=recorded_accuracy(subject),
+        others=Others(attacks, _earlier(path.with_suffix(".sqlite"))),
         trusted=trusted,
     )
     if result is not None:
         result.write(path)
     return result, path
+
+
+def _earlier(store_path: Path) -> list[Path]:
+    """The verdict stores of other evaluations beside this one."""
+    found = sorted(store_path.parent.glob("*.sqlite"))
+    return [path for path in found if path != store_path and ".shard" not in path.name]
 
 
 def _say_if_afresh(store_path: Path, key: Key) -> None:

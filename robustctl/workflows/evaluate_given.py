@@ -19,6 +19,7 @@ from robustctl.data.classes import matched
 from robustctl.data.image_data import count
 from robustctl.errors import RequestError
 from robustctl.evaluation import union
+from robustctl.evaluation.external import External, Others
 from robustctl.evaluation.families import default_batch_size
 from robustctl.evaluation.shards import processes
 from robustctl.evaluation.union import UnionRequest
@@ -89,6 +90,7 @@ def evaluate_given(
     *,
     threats: Threats | None,
     protocol: str,
+    attacks: Sequence[External],
     seed: int,
     batch_size: int | None,
     device: str | None,
@@ -116,7 +118,10 @@ def evaluate_given(
     )
     if subject and store is None and name is None and not images.in_memory and processes() == 1:
         source = images.source or subject.default_data()
-        result, _ = named.evaluate(subject, request, source=source, split=images.split, n=images.n, device=str(where))
+        place = str(where)
+        result, _ = named.evaluate(
+            subject, request, source=source, split=images.split, n=images.n, device=place, attacks=attacks
+        )
     else:
         data = images.load(subject)
         with _classifier(model, subject, data, where) as (classifier, spec, called), _stored(store) as path:
@@ -130,6 +135,7 @@ def evaluate_given(
                 store_path=path,
                 recorded=named.recorded_accuracy(subject) if subject else None,
                 alone=True,
+                others=Others(attacks),
             )
     assert result is not None, "only torchrun's other processes get none, and this one works alone"
     return result

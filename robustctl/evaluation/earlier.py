@@ -1,0 +1,92 @@
+"""Verdicts of earlier evaluations of the same model on the same images: a point that was broken once stays broken."""
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from robustctl.data import ImageData
+from robustctl.evaluation import referee
+from robustctl.evaluation.audit import chunks
+from robustctl.evaluation.store import EARLIER, SECOND, Row, Store, decode, encode, read_key
+from robustctl.threats import Norm, Threat
+
+SAME = ("weights", "architecture", "normalisation", "images", "n")
+"""What two evaluations must have in common so that what breaks a point in one breaks it in the other."""
+
+Broken = tuple[int, bytes]
+"""The position of a broken point, and its packed adversarial image."""
+
+
+def take_over(
+    model: nn.Module,
+    data: ImageData,
+    store: Store,
+    threats: Sequence[Threat],
+    positions: Sequence[int],
+    stores: Sequence[Path],
+    batch_size: int,
+) -> None:
+    """Judge again what earlier evaluations broke, and commit what still is; the attacks then leave these points out.
+
+    Args:
+        positions: points that may be taken over; those that this evaluation has broken already are left alone.
+        stores: files of other evaluations. Those of other models, images or radii, and those in use, are passed over.
+    """
+    for path in stores:
+        there = read_key(path) if path != store.path else {}
+        if not all(field in there and there[field] == store.key[field] for field in SAME):
+            continue
+        family = f"{EARLIER}{json.loads(there['protocol'])}"
+        radii = json.loads(there["threats"])
+        for threat in threats:
+            if radii.get(threat.norm) != threat.eps:
+                continue
+            wanted = set(positions) - store.broken(threat.norm)
+            for chunk in chunks(_broken(path, threat.norm, wanted), batch_size):
+                store.add(threat.norm, family, _judged(model, data, threat, chunk, store.judged(threat.norm, family)))
+
+
+def counts(store: Store, threats: Sequence[Threat]) -> dict[str, dict[Norm, int]] | None:
+    """How many points were taken over, by protocol and norm; None if there were none."""
+    found = {
+        family.removeprefix(EARLIER): {
+            threat.norm: n for threat in threats if (n := len(store.broken(threat.norm, family)))
+        }
+        for family in store.families()
+        if family.startswith(EARLIER)
+    }
+    return {protocol: norms for protocol, norms in found.items() if norms} or None
+
+
+def _broken(path: Path, norm: Norm, wanted: set[int]) -> Iterator[Broken]:
+    """One adversarial image per point; none if the file is in use."""
+    query = f"""SELECT position, min(x_adv) FROM verdicts WHERE norm = ? AND broken = 1
+                AND family NOT LIKE '{SECOND}%' GROUP BY position"""
+    try:
+        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=0)
+        try:
+            rows = connection.execute(query, (norm,)).fetchall()
+        finally:
+            connection.close()
+    except sqlite3.Error:
+        return
+    yield from ((position, packed) for position, packed in rows if position in wanted)
+
+
+def _judged(model: nn.Module, data: ImageData, threat: Threat, found: Sequence[Broken], done: set[int]) -> list[Row]:
+    left = [(position, packed) for position, packed in found if position not in done]
+    if not left:
+        return []
+    positions = [position for position, _ in left]
+    x, y = data.images(positions), data.y[positions]
+    x_adv = torch.stack([decode(packed, image) for (_, packed), image in zip(left, x, strict=True)])
+    verdicts = referee.judge(model, x, y, x_adv, threat)
+    return [
+        Row(position, True, True, float(verdicts.margin[i]), encode(x_adv[i], x[i]))
+        for i, position in enumerate(positions)
+        if verdicts.broken[i]
+    ]
