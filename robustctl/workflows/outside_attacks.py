@@ -11,13 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustctl import user_code
+from robustctl import losses, user_code
+from robustctl.attacks import Attack, Settings
 from robustctl.data.image_data import to_float
-from robustctl.discovery import own_files
+from robustctl.discovery import load, own_files
 from robustctl.errors import RequestError
 from robustctl.evaluation.external import External, ExternalAttack, ExternalImages
 from robustctl.evaluation.protocols import DEFAULT
-from robustctl.threats import Norm, parse_norm
+from robustctl.oracle import Oracle
+from robustctl.threats import Norm, Threat, parse_norm
 from robustctl.user_code import UserCode
 
 
@@ -36,7 +38,8 @@ def parse_attacks(text: str) -> tuple[str, list[External]]:
         if ":" in part:
             attacks.append(attack_of(user_code.parse("--attack", part)))
         elif part in own:
-            attacks.append(attack_of(UserCode(part, own[part], own[part].stem)))
+            declares = hasattr(load("robustctl.attacks", part, "attack"), "ATTACK")
+            attacks.append(attack_of(UserCode(part, own[part], "ATTACK" if declares else own[part].stem)))
         else:
             protocols.append(part)
     if len(protocols) > 1:
@@ -45,13 +48,14 @@ def parse_attacks(text: str) -> tuple[str, list[External]]:
 
 
 def attack_of(code: UserCode | Callable[..., Tensor]) -> External:
-    """An attack from outside: a function in a file of the user's, or the function itself.
+    """An attack from outside: a function or an ``ATTACK`` in a file of the user's, or the function itself.
 
     Raises:
         RequestError: it is no function that takes ``(model, x, y, eps, norm)`` or ``(oracle, x, y, threat)``.
     """
     if isinstance(code, UserCode):
         function = code.load()
+        function = _as_declared(function) if isinstance(function, Attack) else function
         args = ", ".join(f"{key}={value!r}" for key, value in code.args.items())
         name = f"{code.file.name}:{code.name}" + (f"({args})" if args else "")
         made = ExternalAttack(name, code.sha256, function, dict(code.args))
@@ -70,6 +74,34 @@ def attack_of(code: UserCode | Callable[..., Tensor]) -> External:
             f"attack {made.name} takes neither (model, x, y, eps, norm) nor (oracle, x, y, threat): {error}"
         ) from None
     return made
+
+
+def _as_declared(attack: Attack) -> Callable[..., Tensor]:
+    """A file's ``ATTACK`` (docs/attacks.md) as a function of the contract, with the settings that a protocol would say.
+
+    Raises:
+        RequestError: it is for training only.
+    """
+    if attack.run is None:
+        raise RequestError("this attack is for training only; an evaluation cannot run it")
+    run = attack.run
+
+    def function(
+        oracle: Oracle,
+        x: Tensor,
+        y: Tensor,
+        threat: Threat,
+        *,
+        generator: list[torch.Generator],
+        steps: int = 100,
+        loss: str = "ce",
+        targets: int = 0,
+    ) -> Tensor:
+        if threat.norm not in attack.norms:
+            raise NotImplementedError
+        return run(oracle, x, y, threat, Settings(steps, getattr(losses, loss), targets, generator))
+
+    return function
 
 
 def read_images(path: Path) -> External:

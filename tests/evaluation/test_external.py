@@ -232,6 +232,19 @@ def test_attacks_are_named_by_protocol_file_or_own_name(tmp_path: Path, private_
             attack_of(wrong)  # type: ignore[arg-type]
 
 
+def test_a_file_of_the_contract_for_attacks_runs_from_outside(private_home: Path, evaluate: Evaluate) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "attacks.md").read_text()
+    folder = private_home / "models" / "attacks"
+    folder.mkdir(parents=True)
+    (folder / "corners.py").write_text(page.split("```python\n")[1].split("```")[0])
+    _, (named,) = parse_attacks("corners")
+    assert named.name == "corners.py:ATTACK"
+    with_steps = f"{folder / 'corners.py'}:ATTACK(steps=5)"
+    result = evaluate(with_steps, threats=f"linf:{EPS},l2:0.45")
+    (one,) = result.external or []
+    assert one.name == "corners.py:ATTACK(steps=5)" and list(one.norms) == ["linf"]
+
+
 def test_runs_of_several_protocols_add_up(images: ImageData) -> None:
     asked: dict[str, Any] = {"n": 30, "threats": f"linf:{EPS},l1:1.4"}
     weak = robustctl.evaluate("digits-linf", protocol="fast", **asked)
