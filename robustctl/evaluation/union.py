@@ -381,11 +381,9 @@ def describe(request: UnionRequest) -> str:
 
 
 def _described(request: UnionRequest) -> Iterator[tuple[Norm, list[str]]]:
-    for threat in request.threats:
-        if request.protocol == reference.NAME:
-            yield threat.norm, [reference.describe()]
-        else:
-            yield threat.norm, [str(family) for family in families(request.protocol, threat.norm)]
+    theirs = request.protocol == reference.NAME
+    for norm in [threat.norm for threat in request.threats]:
+        yield norm, [reference.describe()] if theirs else [str(one) for one in families(request.protocol, norm)]
 
 
 def _parameters(request: UnionRequest) -> object:
