@@ -183,7 +183,7 @@ def finetune(
     *,
     model_code: str | None = None,
     weights: str | Path | None = None,
-    data: str | Path | None = None,
+    data: "str | Path | ImageData | Dataset[Any] | None" = None,
     overrides: Sequence[str] = (),
     seed: int | None = None,
     device: str = "auto",
@@ -200,7 +200,8 @@ def finetune(
         recipe: name (``e-at``, ``cifar10/e-at``) or YAML file; None: that of the run that is resumed.
         model_code: code of your own, ``FILE.py:NAME`` or ``package.module:NAME``, that builds the model.
         weights: file to load into what ``model_code`` builds.
-        data: what ``--data`` takes; without, the usual images of the model's data set.
+        data: what ``--data`` takes, an ``ImageData``, or a map-style ``torch.utils.data.Dataset`` of (image, label),
+            which a resumption needs again; without, the usual images of the model's data set.
         overrides: ``key=value`` each, as ``--set`` has them: ``["optim.lr=0.01"]``.
         seed: of every random choice; 0 without.
         out: the run directory; without, a new one under the runs' root.
@@ -223,7 +224,7 @@ def finetune(
         model_code=model_code,
         weights=Path(weights) if weights is not None else None,
         recipe=str(recipe) if recipe is not None else None,
-        data=str(data) if data is not None else None,
+        data=data,
         overrides=tuple(overrides),
         seed=seed,
         device=device,
@@ -240,7 +241,7 @@ def train(
     recipe: str | Path | None = None,
     *,
     model_code: str | None = None,
-    data: str | Path | None = None,
+    data: "str | Path | ImageData | Dataset[Any] | None" = None,
     overrides: Sequence[str] = (),
     seed: int | None = None,
     device: str = "auto",
@@ -254,7 +255,7 @@ def train(
         model=architecture,
         model_code=model_code,
         recipe=str(recipe) if recipe is not None else None,
-        data=str(data) if data is not None else None,
+        data=data,
         overrides=tuple(overrides),
         seed=seed,
         device=device,
@@ -312,10 +313,13 @@ def push(
     return publish_run(str(run), target, licence=licence, allow_flags=allow_flags, dry_run=dry_run, with_code=with_code)
 
 
-def _trained(command: Any, **request: Any) -> "Run":
+def _trained(command: Any, data: Any, **request: Any) -> "Run":
     from robustctl import runs
+    from robustctl.workflows.evaluate_given import Images
     from robustctl.workflows.train import train as carry_out
     from robustctl.workflows.training_request import TrainingRequest
 
-    run = carry_out(TrainingRequest(command, **request))
+    given = Images(data=data)
+    images = given.load(None) if given.in_memory else None
+    run = carry_out(TrainingRequest(command, data=given.source, images=images, **request))
     return run if run is not None else runs.newest()

@@ -71,7 +71,9 @@ def plan_afresh(request: TrainingRequest, code: UserCode | None, scope: ExitStac
     chosen = recipe.load(request.recipe, request.overrides, dataset)
     reading = reading_of(request.columns, request.classes)
     spec = located.spec if located else None
-    data = _data(request.data, request.split or "train", reading, chosen.settings, spec, matching=not request.new_head)
+    data = request.images or _data(
+        request.data, request.split or "train", reading, chosen.settings, spec, matching=not request.new_head
+    )
     if located and not request.dry_run:
         located = obtain(request.model)  # a gigabyte perhaps: only now that the request is known to be right
     return TrainingPlan(
@@ -84,7 +86,9 @@ def _plan_coded(request: TrainingRequest, recipe_name: str, code: UserCode, scop
     require_licence(request.push, request.licence, None)
     chosen = recipe.load(recipe_name, request.overrides, _dataset_of(recipe_name, request.data))
     reading = reading_of(request.columns, request.classes)
-    data = _data(request.data, request.split or "train", reading, chosen.settings, None, matching=False)
+    data = request.images or _data(
+        request.data, request.split or "train", reading, chosen.settings, None, matching=False
+    )
     located = None
     if request.command == "finetune":
         shape = input_shape(data, chosen.settings)
@@ -168,7 +172,9 @@ def plan_resumption(request: TrainingRequest, run: Run) -> TrainingPlan:
     if request.classes is not None and reading_of(None, request.classes).classes != reading.classes:
         raise RequestError(f"cannot resume {run.path} with another --classes than it was started with")
     matching = spec.classes is not None or reading.classes is not None
-    data = _data(record.data["source"], record.data["split"], reading, settings, spec, matching=matching)
+    data = request.images or _data(
+        record.data["source"], record.data["split"], reading, settings, spec, matching=matching
+    )
     if not data.has_content(record.data["content_sha256"]):
         raise RequestError(f"cannot resume {run.path}: the images of {record.data['source']} have changed")
     return TrainingPlan(request, settings, None, record.model, None, data, record.seed, spec, reading)

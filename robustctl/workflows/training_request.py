@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from robustctl.data import ImageData
 
 
 @dataclass(frozen=True)
@@ -14,6 +17,7 @@ class TrainingRequest:
         model: an architecture (``train``) or a model (``finetune``).
         recipe: name or YAML file.
         data: where the images are.
+        images: the images themselves, from a Python caller, in the place of ``data``.
         overrides: ``key=value`` each.
         out: the run directory.
         max_steps: stop after so many optimiser steps of the whole run.
@@ -53,3 +57,4 @@ class TrainingRequest:
     classes: Path | None = None
     model_code: str | None = None
     weights: Path | None = None
+    images: "ImageData | None" = None

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from robustctl import checkpoint, runs
+import robustctl
+from robustctl import checkpoint, data, runs
 from robustctl.architectures import Classifier
 from robustctl.errors import RequestError
 from robustctl.evaluation.union import UnionRequest
@@ -122,3 +124,16 @@ def test_best_weights_are_evaluated_and_fine_tuned_apart_from_the_last(train: Tr
 def test_weights_that_are_not_there_are_a_request_error(model: Path) -> None:
     with pytest.raises(RequestError, match="no weights at"):
         find_subject(str(model / "best.safetensors"))
+
+
+def test_a_run_on_images_from_python_is_resumed_with_the_same_images(model: Path, tmp_path: Path) -> None:
+    images = data.load("digits", "train", 300)
+    pairs = torch.utils.data.TensorDataset(images.images(range(300)), images.y)
+    asked = {"data": pairs, "out": tmp_path / "run"}
+    robustctl.finetune(model, "digits/e-at", overrides=TINY, max_steps=1, **asked)
+    assert runs.Run(tmp_path / "run").read().data["source"] == "TensorDataset"
+    more = robustctl.finetune(resume=True, max_steps=2, **asked)
+    assert more.read().step == 2
+    other = torch.utils.data.TensorDataset(1 - images.images(range(300)), images.y)
+    with pytest.raises(RequestError, match="have changed"):
+        robustctl.finetune(resume=True, max_steps=2, **(asked | {"data": other}))
