@@ -19,6 +19,7 @@ from robustctl.architectures import Classifier, build, empty_copy
 from robustctl.errors import RequestError
 from robustctl.files import atomic_path, write_text
 from robustctl.progress import say
+from robustctl.reading import is_file, read_json
 from robustctl.spec import CONFIG, WEIGHTS, ModelSpec, read_spec
 
 
@@ -36,9 +37,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         RequestError: missing, truncated (with the bytes found and the bytes expected) or not safetensors at all.
     """
     index = path.with_name(f"{path.name}.index.json")
-    if not path.is_file() and index.is_file():
+    if not is_file(path) and is_file(index):
         return _read_shards(index)
-    if not path.is_file():
+    return _read_file(path)
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    if not is_file(path):
         raise RequestError(f"no weights at {path}")
     try:
         return load_file(path)
@@ -49,12 +54,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def _read_shards(index: Path) -> dict[str, Tensor]:
     """The tensors of every shard, in the hub's format: ``weight_map`` says which file of the directory holds which."""
     try:
-        files = sorted({str(file) for file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        files = sorted({str(file) for file in read_json(index)["weight_map"].values()})
+    except (RequestError, KeyError, TypeError, AttributeError, OSError) as error:
         raise RequestError(f"cannot read {index}: {error!r}") from None
     if strays := [file for file in files if Path(file).name != file or not file.endswith(".safetensors")]:
         raise RequestError(f"{index} names files outside its directory: {', '.join(strays)}")
-    return {name: tensor for file in files for name, tensor in read_tensors(index.with_name(file)).items()}
+    return {name: tensor for file in files for name, tensor in _read_file(index.with_name(file)).items()}
 
 
 def load_weights(model: Classifier, tensors: Mapping[str, Tensor], source: str) -> list[str]:

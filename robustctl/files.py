@@ -1,4 +1,4 @@
-"""Writing files so that a crash leaves the old one or the new one, and reading YAML. No torch here."""
+"""Writing files so that a crash leaves the old one or the new one. No torch here."""
 
 import errno
 import os
@@ -6,13 +6,8 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from robustctl.errors import RequestError, RunError
-
-SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, in C where PyYAML was built with it
+from robustctl.errors import RunError
 
 _UMASK = os.umask(0o022)
 os.umask(_UMASK)
@@ -56,17 +51,3 @@ def writing(path: Path) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise RunError(f"no permission to write {path}") from error
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def parse_yaml(text: str, source: str) -> Any:
-    """The content of a YAML text (safe loader; nothing in it is run).
-
-    Raises:
-        RequestError: it is none; the message begins with ``source``.
-    """
-    try:
-        return yaml.load(text, SafeLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise RequestError(f"{source} is not YAML: {error}") from None
-    except Exception:  # the loader's own conversions (dates, !!int, !!bool) raise whatever they run into
-        raise RequestError(f"{source} is not YAML: a value is not what its tag says") from None

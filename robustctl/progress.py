@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from robustctl import terminal
+
 SECONDS_BETWEEN_PLAIN_LINES = 30.0
 
 
@@ -22,7 +24,7 @@ class Advance(Protocol):
 def say(line: str) -> None:
     """Print one line on stderr, unless ``--quiet``."""
     if "ROBUSTCTL_QUIET" not in os.environ:
-        print(line, file=sys.stderr, flush=True)
+        terminal.tell(line)
 
 
 @contextmanager
@@ -44,6 +46,7 @@ def progress(description: str, total: int | None, done: int = 0) -> Iterator[Adv
 @contextmanager
 def _bar(description: str, total: int | None, before: int) -> Iterator[Advance]:
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -54,10 +57,10 @@ def _bar(description: str, total: int | None, before: int) -> Iterator[Advance]:
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(description, total=total, completed=before, note="")
+        task = bar.add_task(escape(terminal.plain(description)), total=total, completed=before, note="")
 
         def advance(n: int, note: str = "", total: int | None = None) -> None:
-            bar.update(task, advance=n, note=note, total=total)
+            bar.update(task, advance=n, note=escape(terminal.plain(note)), total=total)
 
         yield advance
 
@@ -76,6 +79,6 @@ def _plain(description: str, whole: int | None, before: int) -> Advance:
         last = now
         seconds = (now - start) / (done - before)
         left = f"/{whole}, about {seconds * (whole - done):.0f} s left" if whole else ""
-        print(f"{description}: {done}{left} {note}".rstrip(), file=sys.stderr, flush=True)
+        terminal.tell(f"{description}: {done}{left} {note}".rstrip())
 
     return advance

@@ -11,7 +11,6 @@
     .lock               held by the process that trains, and free again however that process ends
 """
 
-import json
 import os
 import re
 import time
@@ -25,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from robustctl.errors import RequestError
 from robustctl.files import write_text, writing
+from robustctl.reading import read_json
 
 RECORD = "run.json"
 RECIPE = "recipe.yaml"
@@ -91,10 +91,10 @@ class Run:
     def read(self) -> Record:
         """Read ``run.json``; raises RequestError where it is missing or damaged."""
         try:
-            return Record.model_validate(json.loads((self.path / RECORD).read_text(encoding="utf-8")))
+            return Record.model_validate(read_json(self.path / RECORD))
         except FileNotFoundError:
             raise RequestError(f"{self.path} is no run directory: it has no {RECORD}") from None
-        except (ValidationError, ValueError, OSError) as error:
+        except (RequestError, ValidationError, ValueError) as error:
             raise RequestError(f"cannot read {self.path / RECORD}: {error}") from None
 
     def write(self, record: Record) -> None:

@@ -1,6 +1,5 @@
 """What a model is, apart from its weights. Written to ``config.json`` and into registry entries. No torch here."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +15,7 @@ from pydantic import (
 )
 
 from robustctl.errors import RequestError
+from robustctl.reading import read_json
 from robustctl.standards import KNOWN
 from robustctl.threats import Norm, Threat
 from robustctl.user_code import Scalar as Scalar
@@ -147,8 +147,8 @@ def read_spec(directory: Path) -> ModelSpec:
     """Read and check ``config.json`` of a model directory, or raise RequestError."""
     path = directory / CONFIG
     try:
-        return ModelSpec.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return ModelSpec.model_validate(read_json(path))
     except FileNotFoundError:
         raise RequestError(f"{directory} is no model directory: it has no {CONFIG}") from None
-    except (RequestError, ValidationError, ValueError, RecursionError, OSError) as error:
+    except (RequestError, ValidationError, ValueError) as error:
         raise RequestError(f"cannot read {path}: {error}") from None

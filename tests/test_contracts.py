@@ -21,6 +21,8 @@ ROOMS = (
     "threats",
     "standards",
     "files",
+    "reading",
+    "terminal",
     "progress",
     "user_code",
     "allocator",

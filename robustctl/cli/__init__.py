@@ -10,16 +10,19 @@ These files import nothing heavy at their top: torch and the rooms that need it 
 that help answers at once.
 """
 
+import contextlib
+import errno
 import importlib
 import os
 import signal
 import sys
+import traceback
 from types import FrameType
 from typing import Annotated
 
 import typer
 
-from robustctl import __version__, discovery
+from robustctl import __version__, discovery, terminal
 from robustctl.errors import InterruptedRun, RobustctlError
 
 app = typer.Typer(
@@ -33,7 +36,7 @@ app = typer.Typer(
 
 def _show_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"robustctl {__version__}")
+        terminal.show(f"robustctl {__version__}")
         raise typer.Exit
 
 
@@ -67,23 +70,41 @@ def _stop(signum: int, frame: FrameType | None) -> None:
 def main() -> None:
     """Run the command line; every error becomes one message on stderr and an exit code (docs/contracts.md)."""
     signal.signal(signal.SIGTERM, _stop)
+    if hasattr(signal, "SIGHUP"):  # a terminal that is closed ends a command as politely as Ctrl-C
+        signal.signal(signal.SIGHUP, _stop)
+    terminal.accept_any_text()
     try:
         app()
+        sys.stdout.flush()  # a full disk behind a redirection is noticed here, and not while Python exits
     except RobustctlError as error:
         _fail(f"robustctl: {error}", error.exit_code, error)
     except KeyboardInterrupt as error:
         _fail("robustctl: interrupted; the same command continues", InterruptedRun.exit_code, error)
     except BrokenPipeError:
         # The reader of our output (head, say) has closed it: not an error, but Python would complain while exiting.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_stdout()
         raise SystemExit(1) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
+            _fail(_bug(error), 1, error)
+        _close_stdout()
+        _fail(f"robustctl: cannot write: {error.strerror}; free some space and run the same command again", 1, error)
     except Exception as error:
-        text = f"robustctl: internal error ({type(error).__name__}: {error}). This is a bug; --debug shows where."
-        _fail(text, 1, error)
+        _fail(_bug(error), 1, error)
+
+
+def _bug(error: Exception) -> str:
+    return f"robustctl: internal error ({type(error).__name__}: {error}). This is a bug; --debug shows where."
+
+
+def _close_stdout() -> None:
+    """Drop what is still in the buffer: it cannot be written, and Python would try again while it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, exit_code: int, error: BaseException) -> None:
     if "ROBUSTCTL_DEBUG" in os.environ:
-        raise error
-    typer.echo(message, err=True)
+        terminal.tell("".join(traceback.format_exception(error)).rstrip())
+    with contextlib.suppress(OSError):  # if nobody can be told, the exit code still says it
+        terminal.tell(message)
     raise SystemExit(exit_code) from None

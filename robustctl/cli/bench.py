@@ -1,12 +1,12 @@
 """Measure speed: of the attacks against the reference package, and of an attack step in training."""
 
 import json as json_text
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from robustctl import terminal
 from robustctl.cli import options
 from robustctl.errors import RequestError
 
@@ -80,7 +80,7 @@ def attack(
         peer_batch_size=peer_batch_size,
         rounds=rounds,
         peer=vs is not None,
-        report=lambda line: print(line, file=sys.stderr, flush=True),
+        report=terminal.tell,
     )
     _show(result | {"model": subject.located.name}, json)
 
@@ -150,7 +150,7 @@ def intermediate(
         samples=samples,
         leapfrog=leapfrog,
         rounds=rounds,
-        report=lambda line: print(line, file=sys.stderr, flush=True),
+        report=terminal.tell,
     )
     _show(result | {"model": subject.located.name}, json)
 
@@ -159,6 +159,6 @@ def _show(result: dict[str, object], json: Path | None) -> None:
     from robustctl.files import write_text
 
     text = json_text.dumps(result, indent=2)
-    typer.echo(text)
+    terminal.show(text)
     if json is not None:
         write_text(json, text + "\n")

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from robustctl import terminal
 from robustctl.errors import RequestError
 
 
@@ -21,4 +22,4 @@ def command(
         raise RequestError("compare needs at least two results, e.g. robustctl compare before.json after.json")
     first, *others = read_all(result)
     show = table.markdown if markdown else table.before_after
-    typer.echo("\n\n".join(show([first, other]) for other in others))
+    terminal.show("\n\n".join(show([first, other]) for other in others))

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from robustctl import terminal
+
 Row = tuple[str, str]
 
 # Packages that only some commands and models need, and what to say where one is missing.
@@ -21,7 +23,7 @@ def command(
 ) -> None:
     """Say what is installed, which device there is, where things are, whether the hub answers and who the token is."""
     for label, value in (*_versions(), *_device(), *_places(), *_hub(offline)):
-        typer.echo(f"{label:18} {value}")
+        terminal.show(f"{label:18} {value}")
 
 
 def _versions() -> Iterator[Row]:

@@ -1,12 +1,12 @@
 """How robust a model is: in each norm and in their union."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from robustctl import terminal
 from robustctl.cli import options
 from robustctl.errors import RequestError
 from robustctl.evaluation.protocols import DEFAULT
@@ -124,8 +124,8 @@ def command(
             )
             if json is not None:
                 curve.write(json)
-            typer.echo(table(curve))
-            print(f"result: {path}", file=sys.stderr)
+            terminal.show(table(curve))
+            terminal.tell(f"result: {path}")
             return
         from robustctl.evaluation import reference
         from robustctl.evaluation.union import UnionRequest
@@ -147,9 +147,9 @@ def command(
         return
     if json is not None:
         result.write(json)
-    typer.echo(before_after([(subject.located.name, result)]))
+    terminal.show(before_after([(subject.located.name, result)]))
     for line in result.origins():
-        typer.echo(line)
+        terminal.show(line)
     say(f"result: {path}")
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from robustctl import terminal
 from robustctl.cli import options
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def list_models(
         try:
             models[repo] = locate(repo).spec
         except RequestError as error:  # the others are listed all the same
-            typer.echo(f"{repo}: {error}", err=True)
+            terminal.tell(f"{repo}: {error}")
     datasets = {spec.dataset for spec in models.values()}
     families = {*discovery.names("robustctl.architectures"), *(spec.architecture.name for spec in models.values())}
     for kind, value, known in (("data set", dataset, datasets), ("architecture", arch, families)):
@@ -54,7 +55,7 @@ def list_models(
         fits &= arch is None or arch in (spec.architecture.name, spec.architecture.name.partition("/")[0])
         present = name not in entry_files() or entry_weights(name).is_file()
         if fits and (present or not here):
-            typer.echo(f"{'*' if present else ' '} {name:32} {_summary(spec)}")
+            terminal.show(f"{'*' if present else ' '} {name:32} {_summary(spec)}")
 
 
 @app.command()
@@ -74,11 +75,13 @@ def show(name: Name) -> None:
         located = locate(name, fetch=False)
         weights = located.weights
         content = located.spec.model_dump(by_alias=True, mode="json") | {"licence": located.licence}
-    typer.echo(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110).rstrip())
+    terminal.show(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110).rstrip())
     for source in loose:
         binds = "the SHA-256 above" if source.sha256 else "the hash of the first download"
-        typer.echo(f"not pinned to a commit: {source.repo}@{source.revision} may change; {binds} binds {source.file}")
-    typer.echo(f"weights: {weights if weights.is_file() else 'not here; fetched when needed'}")
+        terminal.show(
+            f"not pinned to a commit: {source.repo}@{source.revision} may change; {binds} binds {source.file}"
+        )
+    terminal.show(f"weights: {weights if weights.is_file() else 'not here; fetched when needed'}")
 
 
 @app.command("import")
@@ -140,13 +143,13 @@ def import_model(
         and not entry_weights(name).is_file()
     ):
         known = read_entry(name)
-        typer.echo(f"brought {name}: {fetch.bring(name, known, path, import_options.keys_from(asked, known.keys))}")
+        terminal.show(f"brought {name}: {fetch.bring(name, known, path, import_options.keys_from(asked, known.keys))}")
         return
     entry = import_options.entry_from(asked, from_yaml, path.name)
     said = asked.says_normalisation(from_yaml)
     with user_code.granted(code):
         entry = shelf.import_model(name, path, entry, entry.keys, ask=not said)
-    typer.echo(f"imported {name}: {_summary(entry)}")
+    terminal.show(f"imported {name}: {_summary(entry)}")
 
 
 @app.command()
@@ -155,8 +158,8 @@ def architectures() -> None:
     from robustctl.workflows.architecture_list import architecture_list
 
     for one in architecture_list():
-        typer.echo(f"{'*' if one.own else ' '} {one.name:20} {one.arguments}")
-        typer.echo(f"    {one.summary}")
+        terminal.show(f"{'*' if one.own else ' '} {one.name:20} {one.arguments}")
+        terminal.show(f"    {one.summary}")
 
 
 @app.command()
@@ -164,7 +167,7 @@ def add(path: Annotated[Path, typer.Argument(help="An entry file; its name becom
     """Add an entry of your own whose weights are fetched when needed."""
     from robustctl.models import entry, shelf
 
-    typer.echo(f"added {shelf.add(path.stem, entry.read(path)).stem}")
+    terminal.show(f"added {shelf.add(path.stem, entry.read(path)).stem}")
 
 
 @app.command()
@@ -186,12 +189,12 @@ def verify(
     asked = [] if local else [one for one in known if name in (None, one)]
     faults = 0
     for found, fault in verify_weights(name):
-        typer.echo(f"{found}: {fault or 'is what was fetched'}")
+        terminal.show(f"{found}: {fault or 'is what was fetched'}")
         faults += fault is not None
     list_files = fetch.asked_once()
     for found in asked:
         for line in fetch.check_sources(read_entry(found), found, list_files):
-            typer.echo(f"{found}: {line}")
+            terminal.show(f"{found}: {line}")
             faults += line.startswith("FAULT")
     if faults:
         raise RunError(
@@ -223,7 +226,7 @@ def mirror(
     except RunError as error:
         raise RunError(f"{error}\nTry again: {shlex.join(again)}") from None
     done = "nothing was pushed (dry run)" if dry_run else address or f"{repo} has it already"
-    typer.echo(f"{name}: {done}")
+    terminal.show(f"{name}: {done}")
 
 
 @app.command()
@@ -232,7 +235,7 @@ def remove(name: Name) -> None:
     from robustctl.models import shelf
 
     for path in shelf.remove(name):
-        typer.echo(f"removed {path}")
+        terminal.show(f"removed {path}")
 
 
 def _summary(entry: "Entry | ModelSpec") -> str:

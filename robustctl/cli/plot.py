@@ -1,11 +1,11 @@
 """Draw results."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from robustctl import terminal
 from robustctl.errors import RequestError
 
 app = typer.Typer(no_args_is_help=True, help="Draw results: q-curve.")
@@ -36,4 +36,4 @@ def q_curve(
     read_results = [read(path) for path in results]
     labels = label or [result.model for result in read_results]
     plot_curves(list(zip(labels, read_results, strict=True)), output)
-    print(f"plot: {output}", file=sys.stderr)
+    terminal.tell(f"plot: {output}")

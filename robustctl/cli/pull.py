@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from robustctl import terminal
 from robustctl.cli import options
 
 
@@ -24,10 +25,10 @@ def command(
     from robustctl.workflows.obtain import bring
 
     place = bring(repo, keep_original=keep_original)
-    typer.echo(f"{repo}: {place}")
+    terminal.show(f"{repo}: {place}")
     if repo not in entry_files():
         code = read_spec(place).architecture.code
         by = f" --model-code {place}/robustctl/code/{code.file}:{code.name}" if code else ""
         if code:
-            typer.echo("this model is built by code of its own; read it before you let it run")
-        typer.echo(f"next: robustctl eval {repo} --union{by}")
+            terminal.show("this model is built by code of its own; read it before you let it run")
+        terminal.show(f"next: robustctl eval {repo} --union{by}")

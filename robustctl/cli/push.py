@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from robustctl import terminal
 from robustctl.allocator import without_collection
 
 
@@ -35,7 +36,7 @@ def command(
     published = publish_run(run, target, licence=licence, allow_flags=allow_flags, dry_run=dry_run, with_code=with_code)
     if dry_run:
         for name, size in sorted(published.sizes.items()):
-            typer.echo(f"{size:>12,} {name}" if size else f"{'card':>12} {name}")
-        typer.echo(f"nothing was pushed to {repo} (dry run)")
+            terminal.show(f"{size:>12,} {name}" if size else f"{'card':>12} {name}")
+        terminal.show(f"nothing was pushed to {repo} (dry run)")
     else:
-        typer.echo(str(published))
+        terminal.show(str(published))

@@ -2,8 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-import typer
-
+from robustctl import terminal
 from robustctl.progress import say
 
 if TYPE_CHECKING:
@@ -35,11 +34,11 @@ def command() -> None:
     say(f"2/3  robustctl finetune {MODEL} --recipe {RECIPE}")
     run = train(TrainingRequest("finetune", MODEL, RECIPE, device="cpu"))
     assert run is not None  # only torchrun's other processes get none
-    typer.echo(run.path)
+    terminal.show(run.path)
     say("3/3  robustctl eval --union")
     after = _evaluate(None)
-    typer.echo("\n" + before_after([("before", before), ("after", after)]))
-    typer.echo(NEXT)
+    terminal.show("\n" + before_after([("before", before), ("after", after)]))
+    terminal.show(NEXT)
 
 
 def _evaluate(model: str | None) -> "UnionResult":

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from robustctl import terminal
 from robustctl.cli import options
 from robustctl.errors import RequestError
 
@@ -24,7 +25,7 @@ def list_recipes(dataset: Annotated[str | None, typer.Option(help="Only recipes 
     width = max(map(len, names), default=0)
     for name in names:
         settings = recipe.load(name).settings
-        typer.echo(f"{name:{width}}  {settings.method.name:12}  {settings.about.paper} | {settings.about.cost}")
+        terminal.show(f"{name:{width}}  {settings.method.name:12}  {settings.about.paper} | {settings.about.cost}")
 
 
 @app.command()
@@ -32,7 +33,7 @@ def show(name: Name) -> None:
     """Print a recipe as it is written, header included."""
     from robustctl.recipe import read as recipe
 
-    typer.echo(recipe.find(name).read_text(encoding="utf-8").rstrip())
+    terminal.show(recipe.find(name).read_text(encoding="utf-8").rstrip())
 
 
 @app.command()
@@ -52,10 +53,10 @@ def validate(
     shape = known.input_shape if known else None
     require_plausible(checked.settings.train_threats, shape, key="train.threats", way_on="finetune --force")
     require_plausible(checked.settings.evaluate_threats, shape, key="evaluate.threats", way_on="finetune --force")
-    typer.echo(f"{checked.name} is valid: {checked.settings.method.name} on {checked.settings.dataset}")
+    terminal.show(f"{checked.name} is valid: {checked.settings.method.name} on {checked.settings.dataset}")
     line = recipe.hull_line(checked.settings, prod(shape)) if shape else None
     if line:
-        typer.echo(line)
+        terminal.show(line)
 
 
 @app.command()
@@ -68,4 +69,4 @@ def copy(name: Name, destination: Annotated[Path, typer.Argument(help="The new f
         raise RequestError(f"{destination} is there already; choose another name")
     with writing(destination):
         shutil.copyfile(recipe.find(name), destination)
-    typer.echo(f"{destination}: edit it, then robustctl recipes validate {destination}")
+    terminal.show(f"{destination}: edit it, then robustctl recipes validate {destination}")

@@ -1,11 +1,11 @@
 """Results as one page for a browser, or as one row a point for a spreadsheet."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from robustctl import terminal
 from robustctl.errors import RequestError
 
 
@@ -31,10 +31,10 @@ def command(
         raise RequestError("--csv needs verdicts; make some with robustctl eval --union")
     if output is not None:
         write_text(output, page.render(found, curves))
-        print(f"page: {output}", file=sys.stderr)
+        terminal.tell(f"page: {output}")
     if csv is not None:
         write_text(csv, points.render(found))
-        print(f"points: {csv}", file=sys.stderr)
+        terminal.tell(f"points: {csv}")
     if output is None and csv is None:
         tables = [table.before_after([one]) for one in found] + [q_table.table(one) for _, one in curves]
-        typer.echo("\n\n".join(tables))
+        terminal.show("\n\n".join(tables))

@@ -1,7 +1,6 @@
 """List the runs."""
 
-import typer
-
+from robustctl import terminal
 from robustctl.errors import RequestError
 
 
@@ -14,12 +13,12 @@ def command() -> None:
 
     found = runs.list_runs()
     if not found:
-        typer.echo(f"no runs in {runs.root()}", err=True)
+        terminal.tell(f"no runs in {runs.root()}")
     for run in found:
         try:
             record, status = run.read(), run.status()
         except RequestError as error:
-            typer.echo(f"{run.name}  damaged: {error}")
+            terminal.show(f"{run.name}  damaged: {error}")
             continue
         best = f"best selection union {100 * record.best['union']:.1f} %" if record.best else ""
-        typer.echo(f"{run.name}  {status:11}  step {record.step}/{record.steps}  {best}".rstrip())
+        terminal.show(f"{run.name}  {status:11}  step {record.step}/{record.steps}  {best}".rstrip())

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from robustctl import terminal
 from robustctl.cli import options
 
 
@@ -20,12 +21,12 @@ def carry_out(command: Literal["train", "finetune"], model: str | None, request:
     run = train(asked)
     if run is None:
         return
-    typer.echo(run.path)
+    terminal.show(run.path)
     if asked.push is not None:
         from robustctl.publish.push import Target
         from robustctl.workflows.publish_run import publish_run
 
-        typer.echo(str(publish_run(str(run.path), Target(asked.push), licence=asked.licence)))
+        terminal.show(str(publish_run(str(run.path), Target(asked.push), licence=asked.licence)))
 
 
 def _installed(asked: bool) -> bool:

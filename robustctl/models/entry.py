@@ -8,8 +8,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from robustctl.errors import RequestError
-from robustctl.files import parse_yaml, write_text
+from robustctl.files import write_text
 from robustctl.hub.names import COMMIT, REPO_ID
+from robustctl.reading import parse_yaml, read_text
 from robustctl.spec import ModelSpec, Scalar
 from robustctl.threats import Norm, Threat
 
@@ -213,12 +214,9 @@ def read_mapping(path: Path) -> dict[str, Any]:
 def read_yaml(path: Path) -> Any:
     """Read a YAML file (safe loader, at most 1 MB), or raise RequestError."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise RequestError(f"{path} is larger than {MAX_BYTES} bytes; an entry is a short YAML file")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"cannot read {path}: {error}") from None
-    return parse_yaml(text, str(path))
+        return parse_yaml(read_text(path, MAX_BYTES), str(path))
+    except FileNotFoundError:
+        raise RequestError(f"cannot read {path}: there is no such file") from None
 
 
 def parse(content: dict[str, Any], source: str) -> Entry:

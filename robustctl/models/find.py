@@ -4,7 +4,6 @@ Under ``home()``: ``entries/NAME.yaml`` are the user's own entries, ``weights/NA
 (``NAME.json`` beside them says where they came from), ``hub/USER/NAME/COMMIT/`` the pulled repos.
 """
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -15,6 +14,7 @@ from robustctl.home import home as home
 from robustctl.hub.names import FILE, REPO_ID, REVISION
 from robustctl.models import entry as entries
 from robustctl.models.entry import Entry
+from robustctl.reading import read_json
 from robustctl.spec import CONFIG, WEIGHTS, ModelSpec, read_spec
 
 BUNDLED = Path(__file__).parent
@@ -158,7 +158,7 @@ def _licence(directory: Path) -> str | None:
     if not record.is_file():
         return licence_of(directory / "README.md")
     try:
-        licence = json.loads(record.read_text(encoding="utf-8")).get("licence")
-    except (ValueError, AttributeError):
+        licence = read_json(record).get("licence")
+    except (RequestError, OSError, AttributeError):
         return None
     return licence if isinstance(licence, str) else None

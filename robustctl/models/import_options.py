@@ -7,9 +7,9 @@ from typing import Any
 
 from robustctl.discovery import names, unknown
 from robustctl.errors import RequestError
-from robustctl.files import parse_yaml
 from robustctl.models import entry as entries
 from robustctl.models.entry import Entry, KeyRules
+from robustctl.reading import parse_yaml
 from robustctl.standards import KNOWN
 from robustctl.threats import Threat, require_plausible
 from robustctl.user_code import UserCode

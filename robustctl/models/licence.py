@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from robustctl.errors import RequestError
-from robustctl.files import parse_yaml
+from robustctl.reading import parse_yaml
 
 # fmt: off
 LICENCES = (  # identifiers of the hub that a model's weights may have

@@ -9,8 +9,8 @@ import yaml
 
 from robustctl import __version__
 from robustctl.errors import RequestError
-from robustctl.files import parse_yaml
 from robustctl.publish.redact import BUILT_IN, HUB_DATASETS, LOCAL, hub_dataset
+from robustctl.reading import parse_yaml
 from robustctl.results.union import UnionResult
 from robustctl.spec import ModelSpec
 

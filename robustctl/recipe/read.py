@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from robustctl import discovery
+from robustctl import discovery, reading
 from robustctl.discovery import did_you_mean, unknown
 from robustctl.errors import RequestError
 from robustctl.recipe.schema import Settings
@@ -172,15 +172,10 @@ class _Text:
 
     def _read(self) -> dict[str, Any]:
         try:
-            if self.path.stat().st_size > MAX_BYTES:
-                raise RequestError(f"{self.path} is larger than {MAX_BYTES} bytes; a recipe is a short YAML file")
-            text = self.path.read_text(encoding="utf-8")
-            node = yaml.compose(text, Loader=yaml.SafeLoader)
-            values = yaml.safe_load(text)
-        except (OSError, UnicodeDecodeError) as error:
-            raise RequestError(f"cannot read recipe {self.path}: {error}") from None
-        except (yaml.YAMLError, RecursionError, ValueError) as error:
-            raise RequestError(f"recipe {self.path} is not YAML: {error}") from None
+            text = reading.read_text(self.path, MAX_BYTES)
+        except FileNotFoundError:
+            raise RequestError(f"cannot read recipe {self.path}: there is no such file") from None
+        node, values = reading.compose_yaml(text, f"recipe {self.path}")
         if not isinstance(values, dict) or node is None:
             raise RequestError(f"recipe {self.path} holds no mapping of keys to values")
         self._walk(node, ())
@@ -204,10 +199,7 @@ class _Text:
         parts = name.strip().split(".")
         if not equals or not all(parts):
             raise RequestError(f"--set {override!r} is not of the form key=value, e.g. optim.lr=0.01")
-        try:
-            value = yaml.safe_load(text)
-        except (yaml.YAMLError, RecursionError, ValueError) as error:
-            raise RequestError(f"--set {override!r}: the value is not YAML: {error}") from None
+        value = reading.parse_yaml(text, f"--set {override!r}: its value")
         block = self.values
         for part in parts[:-1]:
             if not isinstance(block.get(part), dict):

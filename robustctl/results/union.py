@@ -5,7 +5,7 @@ No torch here. Every number is computed from per-point verdicts, which travel wi
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypedDict, TypeVar
 
@@ -21,6 +21,7 @@ from pydantic import (
 
 from robustctl.errors import RequestError
 from robustctl.files import write_text
+from robustctl.reading import read_json
 from robustctl.results.statistics import wilson, wilson_mean
 from robustctl.threats import NORMS, Norm, Threat
 
@@ -184,12 +185,16 @@ class UnionResult(_Frozen):
     @model_validator(mode="after")
     def _follows_from_points(self) -> Self:
         """A result whose figures do not follow from its own verdicts was edited or damaged."""
-        pairs = [(self.clean, "clean"), (self.union, "union"), *((acc, norm) for norm, acc in self.norms.items())]
         if list(self.points.robust) != list(self.norms) or len(self.points.index) != self.data.n:
             raise ValueError("its per-point verdicts do not cover its norms and points")
-        for accuracy, name in pairs:
-            if accuracy.n_correct != sum(self.points.column(name)):
-                raise ValueError(f"its {name} figure does not follow from its per-point verdicts")
+        for norm, accuracy in self.norms.items():
+            self._require_eps(norm, accuracy)
+        threats = [Threat.of(norm, accuracy.eps_text) for norm, accuracy in self.norms.items()]
+        rounded = {norm: accuracy.acc_8bit for norm, accuracy in self.norms.items() if accuracy.acc_8bit is not None}
+        figures = summarize(self.points, threats, rounded, self.attack.union_only)
+        for name, here, there in _figures({**figures}, {name: getattr(self, name) for name in figures}):
+            if not _same(here, there):
+                raise ValueError(f"{name} is {there}; from its per-point verdicts follows {here}")
         return self
 
     def origins(self) -> list[str]:
@@ -200,6 +205,18 @@ class UnionResult(_Frozen):
             for protocol, norms in (self.earlier or {}).items()
         ]
         return lines + [line for one in self.external or () for line in one.lines()]
+
+    def _require_eps(self, norm: Norm, accuracy: NormAccuracy) -> None:
+        try:
+            eps = Threat.of(norm, accuracy.eps_text).eps
+        except RequestError as error:
+            raise ValueError(f"norms.{norm}.eps_text: {error}") from None
+        if not _same(eps, accuracy.eps):
+            raise ValueError(f"norms.{norm}.eps is {accuracy.eps}; from its eps_text follows {eps}")
+        rounded, clean = accuracy.acc_8bit, self.points.clean
+        least, most = sum(self.points.robust[norm]) / len(clean), sum(clean) / len(clean)
+        if rounded is not None and not least - TINY <= rounded <= most + TINY:
+            raise ValueError(f"norms.{norm}.acc_8bit is {rounded}; it lies between {least} and {most}")
 
     def is_bound(self, name: str) -> bool:
         """Whether the figure called ``clean``, ``union``, ``average`` or a norm is only an upper bound."""
@@ -214,6 +231,31 @@ class UnionResult(_Frozen):
     def write(self, path: Path | str) -> None:
         """Write the JSON atomically; raises RunError when that is not possible."""
         write_text(Path(path), json.dumps(self.model_dump(mode="json", by_alias=True), indent=None) + "\n")
+
+
+TINY = 1e-9
+"""By how much a figure may differ from what follows from the verdicts: floats are written and read without a loss."""
+
+
+def _same(first: object, second: object) -> bool:
+    if isinstance(first, float | int) and isinstance(second, float | int):
+        return abs(first - second) <= TINY
+    return first == second
+
+
+def _figures(here: Any, there: Any, name: str = "") -> Iterator[tuple[str, object, object]]:
+    """Every figure of two nested structures of one shape, under its dotted name in the file."""
+    if isinstance(here, BaseModel):
+        here, there = dict(here), dict(there)
+    if isinstance(here, dict):
+        pairs = [(str(key), value, there[key]) for key, value in here.items()]
+    elif isinstance(here, tuple):
+        pairs = [(str(i), one, other) for i, (one, other) in enumerate(zip(here, there, strict=True))]
+    else:
+        yield name, here, there
+        return
+    for key, one, other in pairs:
+        yield from _figures(one, other, f"{name}.{key}" if name else key)
 
 
 class Figures(TypedDict):
@@ -265,10 +307,10 @@ def read_as(kind: type[Result], schema: str, path: Path) -> Result:
         RequestError: no such file, not JSON, another schema, or fields that do not fit; the first faults are named.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError:
         raise RequestError(f"no result file {path}") from None
-    except (ValueError, OSError) as error:
+    except RequestError as error:
         raise RequestError(f"{path} is not a result file: {error}") from None
     found = content.get("schema") if isinstance(content, dict) else None
     if found != schema:

@@ -1,11 +1,11 @@
 """Reads the results that a user names: a JSON file, or a run (its newest result)."""
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from robustctl.errors import RequestError
+from robustctl.reading import read_json
 
 if TYPE_CHECKING:
     from robustctl.intermediate.results import IntermediateResult
@@ -99,8 +99,8 @@ def _by_age(files: Iterable[Path]) -> list[Path]:
 
 def _schema(path: Path) -> object:
     try:
-        return json.loads(path.read_text(encoding="utf-8")).get("schema")
-    except (OSError, ValueError, AttributeError):
+        return read_json(path).get("schema")
+    except (OSError, RequestError, AttributeError):
         return None
 
 

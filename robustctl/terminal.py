@@ -1,0 +1,37 @@
+"""The one door through which text reaches the terminal: what others wrote is shown, never obeyed. No torch here.
+
+Names of tensors, files and columns, keys of recipes, contents of results and the hub's own words may hold escape
+sequences that move the cursor, change colours, set the title or turn the reading direction. Every text that is
+printed goes through ``plain``.
+"""
+
+import re
+import sys
+
+UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls, apart from tab and line feed
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # marks that turn the reading direction
+    "\u2028\u2029\ufeff\ufff9-\ufffb\ud800-\udfff]"  # other line ends, marks without width, halves of characters
+)
+
+
+def plain(text: str) -> str:
+    """The text with every character that a terminal would obey written as its escape, such as ``\\x1b``."""
+    return UNSAFE.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
+
+
+def show(result: object) -> None:
+    """Print a result on stdout."""
+    print(plain(str(result)))
+
+
+def tell(text: str) -> None:
+    """Print a message or progress on stderr, at once."""
+    print(plain(text), file=sys.stderr, flush=True)
+
+
+def accept_any_text() -> None:
+    """Let stdout and stderr write what their encoding lacks as escapes, instead of failing on it."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
