@@ -19,7 +19,7 @@ def make(linf: list[int], union_only: bool) -> UnionResult:
         device="cpu",
         versions={},
         points=points,
-        **results.summarize(points, threats, {"linf": 0.75}, union_only),
+        **results.summarize(points, threats, {"linf": sum(linf) / 4}, union_only),
     )
 
 

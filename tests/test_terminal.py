@@ -1,0 +1,26 @@
+"""Text of others is shown, never obeyed."""
+
+import pytest
+
+from robustctl import terminal
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[31mRED", "\\x1b[31mRED"),
+        ("\x1b]0;title\x07", "\\x1b]0;title\\x07"),
+        ("right\rwrong", "right\\rwrong"),
+        ("\u202egpj", "\\u202egpj"),
+        ("\x9b2J", "\\x9b2J"),
+        ("\ud800", "\\ud800"),
+        ("a\u2028b", "a\\u2028b"),
+        ("tab\tand\nline, é, 漢", "tab\tand\nline, é, 漢"),
+    ],
+)
+def test_what_a_terminal_would_obey_is_written_as_its_escape(
+    text: str, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal.show(text)
+    terminal.tell(text)
+    assert capsys.readouterr() == (shown + "\n", shown + "\n")
