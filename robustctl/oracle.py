@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from robustctl import geometry
+from robustctl import geometry, losses
 from robustctl.architectures import device_of
 from robustctl.errors import RequestError
 from robustctl.fast_copy import accelerate
@@ -16,6 +16,8 @@ from robustctl.precision import Precision, true_float32
 from robustctl.trusted_copy import Trusted
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+DRAWS = 20
+"""Passes that the gradients of a random model are averaged over, as in AutoAttack's version for such models."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -35,12 +37,21 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def device_name(device: torch.device) -> str:
+    """The device as results name it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu ({torch.get_num_threads()} threads)"
+
+
 class Oracle:
     """Use as ``with Oracle(model) as oracle``: inside, the model is in eval mode and its parameters are frozen.
 
     Args:
         fast: what ``trusted_copy`` returned for this model; None attacks the live model as it is. Changes of the
             model's weights do not reach a copy.
+        draws: passes that logits, losses and gradients are averaged over: 1, or more for a random model (expectation
+            over transformation, arXiv:1802.00420).
 
     Attributes:
         attacked: the network that attacks run on.
@@ -48,8 +59,9 @@ class Oracle:
         forwards, gradients: images that went through a forward pass alone, and through forward and backward.
     """
 
-    def __init__(self, model: nn.Module, fast: Trusted | None = None) -> None:
+    def __init__(self, model: nn.Module, fast: Trusted | None = None, draws: int = 1) -> None:
         self.model = model
+        self.draws = draws
         self.precision: Precision = fast.precision if fast else "float32"
         self.attacked = fast.network if fast else model
         self.forwards = 0
@@ -94,15 +106,32 @@ class Oracle:
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits (n, k), float32, of images (n, c, h, w) in [0,1]."""
-        self.forwards += len(x)
+        self.forwards += self.draws * len(x)
         with torch.no_grad():
-            return self._run(self.attacked, x)
+            return self._mean_of(self.attacked, x)
 
     def exact(self, x: Tensor) -> Tensor:
         """Logits of the model itself, in true float32; what breaks a point is confirmed with these."""
-        self.forwards += len(x)
+        self.forwards += self.draws * len(x)
         with torch.no_grad(), true_float32(self.device):
-            return self._run(self.model, x)
+            return self._mean_of(self.model, x)
+
+    def exact_for(self, x: Tensor, y: Tensor) -> Tensor:
+        """As ``exact``; for a random model the logits of the draw that is better for the model than three of four.
+
+        A margin above 0 then says that most draws are wrong, and that fresh ones will mostly agree.
+
+        Args:
+            y: labels (n,).
+        """
+        if self.draws == 1:
+            return self.exact(x)
+        self.forwards += self.draws * len(x)
+        with torch.no_grad(), true_float32(self.device):
+            drawn = torch.stack([self._run(self.model, x) for _ in range(self.draws)])
+        margins = torch.stack([losses.margin(logits, y) for logits in drawn])
+        chosen = margins.argsort(dim=0)[self.draws // 4]
+        return drawn[chosen, torch.arange(len(x), device=x.device)]
 
     def loss_and_grad(self, x: Tensor, y: Tensor, loss: Loss, *, exact: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (n, k), per-example loss (n,) and its gradient in x (n, c, h, w); none carries a graph.
@@ -110,13 +139,25 @@ class Oracle:
         Args:
             exact: of the model itself in true float32, as ``exact`` has it.
         """
-        self.gradients += len(x)
+        self.gradients += self.draws * len(x)
         x = x.detach().requires_grad_(True)
+        network = self.model if exact else self.attacked
+        parts = []
         with torch.enable_grad(), true_float32(self.device) if exact else nullcontext():
-            logits = self._run(self.model if exact else self.attacked, x)
-            values = loss(logits, y)
-            (grad,) = torch.autograd.grad(values.sum(), x)
-        return logits.detach(), values.detach(), grad
+            for _ in range(self.draws):
+                logits = self._run(network, x)
+                values = loss(logits, y)
+                (grad,) = torch.autograd.grad(values.sum(), x)
+                parts.append((logits.detach(), values.detach(), grad))
+        if self.draws == 1:
+            return parts[0]
+        logits, values, grad = (torch.stack(part).mean(dim=0) for part in zip(*parts, strict=True))
+        return logits, values, grad
+
+    def _mean_of(self, network: nn.Module, x: Tensor) -> Tensor:
+        if self.draws == 1:
+            return self._run(network, x)
+        return torch.stack([self._run(network, x) for _ in range(self.draws)]).mean(dim=0)
 
     def _run(self, network: nn.Module, x: Tensor) -> Tensor:
         """Logits in float32. A model's own code may rely on the order of the pixels; copies bring them into theirs."""

@@ -59,7 +59,7 @@ def _margins(oracle: Oracle, x_adv: Tensor, x: Tensor, y: Tensor, threat: Threat
     broken = (margins > 0).nonzero().squeeze(1)
     if len(broken):
         inside = geometry.shrink_inside(x_adv[broken], x[broken], threat.norm, threat.eps)
-        margins[broken] = losses.margin(oracle.exact(inside), y[broken])
+        margins[broken] = losses.margin(oracle.exact_for(inside, y[broken]), y[broken])
     return margins
 
 

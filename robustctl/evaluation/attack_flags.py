@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from robustctl.evaluation import reference
 from robustctl.evaluation.protocols import SQUARE
 from robustctl.evaluation.store import Store
+from robustctl.trusted_copy import Trusted
 
 if TYPE_CHECKING:
     from robustctl.evaluation.union import UnionRequest
@@ -13,9 +14,9 @@ DLR_CLASSES = 4  # below, DLR's denominator does not exist
 MASKING_SHARE = 0.002  # a black-box attack that breaks more than this beyond the gradient attacks is a sign of masking
 
 
-def attack_flags(store: Store, request: "UnionRequest", n: int, n_classes: int) -> list[str]:
+def attack_flags(store: Store, request: "UnionRequest", n: int, n_classes: int, trusted: Trusted) -> list[str]:
     """Flags of an evaluation of ``n`` points: weak or incomplete attacks, proposals out of bounds, signs of masking."""
-    flags = []
+    flags = [f"fast-copy: the attacks ran on {trusted}"] if trusted.reason else []
     if n_classes < DLR_CLASSES and request.protocol != reference.NAME:
         flags.append(f"margin: {n_classes} classes are too few for DLR; the targeted attacks maximise a margin instead")
     if request.protocol == "fast":

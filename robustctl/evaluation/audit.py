@@ -1,4 +1,4 @@
-"""The stored adversarial images, scored once more when all attacks are done."""
+"""The clean images, and the stored adversarial ones, which are scored once more when all attacks are done."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -10,6 +10,8 @@ from robustctl.architectures import Classifier
 from robustctl.data import ImageData
 from robustctl.evaluation import referee
 from robustctl.evaluation.store import Store, decode
+from robustctl.results.statistics import wilson_mean
+from robustctl.results.union import Mean
 from robustctl.threats import Norm, Threat
 
 Item = TypeVar("Item")
@@ -19,12 +21,13 @@ BATCH = 97  # on purpose a size that no attack uses
 
 
 def audit(
-    model: Classifier, data: ImageData, store: Store, threats: Sequence[Threat], n_correct: int
+    model: Classifier, data: ImageData, store: Store, threats: Sequence[Threat], n_correct: int, passes: int = 1
 ) -> tuple[list[str], dict[Norm, float]]:
     """Score the stored x_adv in other batches, and rounded to 8-bit pixels; only a batch of them is in memory.
 
     Args:
         n_correct: points that are right without an attack.
+        passes: that judge an image, see ``referee.vote``.
 
     Returns:
         Flags, and by norm the accuracy that is left when x_adv must be an 8-bit image.
@@ -36,14 +39,48 @@ def audit(
             positions = [position for position, _ in chunk]
             x, y = data.images(positions), data.y[positions]
             x_adv = torch.stack([decode(packed, image) for (_, packed), image in zip(chunk, x, strict=True)])
-            verdicts = referee.judge(model, x, y, x_adv, threat)
+            verdicts = referee.judge(model, x, y, x_adv, threat, passes)
             changed += int((~verdicts.broken & ~(verdicts.margin.abs() <= TIE)).sum())
-            scores = referee.logits(model, x_adv.mul(255).round_().div_(255))
-            survived += int((scores.argmax(dim=1) == y).sum())
+            votes = referee.vote(model, x_adv.mul(255).round_().div_(255), y, passes)
+            survived += int((~votes.wrong).sum())
         if changed:
             flags.append(f"rescoring: {changed} verdicts of {threat.norm} did not hold in another batch")
         rounded[threat.norm] = (n_correct - len(store.broken(threat.norm)) + survived) / len(data)
     return flags, rounded
+
+
+def mean_accuracies(
+    model: Classifier, data: ImageData, store: Store, threats: Sequence[Threat], passes: int
+) -> dict[str, Mean]:
+    """How often a single pass of a random model is right: on clean images, and by norm on what the attacks found.
+
+    A point that no attack has broken counts as always right if it is right without an attack, since no image of it is
+    stored. Intervals are over images.
+    """
+    everything = chunks(range(len(data)), BATCH)
+    shares = {"clean": torch.cat([_right_shares(model, data, chunk, passes) for chunk in everything])}
+    for threat in threats:
+        shares[threat.norm] = torch.tensor([float(right) for _, right in sorted(store.clean().items())])
+        for chunk in chunks(store.adversarial(threat.norm), BATCH):
+            positions = [position for position, _ in chunk]
+            x = data.images(positions)
+            x_adv = torch.stack([decode(packed, image) for (_, packed), image in zip(chunk, x, strict=True)])
+            shares[threat.norm][positions] = referee.vote(model, x_adv, data.y[positions], passes).right
+    return {name: Mean(mean=float(share.mean()), ci95=wilson_mean(share.tolist())) for name, share in shares.items()}
+
+
+def _right_shares(model: Classifier, data: ImageData, positions: list[int], passes: int) -> torch.Tensor:
+    return referee.vote(model, data.images(positions), data.y[positions], passes).right
+
+
+def clean_verdicts(model: Classifier, data: ImageData, store: Store, batch_size: int, passes: int) -> list[bool]:
+    """Whether each image is classified rightly; what the store lacks is added to it."""
+    done = store.clean()
+    left = [position for position in range(len(data)) if position not in done]
+    for chunk in chunks(left, batch_size):
+        votes = referee.vote(model, data.images(chunk), data.y[chunk], passes, "meets a clean image on which")
+        store.add_clean(chunk, (~votes.wrong).tolist(), votes.margin.tolist())
+    return [right for _, right in sorted(store.clean().items())]
 
 
 def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

@@ -11,7 +11,7 @@ from robustctl.data import ImageData
 from robustctl.data.suspicion import suspicions
 from robustctl.errors import RequestError
 from robustctl.evaluation.memory import Pieces, fitting
-from robustctl.evaluation.referee import logits
+from robustctl.evaluation.referee import PASSES, logits
 from robustctl.oracle import Oracle
 from robustctl.results.statistics import wilson
 
@@ -73,10 +73,20 @@ def model_flags(model: nn.Module, data: ImageData, n_classes: int) -> list[str]:
     x = data.images(range(min(PROBE, len(data))))
     scores = logits(model, x)
     _require_logits(scores, len(x), n_classes)
-    if not torch.equal(scores, logits(model, x)):
-        return ["random-forward: the same images give other logits each time; verdicts are not reproducible"]
+    if is_random(model, data):
+        return [
+            f"random-forward: the same images give other logits each time (dropout, noise?); each point is judged by "
+            f"most of {PASSES} fresh passes, and verdicts are not reproducible to the point"
+        ]
     _require_independence(model, x, scores)
     return []
+
+
+def is_random(model: nn.Module, data: ImageData) -> bool:
+    """Whether the model gives the same images other logits from pass to pass."""
+    x = data.images(range(min(PROBE, len(data))))
+    scores = logits(model, x)
+    return not all(torch.equal(scores, logits(model, x)) for _ in range(3))
 
 
 def clean_flags(correct: Sequence[bool], data: ImageData, recorded: Recorded | None, force: bool) -> list[str]:

@@ -29,12 +29,14 @@ def take_over(
     positions: Sequence[int],
     stores: Sequence[Path],
     batch_size: int,
+    passes: int = 1,
 ) -> None:
     """Judge again what earlier evaluations broke, and commit what still is; the attacks then leave these points out.
 
     Args:
         positions: points that may be taken over; those that this evaluation has broken already are left alone.
         stores: files of other evaluations. Those of other models, images or radii, and those in use, are passed over.
+        passes: that judge a point, see ``referee.vote``.
     """
     for path in stores:
         there = read_key(path) if path != store.path else {}
@@ -47,7 +49,8 @@ def take_over(
                 continue
             wanted = set(positions) - store.broken(threat.norm)
             for chunk in chunks(_broken(path, threat.norm, wanted), batch_size):
-                store.add(threat.norm, family, _judged(model, data, threat, chunk, store.judged(threat.norm, family)))
+                done = store.judged(threat.norm, family)
+                store.add(threat.norm, family, _judged(model, data, threat, chunk, done, passes))
 
 
 def counts(store: Store, threats: Sequence[Threat]) -> dict[str, dict[Norm, int]] | None:
@@ -77,14 +80,16 @@ def _broken(path: Path, norm: Norm, wanted: set[int]) -> Iterator[Broken]:
     yield from ((position, packed) for position, packed in rows if position in wanted)
 
 
-def _judged(model: nn.Module, data: ImageData, threat: Threat, found: Sequence[Broken], done: set[int]) -> list[Row]:
+def _judged(
+    model: nn.Module, data: ImageData, threat: Threat, found: Sequence[Broken], done: set[int], passes: int
+) -> list[Row]:
     left = [(position, packed) for position, packed in found if position not in done]
     if not left:
         return []
     positions = [position for position, _ in left]
     x, y = data.images(positions), data.y[positions]
     x_adv = torch.stack([decode(packed, image) for (_, packed), image in zip(left, x, strict=True)])
-    verdicts = referee.judge(model, x, y, x_adv, threat)
+    verdicts = referee.judge(model, x, y, x_adv, threat, passes)
     return [
         Row(position, True, True, float(verdicts.margin[i]), encode(x_adv[i], x[i]))
         for i, position in enumerate(positions)

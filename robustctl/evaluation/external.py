@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from robustctl.oracle import Oracle
 from robustctl.progress import progress, say
 from robustctl.results.union import ExternalFigures, ExternalInfo
 from robustctl.threats import Norm, Threat
+
+if TYPE_CHECKING:
+    from robustctl.evaluation.union import UnionRequest
 
 PROBE = 4  # images whose logits must be the same after a batch of the attack
 ROUNDING = 1e-4  # proposals that leave the ball by no more than this, relatively, are pulled back into it
@@ -121,11 +124,8 @@ def attack(
     model: nn.Module,
     data: ImageData,
     store: Store,
-    threats: Sequence[Threat],
+    request: "UnionRequest",
     right: Sequence[int],
-    *,
-    seed: int,
-    batch_size: int,
 ) -> None:
     """Let an attack propose for every point of ``right`` that it has not met, judge that, and commit batch by batch.
 
@@ -135,8 +135,8 @@ def attack(
     if isinstance(external, ExternalImages):
         _require_images(external, data)
     probe = data.images(range(min(PROBE, len(data))))
-    before = referee.logits(model, probe)
-    for threat in threats:
+    before = None if request.random else referee.logits(model, probe)
+    for threat in request.threats:
         family = family_of(external)
         done = store.judged(threat.norm, family)
         left = [position for position in external.points(data, right, threat.norm) if position not in done]
@@ -144,15 +144,15 @@ def attack(
             continue
         private = copy.deepcopy(model).eval().requires_grad_(False)
         with progress(f"{external.name} {threat}", len(left)) as advance:
-            for chunk in chunks(left, batch_size):
+            for chunk in chunks(left, request.batch_size):
                 x, y = data.images(chunk), data.y[chunk]
                 try:
-                    attempts = _attempts(external, private, x, y, threat, data.indices[chunk].tolist(), seed)
+                    attempts = _attempts(external, private, x, y, threat, data.indices[chunk].tolist(), request.seed)
                 except NotImplementedError:
                     say(f"{external.name} does not attack in {threat.norm}")
                     break
                 _require_unchanged(external, model, private, probe, before)
-                store.add(threat.norm, family, _judged(model, x, y, attempts, threat, chunk))
+                store.add(threat.norm, family, _judged(model, x, y, attempts, threat, chunk, request.passes))
                 advance(len(chunk))
 
 
@@ -219,10 +219,16 @@ def _proposal(external: External, proposed: object, x: Tensor, threat: Threat) -
 
 
 def _judged(
-    model: nn.Module, x: Tensor, y: Tensor, attempts: list[Tensor], threat: Threat, positions: Sequence[int]
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    attempts: list[Tensor],
+    threat: Threat,
+    positions: Sequence[int],
+    passes: int,
 ) -> list[Row]:
     """The verdict of each point: broken if one attempt breaks it; else inside if all were."""
-    verdicts = [referee.judge(model, x, y, x_adv, threat) for x_adv in attempts]
+    verdicts = [referee.judge(model, x, y, x_adv, threat, passes) for x_adv in attempts]
     rows = []
     for i, position in enumerate(positions):
         best = max(range(len(attempts)), key=lambda k: (bool(verdicts[k].broken[i]), float(verdicts[k].margin[i])))
@@ -233,12 +239,14 @@ def _judged(
     return rows
 
 
-def _require_unchanged(external: External, model: nn.Module, private: nn.Module, probe: Tensor, before: Tensor) -> None:
+def _require_unchanged(
+    external: External, model: nn.Module, private: nn.Module, probe: Tensor, before: Tensor | None
+) -> None:
     """Raise RunError if the attack has changed its copy of the model, or how the model itself computes."""
     theirs = private.state_dict()
     changed = [name for name, tensor in model.state_dict().items() if not torch.equal(tensor, theirs.get(name, tensor))]
-    after = referee.logits(model, probe)
-    if not torch.allclose(before, after, rtol=SAME, atol=SAME):
+    # A random model computes something else each time.
+    if before is not None and not torch.allclose(before, referee.logits(model, probe), rtol=SAME, atol=SAME):
         changed.append("what it computes")
     if changed or theirs.keys() != model.state_dict().keys():
         what = ", ".join(changed[:3]) or "its tensors"

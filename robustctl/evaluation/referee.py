@@ -16,6 +16,8 @@ from robustctl.precision import true_float32
 from robustctl.threats import Norm, Threat
 
 TOLERANCE = 1e-6  # relative, on the norm; the box has none
+PASSES = 21
+"""Fresh passes that judge a point of a random model; odd, so that they have a majority."""
 
 
 @dataclass(frozen=True)
@@ -23,14 +25,28 @@ class Verdicts:
     """Verdicts on n proposals, all of shape (n,) on the CPU.
 
     Attributes:
-        broken: misclassified and inside.
+        broken: misclassified (by most passes) and inside.
         inside: within ball and box.
-        margin: largest wrong logit minus the right one, float32.
+        margin: largest wrong logit minus the right one, float32; the median of the passes.
+        right: share of the passes that are right.
     """
 
     broken: Tensor
     inside: Tensor
     margin: Tensor
+    right: Tensor
+
+
+@dataclass(frozen=True)
+class Votes:
+    """What several passes say about n images, all of shape (n,): median margin, and share of passes that are right.
+
+    ``wrong`` says which images most of the passes misclassify. With one pass it is that pass's answer.
+    """
+
+    wrong: Tensor
+    margin: Tensor
+    right: Tensor
 
 
 @contextmanager
@@ -68,17 +84,35 @@ def predictions(model: nn.Module, data: ImageData, batch_size: int) -> Tensor:
     return torch.cat([logits(model, x).argmax(dim=1) for x in batches])
 
 
-def judge(model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, threat: Threat) -> Verdicts:
+def vote(model: nn.Module, x: Tensor, y: Tensor, passes: int, what: str = "finds an image on which") -> Votes:
+    """Classify images x (n, c, h, w) with labels y (n,), on the CPU, in ``passes`` fresh passes.
+
+    Raises:
+        RunError: logits are not finite; ``what`` begins the sentence about an attack.
+    """
+    margins, right = [], []
+    for _ in range(passes):
+        scores = logits(model, x)
+        _require_finite(scores, f"{what} the model's logits are")
+        margins.append(losses.margin(scores, y))
+        right.append(scores.argmax(dim=1) == y)
+    share = torch.stack(right).float().mean(dim=0)
+    return Votes(share < 0.5, torch.stack(margins).median(dim=0).values, share)
+
+
+def judge(model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, threat: Threat, passes: int = 1) -> Verdicts:
     """Judge what an attack proposes for images x (n, c, h, w) float32 in [0,1] with labels y (n,), all on the CPU.
+
+    Args:
+        passes: of a random model, ``PASSES``; a point is broken only if most of them are wrong.
 
     Raises:
         RunError: x_adv or its logits are not finite. Such a point is a fault of attack or model, never "robust".
     """
     _require_finite(x_adv, "proposes an image")
-    scores = logits(model, x_adv)
-    _require_finite(scores, "finds an image on which the model's logits are")
+    votes = vote(model, x_adv, y, passes)
     inside = in_ball(x_adv, x, threat) & in_box(x_adv)
-    return Verdicts((scores.argmax(dim=1) != y) & inside, inside, losses.margin(scores, y))
+    return Verdicts(votes.wrong & inside, inside, votes.margin, votes.right)
 
 
 def in_ball(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:

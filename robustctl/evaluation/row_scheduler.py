@@ -246,8 +246,9 @@ class FullBatch:
             return
         x_adv = geometry.shrink_inside(x_adv[index], self.rows.x[index], self.threat.norm, self.threat.eps)
         x_adv = _channels_first(x_adv).contiguous()
-        logits = self._exact(x_adv)
-        margins = losses.margin(logits, self.y[index])
+        y = self.y[index]
+        logits = torch.cat(self.pieces.run(lambda piece: self.oracle.exact_for(x_adv[piece], y[piece]), len(x_adv)))
+        margins = losses.margin(logits, y)
         close = (margins > -CLOSE * logits.abs().amax(1)).tolist()
         for row, point_x_adv, margin, is_close in zip(index.tolist(), x_adv, margins.tolist(), close, strict=True):
             job = self.jobs[row]

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 import robustctl
-from robustctl import losses
 from robustctl.allocator import kept_memory
 from robustctl.architectures import Classifier, device_of
 from robustctl.attacks import declared
@@ -22,12 +21,12 @@ from robustctl.discovery import unknown
 from robustctl.errors import RequestError
 from robustctl.evaluation import checks, earlier, external, referee, reference, shards
 from robustctl.evaluation.attack_flags import attack_flags
-from robustctl.evaluation.audit import TIE, audit, chunks
+from robustctl.evaluation.audit import TIE, audit, clean_verdicts, mean_accuracies
 from robustctl.evaluation.families import gathered, run_family, seconds_per_batch
 from robustctl.evaluation.protocols import PROTOCOLS, SQUARE, Family, families
 from robustctl.evaluation.row_scheduler import Finished
 from robustctl.evaluation.store import Key, Row, Store, encode
-from robustctl.oracle import Oracle
+from robustctl.oracle import DRAWS, Oracle, device_name
 from robustctl.precision import Precision
 from robustctl.progress import Advance, progress, say
 from robustctl.results.union import AttackInfo, Points, UnionResult, summarize
@@ -49,6 +48,7 @@ class UnionRequest:
         union_only: do not attack a point in other norms once it is broken in one.
         force: go on although the clean accuracy is not the recorded one.
         fast_copy: attack a faster copy of the model, see ``confirmed``.
+        random: the model gives other logits from pass to pass, see ``confirmed``.
     """
 
     threats: tuple[Threat, ...]
@@ -59,6 +59,16 @@ class UnionRequest:
     union_only: bool = False
     force: bool = False
     fast_copy: bool = True
+    random: bool = False
+
+    @property
+    def draws(self) -> int:
+        """Passes that our attacks average over; ``passes`` judge a point."""
+        return DRAWS if self.random and self.protocol != reference.NAME else 1
+
+    @property
+    def passes(self) -> int:
+        return referee.PASSES if self.random else 1
 
 
 @dataclass(frozen=True)
@@ -103,7 +113,8 @@ def confirmed(model: Classifier, data: ImageData, request: UnionRequest) -> tupl
         trusted = trusted_copy(model, request.precision, data.images(range(min(PROBE, len(data)))).to(device_of(model)))
     if trusted.reason:
         say(f"the attacks run on {trusted}")
-    return dataclasses.replace(request, precision=trusted.precision, fast_copy=trusted.copied), trusted
+    random = checks.is_random(model, data)
+    return dataclasses.replace(request, precision=trusted.precision, fast_copy=trusted.copied, random=random), trusted
 
 
 def evaluation_key(model: Classifier, spec: ModelSpec, data: ImageData, request: UnionRequest) -> Key:
@@ -117,8 +128,9 @@ def evaluation_key(model: Classifier, spec: ModelSpec, data: ImageData, request:
         "protocol": request.protocol,
         "attack parameters": _parameters(request),
         "precision": request.precision,
-        # Only what is unusual is in the key, so that earlier verdicts of the copies that are trusted still count.
+        # Only what is unusual is in the key, so that earlier verdicts of trusted copies still count.
         **({} if request.fast_copy or request.protocol == reference.NAME else {"attacked": "the model itself"}),
+        **({"passes and draws": [request.passes, request.draws]} if request.random else {}),
         "union only": request.union_only,
         "seed": request.seed,
         "images": data.content_sha256,
@@ -168,17 +180,19 @@ def evaluate_union(
     flags += checks.model_flags(model, data, spec.n_classes)
     if trusted is None:
         request, trusted = confirmed(model, data, request)
+    if request.random:  # its noise is repeatable as long as nothing interrupts it
+        torch.manual_seed(request.seed)
     key = evaluation_key(model, spec, data, request)
     shard = shards.Shard() if alone else shards.current()
 
     def work(store: Store) -> None:
-        correct = _clean(model, data, store, request.batch_size)
+        correct = clean_verdicts(model, data, store, request.batch_size, request.passes)
         checks.clean_flags(correct, data, recorded, request.force)
         mine, size = shard.share(_right(correct)), request.batch_size
-        earlier.take_over(model, data, store, request.threats, mine, others.stores, size)
+        earlier.take_over(model, data, store, request.threats, mine, others.stores, size, request.passes)
         _attack(trusted, model, data, store, request, mine)
         for one in others.attacks:
-            external.attack(one, model, data, store, request.threats, mine, seed=request.seed, batch_size=size)
+            external.attack(one, model, data, store, request, mine)
 
     if shard.world > 1:
         shards.fill(shard, store_path, key, work)
@@ -188,14 +202,13 @@ def evaluate_union(
         start = time.monotonic()
         try:
             work(store)
-            correct = _clean(model, data, store, request.batch_size)
-            rescored, rounded = audit(model, data, store, request.threats, sum(correct))
+            correct = clean_verdicts(model, data, store, request.batch_size, request.passes)
+            rescored, rounded = audit(model, data, store, request.threats, sum(correct), request.passes)
         finally:
             store.add_seconds(time.monotonic() - start)
         flags += checks.clean_flags(correct, data, recorded, request.force)
         flags += checks.gradient_flags(model, data, _right(correct))
-        flags += rescored + attack_flags(store, request, len(data), spec.n_classes)
-        flags += [f"fast-copy: the attacks ran on {trusted}"] if trusted.reason else []
+        flags += rescored + attack_flags(store, request, len(data), spec.n_classes, trusted)
         return _result(model, data, store, request, correct, rounded, flags, name, device)
 
 
@@ -203,20 +216,11 @@ def _right(correct: list[bool]) -> list[int]:
     return [position for position, is_right in enumerate(correct) if is_right]
 
 
-def _clean(model: Classifier, data: ImageData, store: Store, batch_size: int) -> list[bool]:
-    done = store.clean()
-    left = [position for position in range(len(data)) if position not in done]
-    for chunk in chunks(left, batch_size):
-        scores, y = referee.logits(model, data.images(chunk)), data.y[chunk]
-        store.add_clean(chunk, (scores.argmax(dim=1) == y).tolist(), losses.margin(scores, y).tolist())
-    return [right for _, right in sorted(store.clean().items())]
-
-
 def _attack(
     trusted: Trusted, model: Classifier, data: ImageData, store: Store, request: UnionRequest, right: list[int]
 ) -> None:
     """Run every job on the points that no earlier job of its norm (of any norm, union only) has broken."""
-    with kept_memory(), Oracle(model, trusted) as oracle:
+    with kept_memory(), Oracle(model, trusted, request.draws) as oracle:
         jobs = _jobs(model, oracle, data, request)
         if checks.has_gradient(oracle, data):
             _say_time(oracle, data, request, [(job, len(_left(job, store, request, right))) for job in jobs])
@@ -281,7 +285,7 @@ def _run(
     proposals = job.propose(_meets(job, store, request, right), store.judged(threat.norm, job.family))
     for batch in gathered(proposals, request.batch_size):
         x, y = data.images(batch.positions), data.y[batch.positions]
-        verdicts = referee.judge(model, x, y, batch.x_adv, threat)
+        verdicts = referee.judge(model, x, y, batch.x_adv, threat, request.passes)
         store.add(threat.norm, job.family, _rows(batch, x, verdicts))
         advance(round(job.cost * len(batch.positions)), note)
 
@@ -361,12 +365,15 @@ def _result(
             seed=request.seed,
             precision=request.precision,
             fast_copy=request.fast_copy,
+            passes=request.passes,
+            draws=request.draws,
             union_only=request.union_only,
         ),
         flags=flags,
         float_ties=store.ties(TIE),
+        single_pass=mean_accuracies(model, data, store, request.threats, request.passes) if request.random else None,
         seconds=round(store.seconds(), 3),
-        device=_device_name(device),
+        device=device_name(device),
         versions={"robustctl": robustctl.__version__, "torch": torch.__version__, "python": platform.python_version()},
         points=points,
         external=foreign,
@@ -391,9 +398,3 @@ def _parameters(request: UnionRequest) -> object:
         return {"package": reference.describe(), "batch size": request.batch_size}
     norms = [threat.norm for threat in request.threats]
     return {norm: [dataclasses.asdict(family) for family in families(request.protocol, norm)] for norm in norms}
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu ({torch.get_num_threads()} threads)"

@@ -24,7 +24,7 @@ from robustctl.evaluation.store import Key, Store
 from robustctl.geometry import image_generators, random_start
 from robustctl.intermediate.results import IntermediateResult
 from robustctl.intermediate.summary import Measure, summarize
-from robustctl.oracle import Oracle
+from robustctl.oracle import Oracle, device_name
 from robustctl.progress import progress, say
 from robustctl.sampling.annealing import Trace
 from robustctl.sampling.build import draw, make_sampler
@@ -151,7 +151,7 @@ def evaluate_intermediate(
         name=name,
         weights=weights_sha256(model),
         seconds=round(seconds, 3),
-        device=_device_name(device),
+        device=device_name(device),
         flags=[
             *checks.pixel_flags(data, spec.dataset, None, False),
             *([f"fast-copy: the samplers ran on {fast}"] if fast.reason else []),
@@ -271,9 +271,3 @@ def _numbers(estimate: Estimate, row: int) -> list[float]:
 def _cost(request: IntermediateRequest) -> int:
     """Model evaluations a sample."""
     return STEPS if request.perturbation.kind == "spatial" else request.leapfrog
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu ({torch.get_num_threads()} threads)"

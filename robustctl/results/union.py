@@ -84,11 +84,19 @@ class DataInfo(_Frozen):
         return {name: value for name, value in write(self).items() if value is not None}
 
 
+class Mean(_Frozen):
+    """A mean in [0,1] and its 95 % interval over images."""
+
+    mean: Share
+    ci95: Interval
+
+
 class AttackInfo(_Frozen):
     """How it was attacked. ``protocol`` spells out the families; two results compare only where it is equal.
 
     ``fast_copy`` says whether a faster copy of the model was attacked, after it was found equal, or the model itself;
-    results of earlier versions do not say.
+    results of earlier versions do not say. For a random model, ``passes`` judged each point by their majority, and the
+    attacks averaged losses and gradients over ``draws``.
     """
 
     name: str
@@ -96,6 +104,8 @@ class AttackInfo(_Frozen):
     seed: int
     precision: str = "float32"
     fast_copy: bool | None = None
+    passes: Annotated[int, Field(ge=1)] = 1
+    draws: Annotated[int, Field(ge=1)] = 1
     union_only: bool = False
 
 
@@ -158,7 +168,8 @@ class UnionResult(_Frozen):
 
     ``external`` tells what attacks from outside did. ``earlier`` counts, by protocol and norm, the points that earlier
     evaluations of the same model on the same images broke: they stay broken.
-    ``float_ties`` counts verdicts whose margin is so small that float rounding could turn them.
+    ``float_ties`` counts verdicts whose margin is so small that float rounding could turn them. ``single_pass`` is for
+    random models: how often one pass is right, by ``clean`` and by norm, on the images that the attacks found.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
@@ -175,6 +186,7 @@ class UnionResult(_Frozen):
     attack: AttackInfo
     flags: list[str]
     float_ties: Annotated[int, Field(ge=0)] = 0
+    single_pass: dict[str, Mean] | None = None
     seconds: Annotated[float, Field(ge=0)]
     device: str
     versions: dict[str, str]

@@ -3,8 +3,8 @@
     python tests/support/attackers.py MODEL --data D --attack standard --n 50
 
 needs ``pip install -e '.[attackers]'`` and ``pip install --no-deps adv-lib==0.2.8``. The attackers are FMN, DDN, ALMA,
-PDGD and PDPGD of adversarial-library, and the attack of Brendel and Bethge of foolbox. They share no code with robustctl;
-what they find is projected onto ball and box and judged by the referee.
+PDGD and PDPGD of adversarial-library, and the attack of Brendel and Bethge of foolbox. They share no code with
+robustctl; what they find is projected onto ball and box and judged by the referee.
 """
 
 import argparse
@@ -47,7 +47,7 @@ class Report:
 
 
 def attackers(norm: Norm) -> dict[str, Attacker]:
-    """The attackers that can do a norm; each takes a model, images, labels and points of other classes to start from."""
+    """Those that can do a norm; each takes a model, images, labels and points of other classes to start from."""
     sys.modules.setdefault("visdom", types.ModuleType("visdom"))  # adversarial-library draws with it if asked to
     from adv_lib.attacks import alma, ddn, fmn, pdgd, pdpgd
 
