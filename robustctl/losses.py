@@ -21,6 +21,21 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     return wrong - right
 
 
+def probability_margin(logits: Tensor, y: Tensor) -> Tensor:
+    """Log odds of the probability margin m = p_wrong - p_right (PMA, arXiv:2411.15210): log((1 + m) / (1 - m)).
+
+    It rises with m and its gradient has m's direction, so that an attack with normalised steps takes the same steps.
+    Unlike m it does not round to -1 where the model is sure: with logits z, it is log(sum of e^z over the wrong
+    classes, the likeliest one twice) - log(the same for the other classes, the right one twice), in which the
+    softmax's denominator cancels.
+    """
+    right = logits.gather(1, y[:, None])
+    wrong = logits.scatter(1, y[:, None], -torch.inf)
+    likeliest, index = wrong.max(dim=1, keepdim=True)
+    others = logits.scatter(1, index, -torch.inf)
+    return torch.cat([wrong, likeliest], 1).logsumexp(1) - torch.cat([others, right], 1).logsumexp(1)
+
+
 def margin_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     """Logit of ``target`` (n,) minus the right one."""
     return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)

@@ -86,6 +86,11 @@ class Oracle:
             parameter.requires_grad_(True)
 
     @property
+    def evaluations(self) -> float:
+        """What the attacks have spent: passes with an input gradient, and half of one for each forward pass alone."""
+        return self.gradients + self.forwards / 2
+
+    @property
     def device(self) -> torch.device:
         """Where the model is, and where images must be."""
         return device_of(self.model)

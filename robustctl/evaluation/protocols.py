@@ -1,6 +1,6 @@
 """Attack protocols: which attack families an evaluation runs, by norm. Only asking for an attack imports torch."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from robustctl.attacks import declared, for_evaluation
@@ -13,6 +13,9 @@ DEFAULT = "standard"
 SQUARE = "square"
 """The name of the attack that follows no gradient, here and in the reference package."""
 
+LossName = Literal["ce", "dlr", "dlr_targeted", "margin", "probability_margin"]
+"""Functions of ``losses``."""
+
 
 @dataclass(frozen=True)
 class Family:
@@ -20,27 +23,39 @@ class Family:
 
     Attributes:
         name: unique within a protocol and norm; part of the random seeds.
-        loss: a function of ``losses``: ``ce``, ``dlr`` or ``dlr_targeted``.
+        loss: a function of ``losses``.
         restarts: random starts, for each target where there are targets.
         targets: how many of the most likely wrong classes are aimed at; 0 is untargeted. Never more than n_classes - 1.
         steps: gradient steps (of Square: queries) of one start.
         larger_radii: start in balls of three and two times the radius (l_1).
         attack: the file in ``attacks`` that does it.
+        ladder: balls to go down through, as multiples of the radius with the steps in each; empty for one of the
+            other two.
+        from_image: start at the image itself instead of at a random point.
     """
 
     name: str
-    loss: Literal["ce", "dlr", "dlr_targeted"]
+    loss: LossName
     restarts: int
     targets: int
     steps: int
     larger_radii: bool
     attack: str = "apgd"
+    ladder: tuple[tuple[float, int], ...] = ()
+    from_image: bool = False
 
     def __str__(self) -> str:
         """As results spell it out: ``apgd-t 9 targets 1x100``."""
         targets = f" {self.targets} targets" if self.targets else ""
         radii = " larger radii" if self.larger_radii else ""
+        if self.ladder:
+            radii = " ladder " + "-".join(f"{factor:g}" for factor, _ in self.ladder)
         return f"{self.name}{targets} {self.restarts}x{self.steps}{radii}"
+
+    def parameters(self) -> dict[str, object]:
+        """As the key of an evaluation has them; what a protocol does not use is left out, as older keys lack it."""
+        added = {"ladder": (), "from_image": False}
+        return {name: value for name, value in asdict(self).items() if name not in added or value != added[name]}
 
     def cost(self, n_classes: int) -> float:
         """Gradient evaluations that a point takes which nothing breaks, roughly."""
@@ -76,17 +91,111 @@ PROTOCOLS: dict[str, dict[Norm, tuple[Family, ...]]] = {
 }
 
 
+@dataclass(frozen=True)
+class Round:
+    """One round of an adaptive protocol in one norm; ``evaluation.adaptive`` plays it.
+
+    Attributes:
+        name: as results and the line on stderr call it.
+        families: the repetitions of a round on all survivors take them in turn; a round by strata has one; the closest
+            meet each of them.
+        points: which survivors meet it: all; one stratum after the other, ranked by margin, the closest first; or the
+            closest alone, with all that are within rounding of the boundary.
+        share: all: repeat while more than this share of them breaks. Strata: a stratum is this share of the survivors.
+            Closest: this share of the survivors.
+        most: all: repetitions at most.
+        quiet: strata: so many in a row that break nothing end the round.
+        exact: attack in float32 whatever the precision.
+    """
+
+    name: str
+    families: tuple[Family, ...]
+    points: Literal["all", "strata", "closest"]
+    share: float
+    most: int = 1
+    quiet: int = 1
+    exact: bool = False
+
+    def __str__(self) -> str:
+        """As results spell it out."""
+        families = ", ".join(dict.fromkeys(f"{family} {family.loss}" for family in self.families))
+        again = f", again while over {self.share:.0%} break, at most {self.most} times" if self.most > 1 else ""
+        rules = {
+            "all": f"all{again}",
+            "strata": f"strata of {self.share:.0%} until {self.quiet} in a row break nothing",
+            "closest": f"the closest {self.share:.0%} and the boundary{', in float32' if self.exact else ''}",
+        }
+        return f"{self.name} [{families}; {rules[self.points]}]"
+
+
+LADDER = ((8.0, 6), (5.0, 6), (3.0, 6), (2.0, 6), (1.5, 6), (1.0, 10))
+HIGH_LADDER = ((16.0, 6), (8.0, 6), (4.0, 6), (2.0, 6), (1.5, 6), (1.0, 10))
+# Shorter ones for the first repetition, which most networks meet alone.
+PROBE_LADDER = ((8.0, 4), (5.0, 4), (3.0, 4), (2.0, 3), (1.5, 3), (1.0, 6))
+HIGH_PROBE_LADDER = ((16.0, 4), (8.0, 4), (4.0, 4), (2.0, 3), (1.5, 3), (1.0, 6))
+
+
+def _first(norm: Norm) -> Family:
+    if norm == "l1":  # from the image, and without larger radii, l_1 finds less: 45 against 34 robust of 200
+        return Family("first", "probability_margin", 1, 0, 20, True)
+    return Family("first", "probability_margin", 1, 0, 10, False, from_image=True)
+
+
+def _diverse(norm: Norm) -> tuple[Family, ...]:
+    """What the repetitions of the diverse round take in turn; docs/benchmarks.md compares losses and ladders."""
+    if norm == "linf":
+        losses: tuple[LossName, ...] = ("margin", "ce", "dlr", "probability_margin")
+        return tuple(Family("diverse", loss, 1, 0, 20, False) for loss in losses)
+    ladders = {
+        "l2": (PROBE_LADDER, LADDER, HIGH_LADDER, LADDER, HIGH_LADDER, LADDER, HIGH_LADDER, LADDER),
+        "l1": (HIGH_PROBE_LADDER, *[HIGH_LADDER] * 7),
+    }[norm]
+    steps = [sum(steps for _, steps in ladder) for ladder in ladders]
+    return tuple(
+        Family("diverse", "margin", 1, 0, n, False, ladder=ladder) for n, ladder in zip(steps, ladders, strict=True)
+    )
+
+
+def _adaptive(norm: Norm) -> tuple[Round, ...]:
+    l1 = norm == "l1"
+    few = Family("few-targets", "dlr_targeted", 1, 4, 40, l1)
+    every = Family("all-targets", "dlr_targeted", 1, 5 if l1 else 9, 100 if l1 else 50, l1)  # as many as standard
+    return (
+        Round("first", (_first(norm),), "all", share=1),
+        Round("diverse", _diverse(norm), "all", share=0.05, most=8),
+        Round("few-targets", (few,), "strata", share=0.1, quiet=2 if l1 else 1),
+        Round("all-targets", (every,), "strata", share=0.05, quiet=2 if l1 else 1),
+        Round("closest", STANDARD[norm], "closest", share=0.02, exact=True),
+    )
+
+
+def _other_kinds() -> tuple[Round, ...]:
+    return tuple(Round(family.name, (family,), "strata", share=0.05) for family in REST)
+
+
+ROUNDS: dict[str, dict[Norm, tuple[Round, ...]]] = {
+    # The first round is enough on most networks in l_inf and l_2. Networks that mask their gradients fall to the
+    # diverse starts. Targets find most of what is left, the closest first. What standard alone would break is closest.
+    "adaptive": {norm: _adaptive(norm) for norm in NORMS},
+    # Where the last tenths matter: FAB and Square too, down the ranking.
+    "adaptive+": {norm: _adaptive(norm) + _other_kinds() for norm in NORMS},
+}
+"""The protocols whose rounds depend on what earlier rounds found."""
+
+
 def families(protocol: str, norm: Norm) -> tuple[Family, ...]:
     """The attack families of a protocol in one norm, each one checked against what its attack's file declares.
 
     Raises:
         RequestError: no such protocol, one that lacks the norm, or an attack that does not exist or cannot do it.
     """
-    if protocol not in PROTOCOLS:
-        raise unknown("attack", protocol, PROTOCOLS)
-    found = PROTOCOLS[protocol]
-    if not found.get(norm):
-        raise RequestError(f"--attack {protocol} has no attacks for {norm}; it has some for {', '.join(found)}")
-    for family in found[norm]:
+    if protocol not in {**PROTOCOLS, **ROUNDS}:
+        raise unknown("attack", protocol, [*PROTOCOLS, *ROUNDS])
+    by_norm = PROTOCOLS.get(protocol) or {
+        one: tuple(family for part in rounds for family in part.families) for one, rounds in ROUNDS[protocol].items()
+    }
+    if not by_norm.get(norm):
+        raise RequestError(f"--attack {protocol} has no attacks for {norm}; it has some for {', '.join(by_norm)}")
+    for family in by_norm[norm]:
         for_evaluation(family.attack, norm)
-    return found[norm]
+    return by_norm[norm]

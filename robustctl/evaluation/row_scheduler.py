@@ -25,6 +25,12 @@ from robustctl.threats import Threat
 SHRINK = 0.8
 """Free rows that no job can fill are dropped when at most this share of the batch is live: every new batch shape costs
 the libraries below some preparation."""
+LOSSES: dict[str, Loss] = {
+    "ce": losses.ce,
+    "dlr": losses.dlr,
+    "margin": losses.margin,
+    "probability_margin": losses.probability_margin,
+}
 CLOSE = 2.0**-7
 """A point survived closely if its best attempt's margin is above minus this share of its largest logit. Networks in
 bf16 err by about that much."""
@@ -94,8 +100,7 @@ class FullBatch:
         self.oracle, self.data, self.threat, self.family = oracle, data, threat, family
         self.seed, self.batch_size = seed, batch_size
         self.pieces = Pieces(min(batch_size, fitting(oracle.attacked, data.images([0]).to(oracle.device))))
-        schedule = Schedule.larger_radii if family.larger_radii else Schedule.plain
-        self.attack = Apgd(threat, schedule(family.steps))
+        self.attack = Apgd(threat, _schedule(family))
         self.waiting = deque(positions)
         self.fresh: deque[_Point] = deque()  # looked at, not begun
         self.active: list[_Point] = []  # begun, not finished
@@ -177,7 +182,7 @@ class FullBatch:
         x = _pixels_first(torch.stack([job.point.x for job in begun]).to(device))
         name = f"{self.threat.norm}/{self.family.name}"
         generators = [geometry.image_generator(self.seed, job.point.index, name, job.number) for job in begun]
-        new = self.attack.start(x, generators)
+        new = self.attack.start(x, None if self.family.from_image else generators)
         y = torch.tensor([job.point.y for job in begun], device=device)
         target = torch.tensor([job.point.targets[job.number] for job in begun], device=device)
         if not self.jobs:
@@ -237,7 +242,7 @@ class FullBatch:
     def _loss(self, target: Tensor) -> Loss:
         if self.family.loss == "dlr_targeted":
             return lambda logits, y: losses.dlr_targeted(logits, y, target)
-        return losses.dlr if self.family.loss == "dlr" else losses.ce
+        return LOSSES[self.family.loss]
 
     def _judge(self, candidates: Tensor, x_adv: Tensor) -> None:
         """Look at candidates (n,) in full precision and strictly inside the ball; keep each point's best attempt."""
@@ -284,6 +289,13 @@ class FullBatch:
         index = ended.nonzero().squeeze(1)
         if len(index):
             self.rows.put(index, self.attack.next_stage(self.rows.select(index)))
+
+
+def _schedule(family: Family) -> Schedule:
+    if family.ladder:
+        factors, steps = zip(*family.ladder, strict=True)
+        return Schedule(factors, steps)
+    return Schedule.larger_radii(family.steps) if family.larger_radii else Schedule.plain(family.steps)
 
 
 def _pixels_first(x: Tensor) -> Tensor:

@@ -10,11 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import torch.distributed
 
 from robustctl.evaluation.store import Key, Store
 from robustctl.files import writing
+
+Value = TypeVar("Value")
 
 PATIENCE = timedelta(days=7)  # how long the first process to finish waits for the last
 
@@ -29,6 +32,14 @@ class Shard:
     def share(self, points: list[int]) -> list[int]:
         """This process's part of the points; the parts of all processes are disjoint and cover them."""
         return points[self.rank :: self.world]
+
+    def exchange(self, found: dict[int, Value]) -> dict[int, Value]:
+        """What all processes have found, by position; every process calls this and gets the same answer."""
+        if self.world == 1:
+            return found
+        everybody: list[dict[int, Value]] = [{}] * self.world
+        torch.distributed.all_gather_object(everybody, found)
+        return {position: value for one in everybody for position, value in one.items()}
 
 
 def processes() -> int:
@@ -52,7 +63,7 @@ def local_device(name: str) -> str:
     return f"cuda:{local}" if name == "auto" and local is not None and torch.cuda.is_available() else name
 
 
-def fill(shard: Shard, path: Path, key: Key, work: Callable[[Store], None]) -> None:
+def fill(shard: Shard, path: Path, key: Key, work: Callable[[Store], object]) -> None:
     """Let every process do ``work`` on its own store, then merge all into the store at ``path``.
 
     Returns in every process once the merged store is there; only the first process may use it then.

@@ -4,7 +4,7 @@ import hashlib
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from robustctl.errors import RunError
 from robustctl.files import writing
+from robustctl.threats import Norm, Threat
 
 SCHEMA = "robustctl.store/1"
 TABLES = """
@@ -27,6 +28,11 @@ CREATE TABLE IF NOT EXISTS verdicts (
     broken INTEGER NOT NULL, inside INTEGER NOT NULL, margin REAL NOT NULL, x_adv BLOB,
     PRIMARY KEY (norm, family, position)
 );
+CREATE INDEX IF NOT EXISTS by_position ON verdicts (norm, position);
+CREATE TABLE IF NOT EXISTS spent (
+    norm TEXT NOT NULL, family TEXT NOT NULL, session TEXT NOT NULL, evaluations REAL NOT NULL,
+    PRIMARY KEY (norm, family, session)
+);
 CREATE TABLE IF NOT EXISTS measures (position INTEGER PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS sessions (seconds REAL NOT NULL);
 """
@@ -36,7 +42,8 @@ NAMES = {"data", "list of points", "indices"}
 
 EXTERNAL, EARLIER, SECOND = "external: ", "earlier: ", "second opinion: "
 """Begin the names of families that are not the protocol's own: attacks from outside, verdicts of earlier evaluations of
-the same model, and attacks that only look at a sample."""
+the same model, and attacks that only look at a sample. What the last ones break is reported, not counted."""
+COUNTED = f"family NOT LIKE '{SECOND}%'"
 
 Key = Mapping[str, object]
 
@@ -58,6 +65,14 @@ class Row:
     inside: bool
     margin: float
     x_adv: bytes | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a family found at a point: whether it is broken, and the margin of the best attempt."""
+
+    broken: bool
+    margin: float
 
 
 class Store:
@@ -117,37 +132,67 @@ class Store:
 
     def broken(self, norm: str, family: str | None = None) -> set[int]:
         """Positions broken in this norm, by one family or by any."""
-        query = "SELECT DISTINCT position FROM verdicts WHERE norm = ? AND family = coalesce(?, family) AND broken = 1"
-        return {position for (position,) in self._read(query, norm, family)}
+        chosen = COUNTED if family is None else "family = ?"
+        query = f"SELECT DISTINCT position FROM verdicts WHERE norm = ? AND {chosen} AND broken = 1"
+        return {position for (position,) in self._read(query, norm, *([] if family is None else [family]))}
+
+    def broken_earlier(self, threats: Sequence[Threat]) -> dict[Norm, set[int]]:
+        """Positions that earlier evaluations of the same model broke, by norm."""
+        query = f"SELECT position FROM verdicts WHERE norm = ? AND family LIKE '{EARLIER}%' AND broken = 1"
+        return {threat.norm: {position for (position,) in self._read(query, threat.norm)} for threat in threats}
+
+    def verdicts(self, norm: str, family: str) -> dict[int, Verdict]:
+        """The verdicts of one family, by position."""
+        query = "SELECT position, broken, margin FROM verdicts WHERE norm = ? AND family = ?"
+        return {position: Verdict(bool(broken), margin) for position, broken, margin in self._read(query, norm, family)}
+
+    def clean_margins(self) -> dict[int, float]:
+        """Margin (largest wrong logit minus the right one) of each image as it is, by position."""
+        return dict(self._read("SELECT position, margin FROM clean"))
 
     def outside(self, norm: str) -> int:
         """How many proposals of this norm's attacks left the ball or the box."""
-        return int(self._read("SELECT count(*) FROM verdicts WHERE norm = ? AND inside = 0", norm)[0][0])
+        query = f"SELECT count(*) FROM verdicts WHERE norm = ? AND inside = 0 AND {COUNTED}"
+        return int(self._read(query, norm)[0][0])
 
     def ties(self, width: float) -> int:
         """How many verdicts, clean ones included, have a margin within ``width`` of zero."""
-        query = """SELECT (SELECT count(*) FROM verdicts WHERE abs(margin) <= ?1)
+        query = f"""SELECT (SELECT count(*) FROM verdicts WHERE abs(margin) <= ?1 AND {COUNTED})
                         + (SELECT count(*) FROM clean WHERE abs(margin) <= ?1)"""
         return int(self._read(query, width)[0][0])
 
     def adversarial(self, norm: str) -> Iterator[tuple[int, bytes]]:
         """Position and encoded x_adv of each point broken in this norm, by position."""
+        query = f"SELECT x_adv FROM verdicts WHERE norm = ? AND position = ? AND broken = 1 AND {COUNTED}"
         for position in sorted(self.broken(norm)):
-            query = "SELECT x_adv FROM verdicts WHERE norm = ? AND position = ? AND broken = 1"
             yield position, self._read(query, norm, position)[0][0]
 
-    def add(self, norm: str, family: str, rows: Iterable[Row]) -> None:
-        """Commit a batch of verdicts, all or none."""
+    def spent(self) -> dict[tuple[str, str], int]:
+        """Evaluations of all sessions, by norm and family."""
+        query = "SELECT norm, family, sum(evaluations) FROM spent GROUP BY norm, family"
+        return {(norm, family): round(total) for norm, family, total in self._read(query)}
+
+    def add(
+        self, norm: str, family: str, rows: Iterable[Row], session: str | None = None, evaluations: float = 0
+    ) -> None:
+        """Commit a batch of verdicts, all or none.
+
+        Args:
+            session: a name for one run of the family, of which ``evaluations`` is what it has spent until now.
+        """
         with self._translated(), self._transaction():
             self._connection.executemany(
                 "INSERT INTO verdicts VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [(norm, family, row.position, row.broken, row.inside, row.margin, row.x_adv) for row in rows],
             )
+            if session is not None:
+                spent = (norm, family, session, evaluations)
+                self._connection.execute("INSERT OR REPLACE INTO spent VALUES (?, ?, ?, ?)", spent)
 
     def merge(self, other: "Store") -> None:
         """Take over the verdicts that another store of the same key has and this one lacks, in one transaction."""
         with self._translated(), self._transaction():
-            for table, columns in (("clean", 3), ("verdicts", 7)):
+            for table, columns in (("clean", 3), ("verdicts", 7), ("spent", 4)):
                 places = ", ".join("?" * columns)
                 rows = other._connection.execute(f"SELECT * FROM {table}")
                 self._connection.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({places})", rows)

@@ -4,32 +4,40 @@ import dataclasses
 import math
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 import robustctl
 from robustctl.allocator import kept_memory
 from robustctl.architectures import Classifier, device_of
-from robustctl.attacks import declared
 from robustctl.checkpoint import weights_sha256
 from robustctl.data import ImageData
 from robustctl.discovery import unknown
 from robustctl.errors import RequestError
-from robustctl.evaluation import checks, earlier, external, referee, reference, shards
+from robustctl.evaluation import (
+    adaptive,
+    checks,
+    earlier,
+    external,
+    jobs,
+    referee,
+    reference,
+    second_opinion,
+    shards,
+)
 from robustctl.evaluation.attack_flags import attack_flags
 from robustctl.evaluation.audit import TIE, audit, clean_verdicts, mean_accuracies
-from robustctl.evaluation.families import gathered, run_family, seconds_per_batch
-from robustctl.evaluation.protocols import PROTOCOLS, SQUARE, Family, families
-from robustctl.evaluation.row_scheduler import Finished
-from robustctl.evaluation.store import Key, Row, Store, encode
+from robustctl.evaluation.families import seconds_per_batch
+from robustctl.evaluation.jobs import AttackJob, Setting
+from robustctl.evaluation.protocols import PROTOCOLS, ROUNDS, SQUARE, families
+from robustctl.evaluation.store import Key, Store
 from robustctl.oracle import DRAWS, Oracle, device_name
 from robustctl.precision import Precision
-from robustctl.progress import Advance, progress, say
-from robustctl.results.union import AttackInfo, Points, UnionResult, summarize
+from robustctl.progress import progress, say
+from robustctl.results.union import AttackInfo, Points, SecondOpinion, UnionResult, summarize
 from robustctl.spec import ModelSpec
 from robustctl.threats import Norm, Threat, require_plausible
 from robustctl.trusted_copy import PROBE, Trusted, trusted_copy
@@ -41,7 +49,7 @@ class UnionRequest:
 
     Attributes:
         threats: in the order of the tables, one a norm.
-        protocol: a name of ``protocols.PROTOCOLS``, or ``autoattack``.
+        protocol: a name of ``protocols.ROUNDS`` or ``protocols.PROTOCOLS``, or ``autoattack``.
         seed: any whole number >= 0.
         batch_size: images a forward pass.
         precision: wanted of the attacks, see ``confirmed``; the referee always takes float32.
@@ -71,23 +79,9 @@ class UnionRequest:
         return referee.PASSES if self.random else 1
 
 
-@dataclass(frozen=True)
-class AttackJob:
-    """One attack family in one norm. ``propose`` takes the points that the family meets and those it has done.
-
-    ``cost`` is in gradient evaluations a point, ``exact`` whether they are of the model itself, not of its fast copy.
-    """
-
-    threat: Threat
-    family: str
-    cost: float
-    exact: bool
-    propose: Callable[[Sequence[int], set[int]], Iterator[Finished]]
-
-
 def require_protocol(name: str, norms: Iterable[Norm]) -> None:
     """Raise RequestError unless ``name`` is a protocol that has attacks for these norms and can run here."""
-    if name not in (names := [*PROTOCOLS, reference.NAME]):
+    if name not in (names := [*ROUNDS, *PROTOCOLS, reference.NAME]):
         raise unknown("attack", name, names)
     for norm in norms if name != reference.NAME else ():
         families(name, norm)
@@ -185,23 +179,25 @@ def evaluate_union(
     key = evaluation_key(model, spec, data, request)
     shard = shards.Shard() if alone else shards.current()
 
-    def work(store: Store) -> None:
+    def work(store: Store, shard: shards.Shard) -> dict[Norm, SecondOpinion]:
         correct = clean_verdicts(model, data, store, request.batch_size, request.passes)
         checks.clean_flags(correct, data, recorded, request.force)
-        mine, size = shard.share(_right(correct)), request.batch_size
+        right, size = _right(correct), request.batch_size
+        mine = shard.share(right)
         earlier.take_over(model, data, store, request.threats, mine, others.stores, size, request.passes)
-        _attack(trusted, model, data, store, request, mine)
+        opinions = _attack(trusted, model, data, store, request, right, shard)
         for one in others.attacks:
             external.attack(one, model, data, store, request, mine)
+        return opinions
 
     if shard.world > 1:
-        shards.fill(shard, store_path, key, work)
+        shards.fill(shard, store_path, key, lambda store: work(store, shard))
         if shard.rank > 0:
             return None
     with Store(store_path, key) as store:
         start = time.monotonic()
         try:
-            work(store)
+            opinions = work(store, shards.Shard())
             correct = clean_verdicts(model, data, store, request.batch_size, request.passes)
             rescored, rounded = audit(model, data, store, request.threats, sum(correct), request.passes)
         finally:
@@ -209,7 +205,7 @@ def evaluate_union(
         flags += checks.clean_flags(correct, data, recorded, request.force)
         flags += checks.gradient_flags(model, data, _right(correct))
         flags += rescored + attack_flags(store, request, len(data), spec.n_classes, trusted)
-        return _result(model, data, store, request, correct, rounded, flags, name, device)
+        return _result(model, data, store, request, correct, rounded, opinions, flags, name, device)
 
 
 def _right(correct: list[bool]) -> list[int]:
@@ -217,19 +213,49 @@ def _right(correct: list[bool]) -> list[int]:
 
 
 def _attack(
-    trusted: Trusted, model: Classifier, data: ImageData, store: Store, request: UnionRequest, right: list[int]
-) -> None:
-    """Run every job on the points that no earlier job of its norm (of any norm, union only) has broken."""
+    trusted: Trusted,
+    model: Classifier,
+    data: ImageData,
+    store: Store,
+    request: UnionRequest,
+    right: list[int],
+    shard: shards.Shard,
+) -> dict[Norm, SecondOpinion]:
+    """Attack this process's share of the points that are right; alone, ask for a second opinion on what is left."""
     with kept_memory(), Oracle(model, trusted, request.draws) as oracle:
-        jobs = _jobs(model, oracle, data, request)
-        if checks.has_gradient(oracle, data):
-            _say_time(oracle, data, request, [(job, len(_left(job, store, request, right))) for job in jobs])
+        setting = Setting(model, oracle, data, store, request.seed, request.batch_size, request.passes)
+        if request.protocol in ROUNDS:
+            _take_rounds(setting, request, right, shard)
         else:
-            jobs = _without_gradient(jobs, request)
-        units = math.ceil(sum(job.cost for job in jobs) * len(right))
-        with progress(f"attacking {len(right)} points", units) as advance:
-            for job in jobs:
-                _run(job, model, data, store, request, right, advance)
+            _run_jobs(setting, request, shard.share(right))
+        if shard.world > 1:
+            return {}
+        with progress("second opinion", None) as advance:
+            return second_opinion.ask(setting, request.protocol, request.threats, right, request.union_only, advance)
+
+
+def _take_rounds(setting: Setting, request: UnionRequest, right: list[int], shard: shards.Shard) -> None:
+    """Play an adaptive protocol."""
+    if not checks.has_gradient(setting.oracle, setting.data):
+        _without_gradient([], request)
+    with progress(f"attacking {len(right)} points", None) as advance:
+        adaptive.attack(setting, request.protocol, request.threats, right, request.union_only, shard, advance)
+
+
+def _run_jobs(setting: Setting, request: UnionRequest, right: list[int]) -> None:
+    """Run every job on the points that no earlier job of its norm (of any norm, union only) has broken."""
+    todo = _jobs(setting, request)
+    if checks.has_gradient(setting.oracle, setting.data):
+        left = [(job, len(_left(job, setting.store, request, right))) for job in todo]
+        _say_time(setting.oracle, setting.data, request, left)
+    else:
+        todo = _without_gradient(todo, request)
+    units = math.ceil(sum(job.cost for job in todo) * len(right))
+    with progress(f"attacking {len(right)} points", units) as advance:
+        for job in todo:
+            left_now = len(_left(job, setting.store, request, right))
+            advance(round(job.cost * (len(right) - left_now)))
+            jobs.run(job, setting, _meets(job, setting.store, request, right), advance)
 
 
 def _without_gradient(jobs: list[AttackJob], request: UnionRequest) -> list[AttackJob]:
@@ -270,67 +296,19 @@ def _left(job: AttackJob, store: Store, request: UnionRequest, right: list[int])
     return [position for position in _meets(job, store, request, right) if position not in done]
 
 
-def _run(
-    job: AttackJob,
-    model: Classifier,
-    data: ImageData,
-    store: Store,
-    request: UnionRequest,
-    right: list[int],
-    advance: Advance,
-) -> None:
-    threat, left = job.threat, len(_left(job, store, request, right))
-    note = f"{threat} {job.family}: {left} points"
-    advance(round(job.cost * (len(right) - left)), note)
-    proposals = job.propose(_meets(job, store, request, right), store.judged(threat.norm, job.family))
-    for batch in gathered(proposals, request.batch_size):
-        x, y = data.images(batch.positions), data.y[batch.positions]
-        verdicts = referee.judge(model, x, y, batch.x_adv, threat, request.passes)
-        store.add(threat.norm, job.family, _rows(batch, x, verdicts))
-        advance(round(job.cost * len(batch.positions)), note)
-
-
-def _rows(batch: Finished, x: Tensor, verdicts: referee.Verdicts) -> list[Row]:
-    columns = zip(
-        batch.positions, verdicts.broken.tolist(), verdicts.inside.tolist(), verdicts.margin.tolist(), strict=True
-    )
-    return [
-        Row(position, broken, inside, margin, encode(batch.x_adv[i], x[i]) if broken else None)
-        for i, (position, broken, inside, margin) in enumerate(columns)
-    ]
-
-
-def _jobs(model: Classifier, oracle: Oracle, data: ImageData, request: UnionRequest) -> list[AttackJob]:
+def _jobs(setting: Setting, request: UnionRequest) -> list[AttackJob]:
     """The jobs in their order: norm by norm, or cheapest first where only the union is asked."""
     if request.protocol == reference.NAME:
-        jobs = [
-            _reference_job(model, data, threat, attack, request)
-            for threat in request.threats
-            for attack in reference.ATTACKS
+        found = [
+            jobs.reference_job(setting, threat, attack) for threat in request.threats for attack in reference.ATTACKS
         ]
     else:
-        jobs = [
-            _own_job(oracle, data, threat, family, request)
+        found = [
+            jobs.own_job(setting, threat, family)
             for threat in request.threats
             for family in families(request.protocol, threat.norm)
         ]
-    return sorted(jobs, key=lambda job: job.cost) if request.union_only else jobs
-
-
-def _own_job(oracle: Oracle, data: ImageData, threat: Threat, family: Family, request: UnionRequest) -> AttackJob:
-    def propose(meets: Sequence[int], done: set[int]) -> Iterator[Finished]:
-        left = [position for position in meets if position not in done]
-        if left:
-            yield from run_family(oracle, data, left, threat, family, seed=request.seed, batch_size=request.batch_size)
-
-    return AttackJob(threat, family.name, family.cost(data.n_classes), declared(family.attack).exact, propose)
-
-
-def _reference_job(model: Classifier, data: ImageData, threat: Threat, attack: str, request: UnionRequest) -> AttackJob:
-    def propose(meets: Sequence[int], done: set[int]) -> Iterator[Finished]:
-        return reference.run(model, data, meets, done, threat, attack, seed=request.seed, batch_size=request.batch_size)
-
-    return AttackJob(threat, attack, reference.cost(threat.norm, attack, data.n_classes), True, propose)
+    return sorted(found, key=lambda job: job.cost) if request.union_only else found
 
 
 def _result(
@@ -340,6 +318,7 @@ def _result(
     request: UnionRequest,
     correct: list[bool],
     rounded: dict[Norm, float],
+    opinions: dict[Norm, SecondOpinion],
     flags: list[str],
     name: str,
     device: torch.device,
@@ -355,6 +334,15 @@ def _result(
         },
     )
     foreign = external.infos(store, request.threats, _right(correct))
+    rounds, most = None, None
+    if request.protocol in ROUNDS:
+        rounds = adaptive.round_infos(store, request.protocol, request.threats, _right(correct), request.union_only)
+        spent, most = (
+            sum(one.evaluations for one in rounds),
+            adaptive.standard_cost(request.threats, sum(correct), data.n_classes),
+        )
+        say(f"{request.protocol} spent {spent:,} gradient evaluations; standard would have spent at most {most:,}")
+        flags = flags + adaptive.masking_flags(rounds, request.threats)
     return UnionResult(
         model=name,
         weights_sha256=weights_sha256(model),
@@ -369,7 +357,7 @@ def _result(
             draws=request.draws,
             union_only=request.union_only,
         ),
-        flags=flags,
+        flags=flags + second_opinion.flags(opinions, request.threats),
         float_ties=store.ties(TIE),
         single_pass=mean_accuracies(model, data, store, request.threats, request.passes) if request.random else None,
         seconds=round(store.seconds(), 3),
@@ -378,6 +366,9 @@ def _result(
         points=points,
         external=foreign,
         earlier=earlier.counts(store, request.threats),
+        rounds=rounds,
+        standard_evaluations=most,
+        second_opinion=opinions,
         **summarize(points, request.threats, rounded, request.union_only),
     )
 
@@ -388,13 +379,19 @@ def describe(request: UnionRequest) -> str:
 
 
 def _described(request: UnionRequest) -> Iterator[tuple[Norm, list[str]]]:
-    theirs = request.protocol == reference.NAME
     for norm in [threat.norm for threat in request.threats]:
-        yield norm, [reference.describe()] if theirs else [str(one) for one in families(request.protocol, norm)]
+        if request.protocol == reference.NAME:
+            yield norm, [reference.describe()]
+        elif request.protocol in ROUNDS:
+            yield norm, [str(one) for one in ROUNDS[request.protocol][norm]]
+        else:
+            yield norm, [str(one) for one in families(request.protocol, norm)]
 
 
 def _parameters(request: UnionRequest) -> object:
     if request.protocol == reference.NAME:
         return {"package": reference.describe(), "batch size": request.batch_size}
     norms = [threat.norm for threat in request.threats]
-    return {norm: [dataclasses.asdict(family) for family in families(request.protocol, norm)] for norm in norms}
+    if request.protocol in ROUNDS:
+        return {norm: [dataclasses.asdict(one) for one in ROUNDS[request.protocol][norm]] for norm in norms}
+    return {norm: [family.parameters() for family in families(request.protocol, norm)] for norm in norms}

@@ -137,6 +137,31 @@ class ExternalInfo(_Frozen):
         ]
 
 
+class RoundInfo(_Frozen):
+    """One step of an adaptive protocol.
+
+    It met ``met`` of ``left`` unbroken points and broke ``broken``, for so many gradient ``evaluations`` (a forward
+    pass counts as half of one). ``decision`` says what was decided then.
+    """
+
+    norm: Norm
+    name: str
+    left: Annotated[int, Field(ge=0)]
+    met: Annotated[int, Field(ge=0)]
+    broken: Annotated[int, Field(ge=0)]
+    evaluations: Annotated[int, Field(ge=0)]
+    decision: str
+
+
+class SecondOpinion(_Frozen):
+    """How many of a sample of the survivors of one norm fell to attacks of other kinds, and to which."""
+
+    sample: Annotated[int, Field(ge=0)]
+    fell: Annotated[int, Field(ge=0)]
+    by: dict[str, int]
+    evaluations: Annotated[int, Field(ge=0)]
+
+
 class Points(_Frozen):
     """Per-point verdicts: ``index`` in the split, ``label``, and 1 (right or robust) or 0 by threat model."""
 
@@ -170,6 +195,9 @@ class UnionResult(_Frozen):
     evaluations of the same model on the same images broke: they stay broken.
     ``float_ties`` counts verdicts whose margin is so small that float rounding could turn them. ``single_pass`` is for
     random models: how often one pass is right, by ``clean`` and by norm, on the images that the attacks found.
+    ``rounds`` are the steps of an adaptive protocol, and ``standard_evaluations`` is at most what the protocol
+    ``standard`` would have spent. ``second_opinion`` tells by norm what attacks of other kinds broke of a sample of the
+    survivors.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
@@ -193,6 +221,9 @@ class UnionResult(_Frozen):
     points: Points
     external: list[ExternalInfo] | None = None
     earlier: dict[str, dict[Norm, int]] | None = None
+    rounds: list[RoundInfo] | None = None
+    standard_evaluations: int | None = None
+    second_opinion: dict[Norm, SecondOpinion] | None = None
 
     @model_validator(mode="after")
     def _follows_from_points(self) -> Self:
@@ -233,11 +264,14 @@ class UnionResult(_Frozen):
     def is_bound(self, name: str) -> bool:
         """Whether the figure called ``clean``, ``union``, ``average`` or a norm is only an upper bound."""
         bounds = [norm for norm, accuracy in self.norms.items() if accuracy.upper_bound]
-        return bool(bounds) if name == "average" else name in bounds
+        fell = [norm for norm, opinion in (self.second_opinion or {}).items() if opinion.fell]
+        if name == "union":
+            return bool(fell)
+        return bool(bounds or fell) if name == "average" else name in bounds or name in fell
 
     @model_serializer(mode="wrap")
     def _without_none(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        added = ("external", "earlier")
+        added = ("external", "earlier", "rounds", "standard_evaluations", "second_opinion")
         return {name: value for name, value in write(self).items() if value is not None or name not in added}
 
     def write(self, path: Path | str) -> None:

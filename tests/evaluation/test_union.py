@@ -8,8 +8,10 @@ from torch import nn
 from robustctl import oracle, trusted_copy
 from robustctl.architectures import Classifier
 from robustctl.errors import RequestError, RunError
-from robustctl.evaluation import referee, reference, union
+from robustctl.evaluation import jobs, referee, reference, second_opinion, union
 from robustctl.evaluation.checks import Recorded
+from robustctl.evaluation.jobs import Setting
+from robustctl.evaluation.row_scheduler import Finished
 from robustctl.evaluation.store import Store, decode
 from robustctl.evaluation.union import UnionRequest, evaluate_union
 from robustctl.results import union as results
@@ -87,7 +89,7 @@ def test_the_second_time_nothing_is_attacked(result, linear, linear_spec, linear
         raise AssertionError("attacked again")
         yield
 
-    monkeypatch.setattr(union, "run_family", refuse)
+    monkeypatch.setattr(jobs, "run_family", refuse)
     again = evaluate(linear, linear_spec, linear_data, STANDARD, tmp_path / "s.sqlite")
     assert again.points == result.points
 
@@ -114,9 +116,9 @@ def test_a_cheating_attack_breaks_nothing(linear, linear_spec, linear_data, tmp_
 
     def cheat(oracle, data, positions, threat, family, *, seed, batch_size):
         others = [int((data.y != data.y[position]).nonzero()[0]) for position in positions]
-        yield union.Finished(list(positions), data.images(others))
+        yield Finished(list(positions), data.images(others))
 
-    monkeypatch.setattr(union, "run_family", cheat)
+    monkeypatch.setattr(jobs, "run_family", cheat)
     result = evaluate(linear, linear_spec, linear_data, STANDARD, tmp_path / "c.sqlite")
     assert all(accuracy.acc == result.clean.acc for accuracy in result.norms.values())
     assert sum(flag.startswith("outside") for flag in result.flags) == 3
@@ -124,9 +126,9 @@ def test_a_cheating_attack_breaks_nothing(linear, linear_spec, linear_data, tmp_
 
 def test_an_attack_that_returns_nan_stops_and_stores_nothing(linear, linear_spec, linear_data, tmp_path, monkeypatch):
     def broken(oracle, data, positions, threat, family, *, seed, batch_size):
-        yield union.Finished(list(positions), torch.full((len(positions), 1, 6, 6), torch.nan))
+        yield Finished(list(positions), torch.full((len(positions), 1, 6, 6), torch.nan))
 
-    monkeypatch.setattr(union, "run_family", broken)
+    monkeypatch.setattr(jobs, "run_family", broken)
     with pytest.raises(RunError, match="not finite"):
         evaluate(linear, linear_spec, linear_data, STANDARD, tmp_path / "n.sqlite")
     with Store(tmp_path / "n.sqlite", union.evaluation_key(linear, linear_spec, linear_data, STANDARD)) as store:
@@ -206,7 +208,12 @@ def test_the_reference_out_of_memory_names_a_smaller_batch(linear, linear_data, 
 
 
 @pytest.fixture
-def gradients(monkeypatch) -> list[int]:
+def no_second_opinion(monkeypatch):
+    monkeypatch.setattr(second_opinion, "FAMILIES", ())
+
+
+@pytest.fixture
+def gradients(no_second_opinion, monkeypatch) -> list[int]:
     """Images of each gradient evaluation from here on."""
     sizes: list[int] = []
 
@@ -223,13 +230,13 @@ def test_union_only_takes_less_work_and_begins_with_the_cheapest_attacks(
     linear, linear_spec, linear_data, tmp_path, monkeypatch, gradients
 ):
     order = []
-    plain = union.run_family
+    plain = jobs.run_family
 
     def watched(oracle, data, positions, threat, family, **more):
         order.append((threat.norm, family.name, len(positions)))
         return plain(oracle, data, positions, threat, family, **more)
 
-    monkeypatch.setattr(union, "run_family", watched)
+    monkeypatch.setattr(jobs, "run_family", watched)
     evaluate(linear, linear_spec, linear_data, STANDARD, tmp_path / "s.sqlite")
     everything, full_order = sum(gradients), list(order)
     gradients.clear()
@@ -248,11 +255,13 @@ def test_union_only_takes_less_work_and_begins_with_the_cheapest_attacks(
     assert left == sorted(left, reverse=True), "what one norm has broken no other one is asked about"
 
 
-def test_how_long_it_may_take_is_said_before_the_work_begins(linear, linear_spec, linear_data, tmp_path, monkeypatch):
+def test_how_long_it_may_take_is_said_before_the_work_begins(
+    linear, linear_spec, linear_data, tmp_path, monkeypatch, no_second_opinion
+):
     events = []
-    plain = union.run_family
+    plain = jobs.run_family
     monkeypatch.setattr(union, "say", lambda line: events.append(line))
-    monkeypatch.setattr(union, "run_family", lambda *args, **more: events.append("attack") or plain(*args, **more))
+    monkeypatch.setattr(jobs, "run_family", lambda *args, **more: events.append("attack") or plain(*args, **more))
     evaluate(linear, linear_spec, linear_data, STANDARD, tmp_path / "s.sqlite")
     assert "a batch of 40 takes" in events[0]
     assert "left if no point breaks" in events[0]
@@ -283,8 +292,9 @@ def test_the_estimate_counts_each_norm_s_own_attacks_on_the_model_that_they_run(
     request = UnionRequest((Threat.parse(norm),), protocol, seed=0, batch_size=50)
     data = dataclasses.replace(linear_data, n_classes=5)
     with oracle.Oracle(linear) as watched:
-        jobs = union._jobs(linear, watched, data, request)
-        union._say_time(watched, data, request, [(job, 40) for job in jobs])
+        setting = Setting(linear, watched, data, None, seed=0, batch_size=50)
+        todo = union._jobs(setting, request)
+        union._say_time(watched, data, request, [(job, 40) for job in todo])
     assert f"about {seconds / 60:.0f} min left" in said[0]
 
 
@@ -417,14 +427,14 @@ def test_two_and_three_classes_are_evaluated_with_a_margin_and_flagged(linear_sp
 def test_a_black_box_attack_that_does_better_than_gradients_is_flagged(
     linear, linear_spec, linear_data, tmp_path, monkeypatch
 ):
-    plain = union.run_family
+    plain = jobs.run_family
 
     def masked(oracle, data, positions, threat, family, **more):
         if family.name == "square":
             return plain(oracle, data, positions, threat, family, **more)
-        return iter([union.Finished(list(positions), data.images(positions))])
+        return iter([Finished(list(positions), data.images(positions))])
 
-    monkeypatch.setattr(union, "run_family", masked)
+    monkeypatch.setattr(jobs, "run_family", masked)
     request = UnionRequest((Threat.parse("linf:0.4"),), "full", seed=0, batch_size=50)
     found = evaluate(linear, linear_spec, linear_data, request, tmp_path / "s.sqlite")
     assert any(flag.startswith("black-box: in linf:0.4 Square broke 36 points") for flag in found.flags)

@@ -1,0 +1,51 @@
+"""FMN finds the nearest boundary of a linear classifier, and stays inside ball and box."""
+
+import pytest
+import torch
+from torch import nn
+
+from robustctl import geometry, losses
+from robustctl.attacks.fmn import fmn
+from robustctl.oracle import Oracle
+from robustctl.threats import NORMS, Norm, Threat
+
+DUAL = {"linf": 1, "l2": 2, "l1": torch.inf}
+
+
+def exact_distance(model: nn.Module, x: torch.Tensor, y: torch.Tensor, norm: Norm) -> torch.Tensor:
+    """Distance (n,) to the nearest boundary of a linear classifier, the box left aside."""
+    weight, scores = model[1].weight, model(x)  # type: ignore[index]
+    gaps = scores.gather(1, y[:, None]) - scores
+    slopes = torch.linalg.vector_norm(weight[None] - weight[y][:, None], DUAL[norm], dim=2)
+    return torch.where(torch.arange(scores.shape[1]) == y[:, None], torch.inf, gaps / slopes).amin(1)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_fmn_breaks_points_little_beyond_their_exact_distance_and_none_before(
+    linear_model: nn.Module, norm: Norm
+) -> None:
+    x = 0.3 + 0.4 * torch.rand(12, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        y = linear_model(x).argmax(1)
+        distance = exact_distance(linear_model, x, y, norm)
+    near = (distance > 0.02) & (distance < 0.3)  # a step is no longer than the distance, and the box does not cut
+    assert near.sum() >= 4
+    for i in near.nonzero().squeeze(1).tolist():
+        image, label = x[i : i + 1], y[i : i + 1]
+        for factor, breaks in ((0.98, False), (1.25, True)):
+            threat = Threat(norm, factor * float(distance[i]), "")
+            with Oracle(linear_model) as oracle:
+                x_adv = fmn(oracle, image, label, threat, steps=100)
+                assert (float(losses.margin(oracle.exact(x_adv), label)) > 0) == breaks
+            assert (geometry.norm(x_adv.double() - image.double(), norm) <= threat.eps).all()
+            assert ((x_adv >= 0) & (x_adv <= 1)).all()
+
+
+def test_fmn_gives_the_image_itself_where_no_point_is_misclassified() -> None:
+    constant = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    nn.init.zeros_(constant[1].weight)
+    constant[1].bias.data = torch.tensor([1.0, 0.0, 0.0])
+    x = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    with Oracle(constant) as oracle:
+        x_adv = fmn(oracle, x, torch.zeros(2, dtype=torch.long), Threat.of("l2", "0.5"), steps=5)
+    assert torch.equal(x_adv, x)

@@ -1,0 +1,197 @@
+"""The adaptive protocol: which points meet which attack follows from the verdicts alone, however they came about."""
+
+import dataclasses
+import random
+
+import pytest
+import torch
+
+from robustctl.evaluation import adaptive
+from robustctl.evaluation.adaptive import Step, play
+from robustctl.evaluation.store import Store, Verdict
+from robustctl.evaluation.union import UnionRequest, evaluate_union
+from robustctl.results.union import RoundInfo
+from robustctl.threats import Threat
+
+CPU = torch.device("cpu")
+THREATS = tuple(map(Threat.parse, ("linf:0.04", "l2:0.1", "l1:0.3")))
+ADAPTIVE = UnionRequest(THREATS, "adaptive", seed=0, batch_size=50)
+POINTS = range(100)
+MARGINS = {position: -1.0 - position for position in POINTS}
+
+
+def evaluate(model, spec, data, request, path):
+    return evaluate_union(model, spec, data, request, name="m", device=CPU, store_path=path)
+
+
+def played(breaks, protocol="adaptive", threats=THREATS[:1], union_only=False):
+    """Steps of a made-up evaluation: a point's margin is its clean one, and ``breaks`` says what a step breaks."""
+    steps: list[Step] = []
+
+    def take(step: Step) -> dict[int, Verdict]:
+        steps.append(step)
+        broken = set(breaks(step))
+        return {position: Verdict(position in broken, MARGINS[position]) for position in step.positions}
+
+    return play(protocol, threats, list(POINTS), MARGINS, union_only, take), steps
+
+
+def test_if_nothing_breaks_each_round_is_taken_once_and_ranking_stops_at_the_first_stratum():
+    taken, _ = played(lambda step: [])
+    assert [(one.step.family.name, len(one.step.positions)) for one in taken] == [
+        ("first-1", 100), ("diverse-1", 100), ("few-targets-1", 10), ("all-targets-1", 5),
+        ("apgd-ce", 2), ("apgd-t", 2),
+    ]  # fmt: skip
+    assert all(one.step.positions == list(range(len(one.step.positions))) for one in taken), "the closest come first"
+    assert "ranking stops" in taken[2].decision and "ranking stops" in taken[3].decision
+
+
+def test_diverse_starts_go_on_while_one_breaks_more_than_a_twentieth_and_at_most_eight_times():
+    def first_six(step):
+        return step.positions[-6:] if step.family.name.startswith("diverse") else []
+
+    taken, _ = played(first_six)
+    diverse = [one for one in taken if one.step.family.name.startswith("diverse")]
+    assert len(diverse) == 8
+    assert [len(one.step.positions) for one in diverse] == [100 - 6 * number for number in range(8)]
+    taken, _ = played(lambda step: step.positions[:5] if step.family.name.startswith("diverse") else [])
+    assert sum(one.step.family.name.startswith("diverse") for one in taken) == 1
+
+
+def test_strata_go_on_until_one_breaks_nothing():
+    taken, _ = played(lambda step: [25] if step.family.name.startswith("few-targets") else [])
+    strata = [one for one in taken if one.step.family.name.startswith("few-targets")]
+    assert [one.step.positions for one in strata] == [list(range(0, 10))], "the first is quiet, so the third is not met"
+    taken, _ = played(lambda step: [5, 15] if step.family.name.startswith("few-targets") else [])
+    strata = [one for one in taken if one.step.family.name.startswith("few-targets")]
+    assert [one.step.positions[0] for one in strata] == [0, 10, 20]
+    assert [one.broken for one in strata] == [1, 1, 0]
+
+
+def test_points_within_rounding_of_the_boundary_meet_the_complete_standard_budget_in_float32(monkeypatch):
+    for position in range(7):
+        monkeypatch.setitem(MARGINS, position, -1e-4)
+    steps: list[Step] = []
+
+    def take(step):
+        steps.append(step)
+        return {position: Verdict(False, MARGINS[position]) for position in step.positions}
+
+    play("adaptive", THREATS[:1], list(POINTS), dict.fromkeys(POINTS, -1.0), False, take)
+    closest = [step for step in steps if step.exact]
+    assert [(step.family.name, step.positions) for step in closest] == [
+        ("apgd-ce", list(range(7))),
+        ("apgd-t", list(range(7))),
+    ]
+    assert [str(step.family) for step in closest] == ["apgd-ce 1x100", "apgd-t 9 targets 1x100"]
+
+
+def test_union_only_asks_no_norm_about_a_point_that_another_has_broken_and_begins_with_the_cheap_rounds():
+    broken: set[int] = set()
+
+    def breaks(step):
+        assert not broken & set(step.positions)
+        new = step.positions[:10] if step.family.name.startswith("first") else []
+        broken.update(new)
+        return new
+
+    _, steps = played(breaks, threats=THREATS, union_only=True)
+    assert [step.family.name for step in steps[:6]] == ["first-1"] * 3 + ["diverse-1"] * 3
+    assert len(steps[3].positions) == 70
+
+
+def test_the_plus_protocol_adds_fab_and_square_down_the_ranking():
+    taken, _ = played(lambda step: [], protocol="adaptive+")
+    assert [one.step.family.attack for one in taken[-2:]] == ["fab", "square"]
+    assert [len(one.step.positions) for one in taken[-2:]] == [5, 5]
+
+
+@pytest.fixture
+def result(linear, linear_spec, linear_data, tmp_path):
+    return evaluate(linear, linear_spec, linear_data, ADAPTIVE, tmp_path / "a.sqlite")
+
+
+def told(result):
+    """Verdicts and decisions, without what was spent: an interruption spends more."""
+    return result.points, [info.model_copy(update={"evaluations": 0}) for info in result.rounds]
+
+
+def test_of_a_linear_classifier_no_point_is_left_that_standard_breaks_at_a_quarter_of_its_budget(
+    result, linear, linear_spec, linear_data, tmp_path
+):
+    standard = dataclasses.replace(ADAPTIVE, protocol="standard")
+    expected = evaluate(linear, linear_spec, linear_data, standard, tmp_path / "s.sqlite")
+    for norm, robust in result.points.robust.items():
+        assert all(ours <= theirs for ours, theirs in zip(robust, expected.points.robust[norm], strict=True))
+    assert 0 < result.union.n_correct < result.clean.n_correct
+    assert 0 < sum(info.evaluations for info in result.rounds) < result.standard_evaluations / 4
+
+
+def test_verdicts_and_decisions_depend_neither_on_the_batch_nor_on_the_order_of_points(
+    result, linear, linear_spec, linear_data, tmp_path
+):
+    small = dataclasses.replace(ADAPTIVE, batch_size=7)
+    assert told(evaluate(linear, linear_spec, linear_data, small, tmp_path / "b.sqlite")) == told(result)
+    turned = linear_data.select(list(reversed(range(40))))
+    found = evaluate(linear, linear_spec, turned, ADAPTIVE, tmp_path / "t.sqlite")
+    assert {norm: column[::-1] for norm, column in found.points.robust.items()} == result.points.robust
+    assert told(found)[1] == told(result)[1]
+
+
+@pytest.mark.parametrize(
+    ("union_only", "n", "kills"),
+    [(False, 12, 3), (True, 12, 3), pytest.param(False, 40, 40, marks=pytest.mark.slow)],
+)
+def test_killed_at_any_commit_the_same_call_goes_on_to_the_same_table(
+    linear, linear_spec, linear_data, tmp_path, monkeypatch, union_only, n, kills
+):
+    request, data = dataclasses.replace(ADAPTIVE, union_only=union_only, batch_size=13), linear_data.select(range(n))
+    whole = evaluate(linear, linear_spec, data, request, tmp_path / "whole.sqlite")
+    commit, commits = Store.add, 0
+
+    def counted(store, *args, **more):
+        nonlocal commits
+        commits += 1
+        return commit(store, *args, **more)
+
+    monkeypatch.setattr(Store, "add", counted)
+    evaluate(linear, linear_spec, data, request, tmp_path / "counted.sqlite")
+    everything = commits
+    for number in random.Random(0).sample(range(1, everything + 1), min(kills, everything)):
+        path, commits = tmp_path / f"{number}.sqlite", 0
+
+        def killed(store, *args, number=number, **more):
+            nonlocal commits
+            commits += 1
+            if commits == number:
+                raise KeyboardInterrupt
+            return commit(store, *args, **more)
+
+        monkeypatch.setattr(Store, "add", killed)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(linear, linear_spec, data, request, path)
+        monkeypatch.setattr(Store, "add", commit)
+        assert told(evaluate(linear, linear_spec, data, request, path)) == told(whole)
+
+
+def test_every_step_is_said_and_recorded_with_its_decision(linear, linear_spec, linear_data, tmp_path, capsys):
+    found = evaluate(linear, linear_spec, linear_data, ADAPTIVE, tmp_path / "a.sqlite")
+    said = capsys.readouterr().err.splitlines()
+    for info in found.rounds:
+        line = next(line for line in said if f"{info.norm}:" in line and f" {info.name} " in line)
+        assert f"met {info.met} of {info.left} left, broke {info.broken}" in line
+    assert sum(info.broken for info in found.rounds if info.norm == "l2") == (
+        found.clean.n_correct - found.norms["l2"].n_correct
+    )
+    assert any(f"at most {found.standard_evaluations:,}" in line for line in said)
+
+
+def test_a_diverse_start_that_breaks_more_than_the_first_attack_is_a_sign_of_masking():
+    def info(name: str, broken: int) -> RoundInfo:
+        return RoundInfo(norm="linf", name=name, left=90, met=90, broken=broken, evaluations=1, decision="")
+
+    flags = adaptive.masking_flags([info("first-1", 10), info("diverse-1", 8), info("diverse-2", 3)], THREATS)
+    assert flags[0].startswith("masking: in linf:0.04 diverse starts broke 11 points and the first gradient attack 10")
+    assert len(flags) == 1
+    assert not adaptive.masking_flags([info("first-1", 10), info("diverse-1", 10)], THREATS)
+    assert not adaptive.masking_flags([info("first-1", 0), info("diverse-1", 4)], THREATS), "too few points"
