@@ -20,7 +20,7 @@ from robustctl.evaluation.protocols import ROUNDS, STANDARD, Family, Round
 from robustctl.evaluation.shards import Shard
 from robustctl.evaluation.store import Store, Verdict
 from robustctl.progress import Advance, say
-from robustctl.results.union import RoundInfo
+from robustctl.results.rounds import RoundInfo
 from robustctl.threats import Norm, Threat
 
 BOUNDARY = 2.0**-7

@@ -14,7 +14,7 @@ from robustctl.evaluation.jobs import Setting
 from robustctl.evaluation.protocols import SQUARE, Family, families
 from robustctl.evaluation.store import SECOND
 from robustctl.progress import Advance
-from robustctl.results.union import SecondOpinion
+from robustctl.results.rounds import SecondOpinion
 from robustctl.threats import Norm, Threat
 
 FAMILIES = (

@@ -37,7 +37,8 @@ from robustctl.evaluation.store import Key, Store
 from robustctl.oracle import DRAWS, Oracle, device_name
 from robustctl.precision import Precision
 from robustctl.progress import progress, say
-from robustctl.results.union import AttackInfo, Points, SecondOpinion, UnionResult, summarize
+from robustctl.results.rounds import SecondOpinion
+from robustctl.results.union import AttackInfo, Points, UnionResult, summarize
 from robustctl.spec import ModelSpec
 from robustctl.threats import Norm, Threat, require_plausible
 from robustctl.trusted_copy import PROBE, Trusted, trusted_copy

@@ -22,6 +22,7 @@ from pydantic import (
 from robustctl.errors import RequestError
 from robustctl.files import write_text
 from robustctl.reading import read_json
+from robustctl.results.rounds import RoundInfo, SecondOpinion
 from robustctl.results.statistics import wilson, wilson_mean
 from robustctl.threats import NORMS, Norm, Threat
 
@@ -135,31 +136,6 @@ class ExternalInfo(_Frozen):
             f"{one.beyond} of which it broke: best known is {one.own_robust - one.beyond}"
             for norm, one in self.norms.items()
         ]
-
-
-class RoundInfo(_Frozen):
-    """One step of an adaptive protocol.
-
-    It met ``met`` of ``left`` unbroken points and broke ``broken``, for so many gradient ``evaluations`` (a forward
-    pass counts as half of one). ``decision`` says what was decided then.
-    """
-
-    norm: Norm
-    name: str
-    left: Annotated[int, Field(ge=0)]
-    met: Annotated[int, Field(ge=0)]
-    broken: Annotated[int, Field(ge=0)]
-    evaluations: Annotated[int, Field(ge=0)]
-    decision: str
-
-
-class SecondOpinion(_Frozen):
-    """How many of a sample of the survivors of one norm fell to attacks of other kinds, and to which."""
-
-    sample: Annotated[int, Field(ge=0)]
-    fell: Annotated[int, Field(ge=0)]
-    by: dict[str, int]
-    evaluations: Annotated[int, Field(ge=0)]
 
 
 class Points(_Frozen):

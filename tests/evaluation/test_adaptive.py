@@ -10,7 +10,7 @@ from robustctl.evaluation import adaptive
 from robustctl.evaluation.adaptive import Step, play
 from robustctl.evaluation.store import Store, Verdict
 from robustctl.evaluation.union import UnionRequest, evaluate_union
-from robustctl.results.union import RoundInfo
+from robustctl.results.rounds import RoundInfo
 from robustctl.threats import Threat
 
 CPU = torch.device("cpu")
