@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from robustctl import losses
 from robustctl.architectures import device_of
 from robustctl.data import ImageData
-from robustctl.errors import RunError
+from robustctl.errors import RequestError, RunError
 from robustctl.evaluation.memory import Pieces
 from robustctl.precision import true_float32
 from robustctl.threats import Norm, Threat
@@ -70,7 +70,9 @@ def logits(model: nn.Module, x: Tensor) -> Tensor:
     device = device_of(model)
 
     def work(piece: slice) -> Tensor:
-        out: Tensor = model(x[piece].to(device, torch.float32))
+        out: object = model(x[piece].to(device, torch.float32))
+        if not isinstance(out, Tensor):
+            raise RequestError(f"the model returns a {type(out).__name__}; expected a tensor of logits, one a class")
         return out.float().cpu()
 
     with torch.no_grad(), float32_eval(model):

@@ -102,13 +102,13 @@ def confirmed(model: Classifier, data: ImageData, request: UnionRequest) -> tupl
     Args:
         model: on the device to be used. data: images of its shape.
     """
+    random = checks.is_random(model, data)
     if request.protocol == reference.NAME:
         trusted = Trusted(model, "float32", False)
     else:
         trusted = trusted_copy(model, request.precision, data.images(range(min(PROBE, len(data)))).to(device_of(model)))
     if trusted.reason:
         say(f"the attacks run on {trusted}")
-    random = checks.is_random(model, data)
     return dataclasses.replace(request, precision=trusted.precision, fast_copy=trusted.copied, random=random), trusted
 
 

@@ -1,12 +1,14 @@
 """Builds the loop from checked settings, a model and data."""
 
+import copy
 import shutil
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from robustctl import discovery
-from robustctl.architectures import Classifier
+from robustctl.architectures import Classifier, device_of
 from robustctl.data import EncodedData, ImageData, pseudo_labels
 from robustctl.errors import RequestError
 from robustctl.processes import World, share_batch_norm
@@ -129,6 +131,33 @@ def require_space(model: Classifier, settings: Settings, directory: Path) -> Non
     free, needed = shutil.disk_usage(place).free / 1e6, (copies_on_disk(settings) * size - there) / 1e6
     if free < needed:
         raise RequestError(f"{place} has {free:.0f} MB free; the checkpoints of this run need {needed:.0f} MB")
+
+
+def require_outputs(model: Classifier, spec: ModelSpec) -> None:
+    """Show two images to a copy of the model, in eval and in training mode.
+
+    Raises:
+        RequestError: it fails, or returns something else than logits (2, n_classes), such as a tuple with the logits of
+            auxiliary heads.
+    """
+    shape, expected = (2, *spec.input_shape), (2, spec.n_classes)
+    device = device_of(model)
+    tried = copy.deepcopy(model)  # in training mode a pass moves the statistics of batch norms
+    with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        for mode, training in (("eval mode", False), ("training mode", True)):
+            try:
+                out: object = tried.train(training)(torch.rand(shape, device=device))
+            except Exception as error:  # the model may be the user's code, and raise anything
+                raise RequestError(
+                    f"{spec.architecture.name} fails in {mode} on images {list(shape)} "
+                    f"({type(error).__name__}: {error}); it cannot be trained"
+                ) from error
+            if not isinstance(out, Tensor) or out.shape != expected:
+                found = list(out.shape) if isinstance(out, Tensor) else f"a {type(out).__name__}"
+                raise RequestError(
+                    f"{spec.architecture.name} returns {found} in {mode}; expected logits {list(expected)} in both "
+                    "modes. If it has auxiliary heads, leave them out of what it returns"
+                )
 
 
 def copies_on_disk(settings: Settings) -> int:

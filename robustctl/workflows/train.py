@@ -18,7 +18,7 @@ from robustctl.progress import say
 from robustctl.publish.push import preflight
 from robustctl.runs import Run
 from robustctl.spec import ModelSpec
-from robustctl.training.build import build_loop, require_space, resizing_spec
+from robustctl.training.build import build_loop, require_outputs, require_space, resizing_spec
 from robustctl.training.loop import Loop
 from robustctl.workflows.run_record import create_run
 from robustctl.workflows.start_model import start_model
@@ -75,6 +75,7 @@ def _train(
     plan: TrainingPlan, run: Run | None, model: Classifier, spec: ModelSpec, device: torch.device, w: World
 ) -> Run:
     resuming = run is not None
+    require_outputs(model, spec)
     require_space(model, plan.settings, run.path if run else plan.request.out or runs.root())
     with ExitStack() as lock:
         if run is not None:  # before its files are touched: another process may be training it

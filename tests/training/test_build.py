@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from torch import nn
 
 from robustctl.architectures import Classifier, build
 from robustctl.data import ImageData
@@ -11,7 +12,7 @@ from robustctl.errors import RequestError
 from robustctl.processes import World
 from robustctl.spec import Architecture, ModelSpec
 from robustctl.training import state_file
-from robustctl.training.build import build_loop, copies_on_disk, learning_rate, new_head, require_space
+from robustctl.training.build import build_loop, copies_on_disk, learning_rate, new_head, require_outputs, require_space
 
 
 class Usage(NamedTuple):
@@ -88,3 +89,56 @@ def test_uneven_phase_is_refused_before_training(settings_for: Any, make_loop: A
     settings = settings_for({"name": "natural"}, resize=[{"at": 0, "size": 8, "batch_size": 7}])
     with pytest.raises(RequestError, match="batch_size 7"):
         make_loop(settings, tmp_path / "run", world=World(0, 2))
+
+
+class _Answering(nn.Module):
+    """Answers with logits, or in one mode with something else."""
+
+    def __init__(self, training: bool, answer: Any) -> None:
+        super().__init__()
+        self.head, self.in_training, self.answer = nn.Linear(64, 10), training, answer
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        self.seen += 1
+        logits = self.head(x.flatten(1))
+        return self.answer(logits) if self.training == self.in_training else logits
+
+
+@pytest.mark.parametrize(("training", "mode"), [(True, "training mode"), (False, "eval mode")])
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda logits: (logits, logits), "returns a tuple"),
+        (lambda logits: {"logits": logits}, "returns a dict"),
+        (lambda logits: logits[:, :7], r"returns \[2, 7\]"),
+        (lambda logits: logits[:1], r"returns \[1, 10\]"),
+        (lambda logits: logits @ logits, "fails"),
+    ],
+)
+def test_a_model_that_answers_with_anything_but_logits_in_either_mode_is_refused_in_one_message(
+    training: bool, mode: str, answer: Any, message: str, conv_spec: ModelSpec
+) -> None:
+    model = Classifier(_Answering(training, answer), None).train()
+    with pytest.raises(RequestError, match=message) as refused:
+        require_outputs(model, conv_spec)
+    assert mode in str(refused.value)
+    assert model.training
+    assert model.get_buffer("net.seen") == 0, "a copy was tried, so that no statistics move"
+
+
+def test_a_model_that_answers_with_logits_in_both_modes_is_taken(conv_model: Classifier, conv_spec: ModelSpec) -> None:
+    before = torch.get_rng_state()
+    require_outputs(conv_model, conv_spec)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.filterwarnings("ignore:The default weight initialization")
+def test_auxiliary_heads_of_torchvision_stay_out_of_what_is_returned() -> None:
+    pytest.importorskip("torchvision")
+    spec = ModelSpec(
+        architecture=Architecture(name="torchvision/googlenet"), input_shape=(3, 32, 32), n_classes=10, dataset="made"
+    )
+    model = build(spec)
+    assert any(name.startswith("net.aux1.") for name in model.state_dict()), "published weights have them"
+    require_outputs(model, spec)
