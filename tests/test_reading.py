@@ -25,7 +25,7 @@ BAD_YAML = [
     ("&a {b: &c {d: *a}}", "stands inside"),
     ("a: " + "[" * 300 + "]" * 300, f"nested more than {MAX_DEPTH} deep"),
     ("a: " + "{b: " * 300 + "1" + "}" * 300, f"nested more than {MAX_DEPTH} deep"),
-    ("a: " + "[" * 100_000, "nested"),
+    ("a: " + "[" * 100_000, "nest"),
     ('a: "\\ud800"', "line 1"),
     ("a: !!python/object/apply:os.system [x]", "line 1"),
     ("a: *b", "undefined alias"),
