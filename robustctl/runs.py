@@ -11,6 +11,8 @@
     .lock               held by the process that trains, and free again however that process ends
 """
 
+import hashlib
+import json
 import os
 import re
 import time
@@ -28,6 +30,10 @@ from robustctl.reading import read_json
 
 RECORD = "run.json"
 RECIPE = "recipe.yaml"
+METRICS = "metrics.jsonl"
+STEP = re.compile(r'"step": (\d+)')
+LAST_BYTES = 4096
+"""The end of the metrics, which holds their last line."""
 LOCK = ".lock"
 LOCK_SECONDS = 1.0  # somebody who only looks holds it for a moment
 
@@ -49,6 +55,7 @@ class Record(BaseModel):
         step, steps: optimiser steps done and planned.
         best: epoch and union accuracy on the selection split of ``best.safetensors``.
         seconds: wall time of training so far, over all resumptions.
+        checksum: of all the rest, so that a record that was edited or damaged is noticed; older records have none.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -76,6 +83,7 @@ class Record(BaseModel):
     steps: int = 0
     best: dict[str, float] | None = None
     seconds: float = 0.0
+    checksum: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,15 +99,36 @@ class Run:
     def read(self) -> Record:
         """Read ``run.json``; raises RequestError where it is missing or damaged."""
         try:
-            return Record.model_validate(read_json(self.path / RECORD))
+            content = read_json(self.path / RECORD)
+            record = Record.model_validate(content)
         except FileNotFoundError:
             raise RequestError(f"{self.path} is no run directory: it has no {RECORD}") from None
         except (RequestError, ValidationError, ValueError) as error:
             raise RequestError(f"cannot read {self.path / RECORD}: {error}") from None
+        if record.checksum is not None and record.checksum != _checksum(content):
+            raise RequestError(
+                f"{self.path / RECORD} was edited or damaged: its checksum does not hold. Put back the file that "
+                "robustctl wrote, or start the run again"
+            )
+        return record.model_copy(update={"checksum": None})  # it is of the file
 
     def write(self, record: Record) -> None:
         """Write ``run.json`` atomically."""
-        write_text(self.path / RECORD, record.model_dump_json(by_alias=True, indent=2) + "\n")
+        content = record.model_dump(by_alias=True, mode="json")
+        content["checksum"] = _checksum(content)
+        write_text(self.path / RECORD, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+    def steps_done(self) -> int:
+        """Steps done so far: as recorded, or as the last line of the metrics says, whichever is more."""
+        recorded = self.read().step
+        try:
+            with (self.path / METRICS).open("rb") as file:
+                file.seek(max((self.path / METRICS).stat().st_size - LAST_BYTES, 0))
+                lines = file.read().decode("utf-8", "replace").splitlines()
+        except OSError:
+            return recorded
+        steps = [int(found[1]) for line in lines if (found := STEP.search(line))]
+        return max([recorded, *steps])
 
     def update(self, **changes: Any) -> Record:
         """Change some fields of ``run.json``."""
@@ -146,6 +175,12 @@ class Run:
                 return False
         except (Timeout, OSError):  # a directory of another user: what is recorded stands
             return True
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    """SHA-256 of a record without its checksum."""
+    kept = {name: value for name, value in content.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def root() -> Path:

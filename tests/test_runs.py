@@ -94,3 +94,27 @@ def test_damaged_record_is_a_request_error(tmp_path: Path, text: str) -> None:
     (tmp_path / runs.RECORD).write_text(text)
     with pytest.raises(RequestError, match=r"run\.json"):
         runs.Run(tmp_path).read()
+
+
+@pytest.mark.parametrize(("old", "new"), [('"seed": 0', '"seed": 1'), ('"model": "m"', '"model": "n"')])
+def test_an_edited_record_is_noticed(old: str, new: str) -> None:
+    run = runs.create("m", "r")
+    run.write(record())
+    path = run.path / runs.RECORD
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(RequestError, match="edited or damaged: its checksum does not hold"):
+        run.read()
+
+
+def test_a_record_of_an_older_version_has_no_checksum_and_is_read() -> None:
+    run = runs.create("m", "r")
+    (run.path / runs.RECORD).write_text(record().model_dump_json(by_alias=True, exclude={"checksum"}))
+    assert run.read() == record()
+
+
+def test_steps_done_are_those_of_the_metrics_where_the_record_lags_behind() -> None:
+    run = runs.create("m", "r")
+    run.write(record(step=3, steps=57))
+    assert run.steps_done() == 3
+    (run.path / runs.METRICS).write_text('{"kind": "step", "step": 20}\n{"kind": "selection", "step": 57}\n')
+    assert run.steps_done() == 57

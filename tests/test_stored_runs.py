@@ -54,3 +54,17 @@ def test_a_stored_evaluation_goes_on_from_its_verdicts(
     after = json.loads((stored / "again.json").read_text())
     assert after["points"] == before["points"]
     assert "new evaluation" not in capsys.readouterr().err
+
+
+def test_a_run_killed_between_its_last_state_and_its_record_is_finished_by_resume(
+    stored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _robustctl(monkeypatch, *ARGUMENTS, "--resume", "--out", stored)
+    weights = (stored / "model.safetensors").read_bytes()
+    Run(stored).update(status="running", step=0, best=None)  # as the record stood when the process was killed
+    (stored / "model.safetensors").write_bytes((FIXTURES / "stored-run" / "model.safetensors").read_bytes())
+    assert Run(stored).status() == "stopped" and Run(stored).steps_done() == 72
+    _robustctl(monkeypatch, *ARGUMENTS, "--resume", "--out", stored)
+    record = Run(stored).read()
+    assert (record.status, record.step) == ("finished", 72) and record.best is not None
+    assert (stored / "model.safetensors").read_bytes() == weights

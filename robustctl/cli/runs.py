@@ -21,4 +21,4 @@ def command() -> None:
             terminal.show(f"{run.name}  damaged: {error}")
             continue
         best = f"best selection union {100 * record.best['union']:.1f} %" if record.best else ""
-        terminal.show(f"{run.name}  {status:11}  step {record.step}/{record.steps}  {best}".rstrip())
+        terminal.show(f"{run.name}  {status:11}  step {run.steps_done()}/{record.steps}  {best}".rstrip())

@@ -137,7 +137,7 @@ def run_files(
         results: evaluations as they are published.
         paths: local paths that the recipe may hold.
     """
-    kept = {key: value for key, value in record.items() if key not in ("message", "hardware")}
+    kept = {key: value for key, value in record.items() if key not in ("message", "hardware", "checksum")}
     files: dict[str, bytes | Path] = {
         "model.safetensors": run / "model.safetensors",
         "config.json": (run / "config.json").read_bytes(),

@@ -123,7 +123,7 @@ def require_space(model: Classifier, settings: Settings, directory: Path) -> Non
     Those that a resumed run has there already need no more room.
     """
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    files = [directory / name for name in (WEIGHTS, BEST, state_file.STATE)]
+    files = [directory / name for name in (WEIGHTS, BEST, state_file.STATE, state_file.PREVIOUS)]
     there = sum(file.stat().st_size for file in files if file.is_file())
     place = directory.absolute()
     while not place.exists():
@@ -161,12 +161,13 @@ def require_outputs(model: Classifier, spec: ModelSpec) -> None:
 
 
 def copies_on_disk(settings: Settings) -> int:
-    """How many times the model's size a run takes: last and best weights, and the state twice while it is replaced."""
+    """How many times the model's size a run takes: last and best weights, the state, the one before it, and the one
+    that will replace them."""
     optimizers = 2 if settings.projection or settings.pretrain else 1
     moments = optimizers * (2 if settings.optim.name == "adam" else 1)
     start_and_movement = 2 if settings.projection else 0
     average = 1 if settings.average else 0
-    return 2 + 2 * (1 + moments + start_and_movement + average)
+    return 2 + 3 * (1 + moments + start_and_movement + average)
 
 
 def new_head(model: Classifier, old: ModelSpec, n_classes: int, weights: dict[str, torch.Tensor]) -> ModelSpec:

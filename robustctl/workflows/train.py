@@ -101,11 +101,16 @@ def _train(
                 lock.enter_context(run.training())
         if plan.request.tensorboard and w.leads:
             loop.listeners.append(tensorboard(run.path / "tensorboard"))
-        if resuming and loop.done(plan.request.max_steps):
+        if resuming and loop.done(plan.request.max_steps) and _is_recorded(run, loop):
             _say(w, [f"{run.path} has done its {loop.step} steps already"])
-        else:
+        else:  # also if it was killed between its last state and its record: weights and status are written now
             _run_loop(loop, run, plan.request.max_steps, w)
     return run
+
+
+def _is_recorded(run: Run, loop: Loop) -> bool:
+    record = run.read()
+    return record.status == "finished" and record.step == loop.step
 
 
 def _run_loop(loop: Loop, run: Run, max_steps: int | None, w: World) -> None:
