@@ -139,9 +139,12 @@ def _threshold(size: Tensor, share: Tensor) -> Tensor:
     """The value (n, 1) that the largest ``share`` of each row reaches."""
     d = size.shape[1]
     skip = ((1 - share) * d).long().clamp(0, d - 1)[:, None]
-    # numpy sorts rows of floats some ten times faster than torch on a CPU.
-    ordered = torch.from_numpy(np.sort(size.numpy(), axis=1)) if size.device.type == "cpu" else size.sort(1).values
-    return ordered.gather(1, skip)
+    return _ascending(size, by_numpy=size.device.type == "cpu").gather(1, skip)
+
+
+def _ascending(rows: Tensor, *, by_numpy: bool) -> Tensor:
+    """Each row (n, d) in ascending order; numpy does that some ten times faster than torch on a CPU."""
+    return torch.from_numpy(np.sort(rows.numpy(), axis=1)) if by_numpy else rows.sort(dim=1).values
 
 
 def random_start(x: Tensor, norm: Norm, eps: Radius, generator: Generators) -> Tensor:

@@ -125,6 +125,25 @@ def test_l1_step_spreads_evenly_over_the_asked_share_of_pixels() -> None:
     assert smallest > torch.where(step[1] == 0, grad[1].abs(), 0).max()
 
 
+@pytest.mark.parametrize("by_numpy", [False, True], ids=["torch", "numpy"])
+def test_rows_are_sorted_by_themselves_on_every_device(by_numpy: bool) -> None:
+    rows = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
+    ordered = geometry._ascending(rows, by_numpy=by_numpy)
+    assert ordered.tolist() == [sorted(row) for row in rows.tolist()]
+
+
+def test_an_l1_step_s_pixels_do_not_depend_on_the_other_gradients_of_the_batch() -> None:
+    grad = torch.randn(4, 1, 5, 5, generator=torch.Generator().manual_seed(1))
+    grad *= torch.tensor([1e-3, 1.0, 10.0, 1e3]).view(4, 1, 1, 1)
+    share = torch.full((4,), 0.2)
+    step = geometry.steepest_step(grad, "l1", share)
+    for row, one in enumerate(grad):
+        largest = one.flatten().abs().argsort(descending=True)[:5]
+        expected = torch.zeros(25)
+        expected[largest] = one.flatten()[largest].sign() / 5
+        torch.testing.assert_close(step[row].flatten(), expected)
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_random_starts_are_the_image_s_own_and_inside(norm: Norm) -> None:
     x = torch.rand(5, 1, 6, 6, generator=torch.Generator().manual_seed(0))

@@ -38,7 +38,9 @@ def log_of(loss: Loss) -> Loss:
                 f"the loss is negative ({values.min().item():.3g} on an image); intermediate-q needs a loss >= 0, "
                 "such as the cross-entropy"
             )
-        return values.clamp(min=torch.finfo(values.dtype).tiny).log()
+        tiny = torch.finfo(values.dtype).tiny
+        # Not clamp, see log_ce: the gradient at the bound is that of the loss in every version of torch.
+        return torch.where(values < tiny, tiny, values).log()
 
     return log_loss
 

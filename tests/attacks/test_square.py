@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from robustctl import geometry, losses
-from robustctl.attacks.square import _pattern, square
+from robustctl.attacks.square import _bump, _patch, _pattern, _share, _start, _unused, square
 from robustctl.oracle import Oracle
 from robustctl.threats import NORMS, Norm, Threat
 
@@ -71,3 +71,44 @@ def test_patterns_have_norm_one_and_halves_of_opposite_sign(norm: Norm, side: in
     assert float(geometry.norm(pattern[None], norm)) == pytest.approx(1)
     assert (pattern[: side // 2] > 0).all()
     assert (pattern[side // 2 :] < 0).all()
+
+
+@pytest.mark.parametrize(("norm", "power"), [("l2", 2), ("l1", 4)])
+@pytest.mark.parametrize(("height", "width"), [(1, 3), (2, 5), (3, 3), (5, 5), (4, 9)])
+def test_a_bump_is_a_pile_of_growing_squares(norm: Norm, power: int, height: int, width: int) -> None:
+    expected = torch.zeros(height, width, dtype=torch.float64)
+    for row in range(height):
+        for column in range(width):
+            ring = max(abs(row - height // 2), abs(column - width // 2))
+            expected[row, column] = sum(1 / (k + 1) ** power for k in range(ring, max(height, width) // 2 + 1))
+    expected /= expected.norm() if norm == "l2" else expected.sum()
+    found = _bump(height, width, norm, torch.zeros((), dtype=torch.float64))
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(("norm", "left"), [("l2", 4.0 - 0.25), ("l1", 2.0 - 0.75)])
+def test_what_a_ball_has_left_is_in_the_norm_s_own_power(norm: Norm, left: float) -> None:
+    delta = torch.zeros(2, 1, 2, 2)
+    delta[0, 0, 0, 0] = 0.5 if norm == "l2" else 0.75
+    delta[1] = 7.0  # beyond the ball
+    assert _unused(delta, Threat(norm, 2.0, "2")).flatten().tolist() == pytest.approx([left, 0.0])
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_a_query_spends_the_whole_ball(norm: Norm) -> None:
+    x = torch.full((8, 2, 9, 9), 0.5, dtype=torch.float64)
+    threat = Threat(norm, 0.4, "0.4")  # so small that the box is far away
+    generators = geometry.image_generators(0, range(8), "s", 0)
+    best = _start(x, threat, generators)
+    draws = torch.stack([torch.rand(5 + 2, generator=generator) for generator in generators]).double()
+    tried = _patch(x, best, threat, 0.3, draws)
+    for points in (best, tried):
+        torch.testing.assert_close(geometry.norm(points - x, norm), torch.full((8,), 0.4, dtype=torch.float64))
+    assert not torch.equal(best, tried)
+
+
+def test_the_windows_shrink_after_the_paper_s_numbers_of_queries() -> None:
+    passed = {0: 0, 10: 0, 11: 1, 50: 1, 51: 2, 201: 3, 501: 4, 1001: 5, 2001: 6, 4001: 7, 6001: 8, 8001: 9}
+    assert {query: _share(query) for query in passed} == {
+        query: 0.8 / 2**halvings for query, halvings in passed.items()
+    }

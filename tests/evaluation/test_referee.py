@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 
 from robustctl.errors import RunError
 from robustctl.evaluation import referee
@@ -97,3 +98,25 @@ def test_the_referee_survives_running_out_of_memory(linear, linear_data):
             return self.inner(x)
 
     torch.testing.assert_close(referee.logits(Tight(), linear_data.x), referee.logits(linear, linear_data.x))
+
+
+class Blank(nn.Module):
+    """Finite logits for every image, pixels that are not numbers included."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(16, 5)
+
+    def forward(self, x):
+        return self.linear(x.nan_to_num(0.0, 0.0, 0.0).flatten(1))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_an_image_that_is_not_finite_is_never_robust_though_its_logits_are_finite(value):
+    model, x = Blank(), torch.rand(3, 1, 4, 4)
+    y = model(x).argmax(1)
+    x_adv = x.clone()
+    x_adv[1, 0, 2, 2] = value
+    assert model(x_adv).isfinite().all()
+    with pytest.raises(RunError, match=r"proposes an image not finite \(number 1 of its batch\)"):
+        referee.judge(model, x, y, x_adv, Threat.parse("linf:0.1"))

@@ -37,3 +37,12 @@ def test_a_negative_loss_is_refused() -> None:
 def test_a_loss_of_zero_has_a_finite_log() -> None:
     values = log_of(losses.ce)(torch.tensor([[200.0, 0.0]]), torch.tensor([0]))
     assert values.isfinite().all()
+
+
+def test_the_log_of_a_loss_keeps_its_gradient_down_to_the_smallest_number() -> None:
+    smallest = torch.finfo(torch.float32).tiny
+    logits = torch.tensor([[0.0], [smallest], [2 * smallest], [1.0]], requires_grad=True)
+    log_of(lambda logits, y: logits[:, 0])(logits, torch.zeros(4, dtype=torch.long)).sum().backward()
+    assert logits.grad is not None
+    expected = torch.tensor([0.0, 1 / smallest, 0.5 / smallest, 1.0])
+    torch.testing.assert_close(logits.grad[:, 0], expected)
