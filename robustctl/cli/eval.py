@@ -42,8 +42,8 @@ def command(
     attack: Annotated[
         str,
         typer.Option(
-            help="Protocol: standard, fast (an estimate), full or autoattack; and attacks of your own, FILE.py:NAME, "
-            "with commas: fast,my.py:attack. They are run."
+            help="Protocol: adaptive, adaptive+, standard, fast (an estimate), full or autoattack; and attacks of your "
+            "own, FILE.py:NAME, with commas: fast,my.py:attack. They are run."
         ),
     ] = DEFAULT,
     x_adv: Annotated[

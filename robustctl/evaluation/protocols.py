@@ -8,7 +8,7 @@ from robustctl.discovery import unknown
 from robustctl.errors import RequestError
 from robustctl.threats import NORMS, Norm
 
-DEFAULT = "standard"
+DEFAULT = "adaptive"
 """The protocol of ``robustctl eval`` and ``robustctl.evaluate``."""
 SQUARE = "square"
 """The name of the attack that follows no gradient, here and in the reference package."""

@@ -6,7 +6,7 @@ Then it shrinks while the last jobs end: each family of each norm has such a tai
 and its randomness belong to the row, what happens to a point does not depend on the rows around it.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -72,6 +72,33 @@ class _Job:
     number: int
 
 
+class _Ready:
+    """Begun points that may begin another job, by how many they have running.
+
+    Placing a point and picking one take a time that does not grow with the number of points.
+    """
+
+    def __init__(self) -> None:
+        self.by_running: list[OrderedDict[_Point, None]] = []
+
+    def place(self, point: _Point, side_by_side: bool) -> None:
+        """Put a point where it belongs now. ``side_by_side``: its jobs may run beside each other from the start."""
+        self.drop(point)
+        if point.has_jobs and (not point.running or side_by_side or point.survived):
+            while len(self.by_running) <= point.running:
+                self.by_running.append(OrderedDict())
+            self.by_running[point.running][point] = None
+
+    def drop(self, point: _Point) -> None:
+        """Take a point out, if it is here."""
+        for points in self.by_running:
+            points.pop(point, None)
+
+    def first(self) -> _Point | None:
+        """The one with the fewest running jobs that has waited longest."""
+        return next((next(iter(points)) for points in self.by_running if points), None)
+
+
 class FullBatch:
     """The rows in flight, the job of each row, and the points that wait.
 
@@ -103,7 +130,7 @@ class FullBatch:
         self.attack = Apgd(threat, _schedule(family))
         self.waiting = deque(positions)
         self.fresh: deque[_Point] = deque()  # looked at, not begun
-        self.active: list[_Point] = []  # begun, not finished
+        self.ready = _Ready()
         self.jobs: list[_Job | None] = []  # of each row; None is a free row
         self.done: list[tuple[_Point, Tensor]] = []  # finished, not yet handed out
         self.close: list[int] = []
@@ -143,19 +170,19 @@ class FullBatch:
         Jobs run side by side only at points that have survived an attack (this one's first job, or the untargeted
         family before a targeted one): at others the first job mostly succeeds and the rest would be wasted.
         """
-        ready = (p for p in self.active if p.has_jobs and (not p.running or self.family.targets or p.survived))
-        point = min(ready, key=lambda p: p.running, default=None)
+        point = self.ready.first()
         if point is None or point.running:
-            new = self._new_point()
-            if new:
-                self.active.append(new)
-                point = new
+            point = self._new_point() or point
         if point is None:
             return None
         job = _Job(point, point.next_job)
         point.next_job += 1
         point.running += 1
+        self._place(point)
         return job
+
+    def _place(self, point: _Point) -> None:
+        self.ready.place(point, side_by_side=self.family.targets > 0)
 
     def _new_point(self) -> _Point | None:
         while not self.fresh and self.waiting:
@@ -273,6 +300,7 @@ class FullBatch:
             self.jobs[row] = None
             job.point.running -= 1
             job.point.survived += 1
+            self._place(job.point)
             if not job.point.running and not job.point.has_jobs:
                 self._finish(job.point)
 
@@ -282,7 +310,7 @@ class FullBatch:
             self.close.append(point.position)
         else:
             self.done.append((point, point.best))
-        self.active.remove(point)
+        self.ready.drop(point)
         self.jobs = [None if job and job.point is point else job for job in self.jobs]
 
     def _next_stage(self, ended: Tensor) -> None:

@@ -83,3 +83,25 @@ def test_targets_are_the_most_likely_wrong_classes() -> None:
     assert targets == [[3, 3, 2, 2, 4, 4]]
     few = row_scheduler._targets(logits[:, :3], torch.tensor([2]), Family("t", "dlr_targeted", 1, 9, 1, False))
     assert few == [[0, 1]]
+
+
+def test_the_next_job_is_of_the_point_with_the_fewest_running_that_has_waited_longest():
+    def point(running, survived=0, jobs=5):
+        made = row_scheduler._Point(0, 0, torch.zeros(1), 0, [-1] * jobs)
+        made.running, made.survived = running, survived
+        return made
+
+    ready = row_scheduler._Ready()
+    idle, busy, later, alone, spent = point(0), point(2), point(0), point(1), point(0, jobs=0)
+    for one in (busy, idle, later, spent):
+        ready.place(one, side_by_side=True)
+    ready.place(alone, side_by_side=False)
+    assert ready.first() is idle
+    idle.running = 3
+    ready.place(idle, side_by_side=True)
+    assert ready.first() is later
+    ready.drop(later)
+    assert ready.first() is busy, "a point that has survived nothing begins no second job"
+    alone.survived = 1
+    ready.place(alone, side_by_side=False)
+    assert ready.first() is alone
