@@ -141,18 +141,23 @@ def _first(norm: Norm) -> Family:
     return Family("first", "probability_margin", 1, 0, 10, False, from_image=True)
 
 
+Start = tuple[tuple[tuple[float, int], ...], LossName]
+
+
 def _diverse(norm: Norm) -> tuple[Family, ...]:
     """What the repetitions of the diverse round take in turn; docs/benchmarks.md compares losses and ladders."""
     if norm == "linf":
         losses: tuple[LossName, ...] = ("margin", "ce", "dlr", "probability_margin")
         return tuple(Family("diverse", loss, 1, 0, 20, False) for loss in losses)
-    ladders = {
-        "l2": (PROBE_LADDER, LADDER, HIGH_LADDER, LADDER, HIGH_LADDER, LADDER, HIGH_LADDER, LADDER),
-        "l1": (HIGH_PROBE_LADDER, *[HIGH_LADDER] * 7),
-    }[norm]
-    steps = [sum(steps for _, steps in ladder) for ladder in ladders]
+    if norm == "l2":
+        later: list[Start] = [(LADDER, "margin"), (HIGH_LADDER, "margin")] * 4
+        starts = [(PROBE_LADDER, "margin"), *later[:7]]
+    else:
+        later = [(HIGH_LADDER, "margin"), (LADDER, "ce"), (HIGH_LADDER, "margin"), (LADDER, "probability_margin")] * 2
+        starts = [(HIGH_PROBE_LADDER, "margin"), *later[:7]]
     return tuple(
-        Family("diverse", "margin", 1, 0, n, False, ladder=ladder) for n, ladder in zip(steps, ladders, strict=True)
+        Family("diverse", loss, 1, 0, sum(steps for _, steps in ladder), False, ladder=ladder)
+        for ladder, loss in starts
     )
 
 
@@ -162,7 +167,7 @@ def _adaptive(norm: Norm) -> tuple[Round, ...]:
     every = Family("all-targets", "dlr_targeted", 1, 5 if l1 else 9, 100 if l1 else 50, l1)  # as many as standard
     return (
         Round("first", (_first(norm),), "all", share=1),
-        Round("diverse", _diverse(norm), "all", share=0.05, most=8),
+        Round("diverse", _diverse(norm), "all", share=0.02 if l1 else 0.05, most=8),
         Round("few-targets", (few,), "strata", share=0.1, quiet=2 if l1 else 1),
         Round("all-targets", (every,), "strata", share=0.05, quiet=2 if l1 else 1),
         Round("closest", STANDARD[norm], "closest", share=0.02, exact=True),
