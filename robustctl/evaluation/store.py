@@ -35,7 +35,11 @@ CREATE TABLE IF NOT EXISTS spent (
 );
 CREATE TABLE IF NOT EXISTS measures (position INTEGER PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS sessions (seconds REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS repaired (what TEXT NOT NULL);
 """
+CHECKED = {"clean": 3, "verdicts": 7, "measures": 2}
+"""Tables whose rows carry a checksum in a last column, with the number of their other columns. Rows of older stores
+have none."""
 
 NAMES = {"data", "list of points", "indices"}
 """Fields of older keys that say what the images are called: their content, a field of its own, says what they are."""
@@ -117,9 +121,7 @@ class Store:
     def add_clean(self, positions: Iterable[int], correct: Iterable[bool], margins: Iterable[float]) -> None:
         """Commit clean verdicts."""
         with self._translated(), self._transaction():
-            self._connection.executemany(
-                "INSERT INTO clean VALUES (?, ?, ?)", zip(positions, map(int, correct), margins, strict=True)
-            )
+            self._insert("clean", zip(positions, map(int, correct), margins, strict=True))
 
     def families(self) -> list[str]:
         """The names of all families that have verdicts here, sorted."""
@@ -181,9 +183,9 @@ class Store:
             session: a name for one run of the family, of which ``evaluations`` is what it has spent until now.
         """
         with self._translated(), self._transaction():
-            self._connection.executemany(
-                "INSERT INTO verdicts VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [(norm, family, row.position, row.broken, row.inside, row.margin, row.x_adv) for row in rows],
+            self._insert(
+                "verdicts",
+                [(norm, family, row.position, int(row.broken), int(row.inside), row.margin, row.x_adv) for row in rows],
             )
             if session is not None:
                 spent = (norm, family, session, evaluations)
@@ -192,7 +194,7 @@ class Store:
     def merge(self, other: "Store") -> None:
         """Take over the verdicts that another store of the same key has and this one lacks, in one transaction."""
         with self._translated(), self._transaction():
-            for table, columns in (("clean", 3), ("verdicts", 7), ("spent", 4)):
+            for table, columns in (("clean", 4), ("verdicts", 8), ("spent", 4), ("repaired", 1)):
                 places = ", ".join("?" * columns)
                 rows = other._connection.execute(f"SELECT * FROM {table}")
                 self._connection.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({places})", rows)
@@ -204,7 +206,11 @@ class Store:
     def add_measures(self, rows: Iterable[tuple[int, str]]) -> None:
         """Commit a batch of them, all or none."""
         with self._translated(), self._transaction():
-            self._connection.executemany("INSERT INTO measures VALUES (?, ?)", rows)
+            self._insert("measures", rows)
+
+    def repaired(self) -> int:
+        """How many rows were found damaged and taken out, so that their points are attacked again."""
+        return int(self._read("SELECT count(*) FROM repaired")[0][0])
 
     def seconds(self) -> float:
         """Time spent by all sessions of this evaluation that ended well or were interrupted politely."""
@@ -215,17 +221,41 @@ class Store:
         with self._translated(), self._transaction():
             self._connection.execute("INSERT INTO sessions VALUES (?)", (seconds,))
 
+    def _insert(self, table: str, rows: Iterable[tuple[object, ...]]) -> None:
+        places = ", ".join("?" * (CHECKED[table] + 1))
+        self._connection.executemany(f"INSERT INTO {table} VALUES ({places})", [(*row, checksum(*row)) for row in rows])
+
+    def _sweep(self) -> None:
+        """Take out every row whose checksum does not hold, or which contradicts itself where it has none."""
+        for table, columns in CHECKED.items():
+            rows = self._connection.execute(f"SELECT rowid, * FROM {table}")
+            bad = [rowid for rowid, *row in rows if not _is_sound(table, row[:columns], row[columns])]
+            self._connection.executemany(f"DELETE FROM {table} WHERE rowid = ?", [(rowid,) for rowid in bad])
+            self._connection.executemany("INSERT INTO repaired VALUES (?)", [(table,)] * len(bad))
+
+    def _require_whole(self) -> None:
+        """Raise DatabaseError where the pages do not fit together; an index alone is made anew from its table."""
+        if self._connection.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",):
+            return
+        self._connection.execute("REINDEX")
+        if self._connection.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",):
+            raise sqlite3.DatabaseError("its pages do not fit together")
+
     def _open(self) -> None:
+        self._connection.text_factory = lambda text: text.decode("utf-8", "replace")
         for statement in TABLES.split(";"):
             self._connection.execute(statement)
+        for table in CHECKED:
+            if "checksum" not in {name for _, name, *_ in self._connection.execute(f"PRAGMA table_info({table})")}:
+                self._connection.execute(f"ALTER TABLE {table} ADD COLUMN checksum TEXT")
         there = dict(self._connection.execute("SELECT field, value FROM key"))
         if not there:
             self._connection.executemany("INSERT INTO key VALUES (?, ?)", self.key.items())
         elif fields := differing(there, self.key):
             pairs = [f"{name}: {_short(there.get(name))} there, {_short(self.key.get(name))} here" for name in fields]
             raise RunError(f"{self.path} holds another evaluation and is left alone; it differs in {'; '.join(pairs)}")
-        if self._connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
-            raise sqlite3.DatabaseError("its pages do not fit together")
+        self._require_whole()
+        self._sweep()
 
     def _read(self, query: str, *values: object) -> list[Any]:
         with self._translated():
@@ -248,6 +278,28 @@ class Store:
             yield
         except sqlite3.Error as error:
             raise RunError(f"verdict store {self.path}: {_explain(error)}") from error
+
+
+def checksum(*row: object) -> str:
+    """Hash of a row's values: whole numbers, floats (to the bit), texts, bytes or None."""
+    shown = [value.hex() if isinstance(value, float | bytes) else value for value in row]
+    return hashlib.blake2b(repr(shown).encode("utf-8", "replace"), digest_size=8).hexdigest()
+
+
+def _is_sound(table: str, row: Sequence[Any], stored: object) -> bool:
+    if stored is not None:
+        return checksum(*row) == stored
+    if table == "verdicts":  # of an older store: what the columns say must agree
+        _, _, position, broken, inside, margin, x_adv = row
+        if not (isinstance(position, int) and broken in (0, 1) and inside in (0, 1) and isinstance(margin, float)):
+            return False
+        if broken:
+            return inside == 1 and margin >= 0 and x_adv is not None
+        return x_adv is None and (not inside or margin <= 0)
+    if table == "clean":
+        _, correct, margin = row
+        return correct in (0, 1) and isinstance(margin, float) and (margin <= 0 if correct else margin >= 0)
+    return isinstance(row[1], str)
 
 
 def plain(key: Key) -> dict[str, str]:

@@ -51,7 +51,11 @@ def test_two_processes_end_with_the_table_of_one_and_take_over_what_was_left_beh
     store.rename(left_behind)
     with closing(sqlite3.connect(left_behind)) as connection, connection:
         connection.execute("DELETE FROM verdicts WHERE position >= 5")
-        connection.execute("UPDATE verdicts SET margin = 123 WHERE position = 0")
+        # A mark on the first point's rows, each with the checksum that a row of these values has.
+        for rowid, *row in connection.execute("SELECT rowid, * FROM verdicts WHERE position = 0").fetchall():
+            marked = (*row[:5], 123.0, row[6])
+            values = (123.0, checksum(*marked), rowid)
+            connection.execute("UPDATE verdicts SET margin = ?, checksum = ? WHERE rowid = ?", values)
     output, two = evaluate(TORCHRUN)
     assert output.count("\nunion ") == 1  # one process reports
     differing = sum(first != second for first, second in zip(one.points.union(), two.points.union(), strict=True))

@@ -1,8 +1,10 @@
 import os
+import random
 import signal
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -120,8 +122,8 @@ def test_a_kill_within_a_commit_leaves_the_store_usable(tmp_path):
         "store._connection.execute('PRAGMA cache_size = 1')\n"
         "store._connection.execute('BEGIN IMMEDIATE')\n"
         "for row in rows():\n"
-        "    store._connection.execute('INSERT INTO verdicts VALUES (?, ?, ?, ?, ?, ?, ?)',"
-        " ('linf', 'a', row.position, 1, 1, 0.0, row.x_adv))\n"
+        "    store._connection.execute('INSERT INTO verdicts VALUES (?, ?, ?, ?, ?, ?, ?, ?)',"
+        " ('linf', 'a', row.position, 1, 1, 0.0, row.x_adv, 'x'))\n"
     )
     assert subprocess.run([sys.executable, "-c", script, str(path)], check=False).returncode == -signal.SIGKILL
     with Store(path, KEY) as again:
@@ -150,3 +152,54 @@ def test_the_key_of_a_store_can_be_read_without_opening_it(tmp_path):
     assert store.differing(store.read_key(tmp_path / "s.sqlite"), store.plain(KEY)) == []
     assert store.read_key(tmp_path / "none.sqlite") == {}
     assert sqlite3.sqlite_version_info >= (3, 24)
+
+
+def _filled(path: Path) -> None:
+    with Store(path, KEY) as store:
+        store.add_clean([0, 1, 2], [True, True, False], [-1.0, -0.5, 0.25])
+        store.add("l2", "a", [Row(0, True, True, 0.5, b"abc"), Row(1, False, True, -0.1, None)])
+
+
+def test_a_flipped_bit_of_any_row_takes_the_row_out_or_is_reported(tmp_path: Path) -> None:
+    _filled(tmp_path / "sound.sqlite")
+    sound, rng, taken_out = (tmp_path / "sound.sqlite").read_bytes(), random.Random(0), 0
+    with Store(tmp_path / "sound.sqlite", KEY) as store:
+        verdicts, clean = store.verdicts("l2", "a"), store.clean()
+    for number in range(60):
+        flipped = bytearray(sound)
+        flipped[rng.randrange(len(sound))] ^= 1 << rng.randrange(8)
+        path = tmp_path / f"{number}.sqlite"
+        path.write_bytes(flipped)
+        try:
+            with Store(path, KEY) as store:
+                assert store.verdicts("l2", "a").items() <= verdicts.items() and store.clean().items() <= clean.items()
+                lost = len(verdicts) + len(clean) - len(store.verdicts("l2", "a")) - len(store.clean())
+                assert store.repaired() == lost
+                taken_out += lost
+        except RunError as error:
+            assert "verdict store" in str(error) or "holds another evaluation" in str(error)
+    path = tmp_path / "row.sqlite"
+    path.write_bytes(sound)
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE verdicts SET broken = 0 WHERE position = 0")
+        connection.execute("UPDATE clean SET margin = -0.75 WHERE position = 1")
+    with Store(path, KEY) as store:
+        assert store.judged("l2", "a") == {1} and set(store.clean()) == {0, 2} and store.repaired() == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["broken = 0 WHERE position = 0", "margin = -0.5 WHERE position = 0", "inside = 0 WHERE position = 0",
+     "broken = 1 WHERE position = 1", "margin = 'x' WHERE position = 1", "x_adv = NULL WHERE position = 0"],
+)  # fmt: skip
+def test_rows_of_an_older_store_that_contradict_themselves_are_taken_out(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "a.sqlite"
+    _filled(path)
+    with sqlite3.connect(path) as connection:
+        connection.execute("ALTER TABLE verdicts DROP COLUMN checksum")
+    with Store(path, KEY) as store:
+        assert store.repaired() == 0 and store.judged("l2", "a") == {0, 1}
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"UPDATE verdicts SET {change}")
+    with Store(path, KEY) as store:
+        assert store.repaired() == 1 and len(store.judged("l2", "a")) == 1
