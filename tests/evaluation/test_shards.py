@@ -10,6 +10,7 @@ import torch
 from robustctl import checkpoint, runs
 from robustctl.errors import RequestError
 from robustctl.evaluation.shards import Shard
+from robustctl.evaluation.store import checksum
 from robustctl.evaluation.union import require_protocol
 from robustctl.results import union as results
 
