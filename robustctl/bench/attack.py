@@ -3,6 +3,7 @@
 import os
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,17 +17,22 @@ from torch import Tensor
 from robustctl.allocator import kept_memory
 from robustctl.architectures import Classifier, device_of
 from robustctl.data import ImageData
-from robustctl.evaluation import referee, reference
+from robustctl.evaluation import adaptive, referee, reference
+from robustctl.evaluation.audit import clean_verdicts
 from robustctl.evaluation.families import gathered, run_family
-from robustctl.evaluation.protocols import families
+from robustctl.evaluation.jobs import Setting
+from robustctl.evaluation.protocols import ROUNDS, families
 from robustctl.evaluation.row_scheduler import Finished
+from robustctl.evaluation.shards import Shard
+from robustctl.evaluation.store import Store
 from robustctl.oracle import Loss, Oracle
 from robustctl.precision import Precision
 from robustctl.threats import Norm, Threat
 from robustctl.trusted_copy import PROBE, trusted_copy
 
 PEER = {"standard": ("apgd-ce", "apgd-t"), "full": ("apgd-ce", "apgd-t", "fab-t", "square")}
-"""The reference's attacks that make up the same protocol as ours."""
+PEER |= {"adaptive": PEER["standard"], "adaptive+": PEER["full"]}
+"""The reference's attacks that make up the same protocol as ours; of an adaptive one, the protocol that it replaces."""
 
 
 Result = TypeVar("Result")
@@ -157,6 +163,9 @@ def _our_round(
     start, cpu = time.perf_counter(), time.process_time()
     with kept_memory(), TimedOracle(model, trusted_copy(model, precision, _probe(model, data))) as oracle:
         for threat in threats:
+            if protocol in ROUNDS:
+                _play(side, model, oracle, data, threat, protocol, seed, batch_size)
+                continue
             attacks = [
                 lambda left, family=family, threat=threat: run_family(
                     oracle, data, left, threat, family, seed=seed, batch_size=batch_size
@@ -168,6 +177,28 @@ def _our_round(
     side.cpu_seconds.append(time.process_time() - cpu)
     side.forwards = oracle.forwards
     side.gradients, side.seconds_in_model = oracle.gradients, side.seconds_in_model + oracle.seconds
+
+
+def _play(
+    side: Side,
+    model: Classifier,
+    oracle: Oracle,
+    data: ImageData,
+    threat: Threat,
+    protocol: str,
+    seed: int,
+    batch_size: int,
+) -> None:
+    """An adaptive protocol in one norm, with a verdict store as in an evaluation, without a second opinion."""
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "verdicts.sqlite", {}) as store:
+        correct = clean_verdicts(model, data, store, batch_size, 1)
+        right = [position for position, is_right in enumerate(correct) if is_right]
+        setting = Setting(model, oracle, data, store, seed, batch_size)
+        adaptive.attack(setting, protocol, [threat], right, False, Shard(), lambda n, note="", total=None: None)
+        survivors = set(right) - store.broken(threat.norm)
+    side.seconds_by_norm.setdefault(threat.norm, []).append(time.perf_counter() - start)
+    side.robust.setdefault(threat.norm, [position in survivors for position in range(len(data))])
 
 
 def _peer_round(

@@ -20,7 +20,7 @@ Rounds = Annotated[int, typer.Option(min=1, help="Alternating runs; medians are 
 def attack(
     model: options.Model = "digits-linf",
     vs: Annotated[str | None, typer.Option(help="Also run this peer in turns: autoattack.")] = None,
-    protocol: Annotated[str, typer.Option(help="standard or full.")] = "standard",
+    protocol: Annotated[str, typer.Option(help="standard, full, adaptive or adaptive+.")] = "standard",
     data: options.Data = None,
     split: options.Split = "test",
     n: Annotated[int, typer.Option("--n", min=1, help="The first N images.")] = 500,

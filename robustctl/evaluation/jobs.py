@@ -5,9 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from robustctl.architectures import Classifier
 from robustctl.attacks import declared
 from robustctl.data import ImageData
 from robustctl.evaluation import referee, reference
@@ -27,7 +26,7 @@ class Setting:
     Model, images, where verdicts go, seed >= 0, images a forward pass, and passes that judge a point.
     """
 
-    model: Classifier
+    model: nn.Module
     oracle: Oracle
     data: ImageData
     store: Store

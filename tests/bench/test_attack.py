@@ -39,6 +39,20 @@ def test_both_sides_meet_the_same_points_and_the_ratio_is_of_medians(conv_model:
     json.dumps(result)
 
 
+def test_an_adaptive_protocol_is_timed_against_the_one_that_it_replaces(conv_model: Classifier) -> None:
+    x = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    data = ImageData(x, conv_model(x).argmax(1), 10, "made", "test", torch.arange(6))
+    result = compare(
+        conv_model, data, [Threat.of("linf", "0.3")], protocol="adaptive", precision="float32", seed=0,
+        batch_size=6, peer_batch_size=6, rounds=1, peer=True, report=lambda line: None,
+    )  # fmt: skip
+    ours, peer = result["ours"], result["peer"]
+    assert isinstance(ours, dict)
+    assert isinstance(peer, dict)
+    assert ours["gradient_evaluations"] > 0
+    assert ours["accuracy"]["union"] <= peer["accuracy"]["union"] + 1 / 6
+
+
 def test_bench_train_reports_the_overhead_of_the_attack(tmp_path: Path) -> None:
     path = tmp_path / "train.json"
     arguments = ["bench", "train", "--batch-size", "1", "--steps", "1", "--rounds", "1", "--json", str(path)]
