@@ -51,10 +51,11 @@ class Method(TrainingMethod):
         def one_step(oracle: Oracle, target: Tensor) -> Tensor:
             from robustctl import losses
 
-            delta = self._start(step)
-            _, _, grad = oracle.loss_and_grad((step.x + delta).clamp(0, 1), target, losses.ce)
+            start = (step.x + self._start(step)).clamp(0, 1)
+            _, _, grad = oracle.loss_and_grad(start, target, losses.ce)
             eps = self.threat.eps
-            self.delta = (delta + self.config.step * eps * grad.sign()).clamp(-eps, eps)
+            # The step begins where the gradient was taken: at the box, not beyond it.
+            self.delta = (start - step.x + self.config.step * eps * grad.sign()).clamp(-eps, eps)
             return (step.x + self.delta).clamp(0, 1)
 
         return step.mean(step.losses(step.run(one_step), "linf"))

@@ -36,27 +36,29 @@ class Config(MethodConfig):
 
 
 class Method(TrainingMethod):
-    """``delta`` is the carried perturbation, one for each place in the batch."""
+    """``delta`` is the carried perturbation, one for each place in the batch; ``points`` are the images moved by it."""
 
     def __init__(self, config: Config, threats: tuple[Threat, ...]) -> None:
         self.replays = config.replays
         (self.threat,) = threats
         self.delta: Tensor | None = None
+        self.points: Tensor | None = None
 
     def loss(self, step: Step) -> Tensor:
         if self.delta is None or self.delta.shape != step.x.shape:
             self.delta = step.x.new_zeros(step.x.shape)
-        self.delta = self.delta.detach().to(step.x).requires_grad_(True)
-        return step.mean(step.losses((step.x + self.delta).clamp(0, 1), "linf"))
+        # The cut to the box stands outside the graph: inside, a pixel beyond 0 or 1 would get no gradient any more.
+        self.points = (step.x + self.delta.to(step.x)).clamp(0, 1).requires_grad_(True)
+        return step.mean(step.losses(self.points, "linf"))
 
     def after_backward(self, step: Step) -> None:
-        assert self.delta is not None and self.delta.grad is not None, "loss has run"
-        eps = self.threat.eps
-        self.delta = (self.delta.detach() + eps * self.delta.grad.sign()).clamp(-eps, eps)
+        assert self.points is not None and self.points.grad is not None, "loss has run"
+        eps, reached = self.threat.eps, self.points.detach() - step.x
+        self.delta = (reached + eps * self.points.grad.sign()).clamp(-eps, eps)
         step.record("perturbation", self.delta.abs().amax())
 
     def state(self) -> dict[str, Any]:
-        return {"delta": None if self.delta is None else self.delta.detach()}
+        return {"delta": self.delta}
 
     def gathered_state(self, world: World) -> dict[str, Any]:
         delta = self.state()["delta"]

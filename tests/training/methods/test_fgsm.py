@@ -24,7 +24,7 @@ def sign_step(example: Any, delta: Tensor, i: int, size: float) -> Tensor:
     point = (example.x[i] + delta).clamp(0, 1).requires_grad_(True)
     loss = F.cross_entropy(example.model(point[None]), example.y[i : i + 1])
     (grad,) = torch.autograd.grad(loss, point)
-    moved = delta + size * (1.0 * (grad > 0) - 1.0 * (grad < 0))
+    moved = point.detach() - example.x[i] + size * (1.0 * (grad > 0) - 1.0 * (grad < 0))
     return torch.where(moved > EPS, EPS, torch.where(moved < -EPS, -EPS, moved))
 
 
@@ -60,3 +60,12 @@ def test_previous_start_is_where_the_batch_before_ended(example: Any) -> None:
     deltas = [sign_step(example, delta, i, 0.5 * EPS) for i, delta in enumerate(starts(example, "previous"))]
     deltas = [sign_step(example, delta, i, 0.5 * EPS) for i, delta in enumerate(deltas)]
     example.assert_same(target.loss(example.step()), restated(example, deltas))
+
+
+def test_step_begins_inside_the_box(example: Any) -> None:
+    example.x = example.x.round()
+    target = method("uniform", 1.25)
+    target.loss(example.step())
+    inside = [(one + delta).clamp(0, 1) - one for one, delta in zip(example.x, starts(example, "uniform"), strict=True)]
+    deltas = [sign_step(example, delta, i, 1.25 * EPS) for i, delta in enumerate(inside)]
+    torch.testing.assert_close(target.delta, torch.stack(deltas))
