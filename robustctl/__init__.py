@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustctl.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.data import Dataset
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from robustctl.runs import Run
     from robustctl.workflows.evaluate_given import Model, Threats
     from robustctl.workflows.publish_run import Published
-
-__version__ = "0.1.0"
 
 
 def load_model(name: str | Path, *, model_code: str | None = None) -> "Classifier":

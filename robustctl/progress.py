@@ -21,6 +21,23 @@ class Advance(Protocol):
     def __call__(self, n: int, note: str = "", total: int | None = None) -> None: ...
 
 
+class Megabytes:
+    """Counts bytes and reports whole megabytes."""
+
+    def __init__(self, advance: Advance) -> None:
+        self.advance = advance
+        self.bytes = 0
+
+    def announce(self, size: int) -> None:
+        """Say how many bytes there will be, where that was not known."""
+        self.advance(0, total=round(size / 1e6))
+
+    def __call__(self, n: int) -> None:
+        before = self.bytes // 1_000_000
+        self.bytes += n
+        self.advance(self.bytes // 1_000_000 - before)
+
+
 def say(line: str) -> None:
     """Print one line on stderr, unless ``--quiet``."""
     if "ROBUSTCTL_QUIET" not in os.environ:

@@ -15,6 +15,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 
 # The rooms of the house, from the top. A file may import only from its own room and from those above it.
 ROOMS = (
+    "version",
     "errors",
     "home",
     "discovery",
@@ -75,7 +76,32 @@ def _imported_rooms(tree: ast.AST) -> set[str]:
         else:
             continue
         rooms |= {target.split(".")[1] for target in targets if target.startswith("robustctl.")}
-    return rooms - {"__version__"}
+    return rooms
+
+
+def _imported_modules(tree: ast.AST, modules: set[str]) -> set[str]:
+    """Modules of the package that are named in any import: at the top, in a function, or for the type checker."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= inner & modules
+            if inner - modules:
+                found.add(node.module)
+    return found & modules
+
+
+def _circles(imports: dict[str, set[str]]) -> list[set[str]]:
+    """Groups of modules that reach each other by imports."""
+    reached = {module: set(targets) for module, targets in imports.items()}
+    for middle in reached:
+        for targets in reached.values():
+            if middle in targets:
+                targets |= reached[middle]
+    groups = [{other for other in reached[module] if module in reached[other]} for module in reached]
+    return [group for i, group in enumerate(groups) if group and group not in groups[:i]]
 
 
 def _imports_at_top(tree: ast.Module) -> set[str]:
@@ -96,6 +122,19 @@ def test_imports_point_upwards(path: Path) -> None:
     assert room in ROOMS, f"{room} has no place in the list of rooms"
     above = set(ROOMS[: ROOMS.index(room) + 1])
     assert _imported_rooms(ast.parse(path.read_text())) <= above
+
+
+def test_no_import_circle() -> None:
+    parts = {path: path.relative_to(ROOT).with_suffix("").parts for path in MODULES}
+    names = {path: ".".join(part for part in parts[path] if part != "__init__") for path in MODULES}
+    modules = set(names.values())
+    imports = {names[path]: _imported_modules(ast.parse(path.read_text()), modules) for path in MODULES}
+    assert sum(map(len, imports.values())) > 500  # the imports were seen
+    assert not _circles(imports)
+
+
+def test_circles_are_seen() -> None:
+    assert _circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a", "e"}, "e": set()}) == [{"a", "b", "c"}]
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if _room(path) == "cli"], ids=_name)

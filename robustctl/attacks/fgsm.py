@@ -38,25 +38,6 @@ def fgsm(
     return _inside(moved, x, threat)
 
 
-def n_fgsm(
-    oracle: Oracle,
-    x: Tensor,
-    y: Tensor,
-    threat: Threat,
-    *,
-    noise: float = 2.0,
-    loss: Loss = losses.ce,
-    generator: Generators,
-) -> Tensor:
-    """FGSM at a point of stronger uniform noise (``noise`` radii); projected here, so that it is in the threat.
-
-    Training with N-FGSM leaves the projection out (arXiv:2202.01181, Alg. 1).
-    """
-    start = x + noise * threat.eps * geometry.draw(x, generator, uniform=True)
-    grad = oracle.loss_and_grad(start, y, loss)[2]
-    return _inside(start + threat.eps * geometry.steepest_step(grad, threat.norm), x, threat)
-
-
 def _inside(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
     projected = geometry.project(x_adv, x, threat.norm, threat.eps)
     return geometry.shrink_inside(projected, x, threat.norm, threat.eps)

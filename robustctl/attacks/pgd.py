@@ -8,7 +8,6 @@ from torch import Tensor
 
 from robustctl import geometry, losses
 from robustctl.attacks import Attack
-from robustctl.geometry import Generators
 from robustctl.oracle import Loss, Oracle
 from robustctl.threats import Norm, Threat
 
@@ -49,37 +48,6 @@ def take_step(x_adv: Tensor, x: Tensor, grad: Tensor, norm: Norm, eps: float, st
     """One projected step uphill: linf by signs, l_2 along the gradient, l_1 by SLIDE."""
     share = torch.full((len(x),), SLIDE_SHARE, device=x.device) if norm == "l1" else None
     return geometry.project(x_adv + step_size * geometry.steepest_step(grad, norm, share), x, norm, eps)
-
-
-def pgd_restarts(
-    oracle: Oracle,
-    x: Tensor,
-    y: Tensor,
-    threat: Threat,
-    *,
-    steps: int,
-    step_size: float,
-    restarts: int,
-    generator: Generators,
-    loss: Loss = losses.ce,
-) -> Tensor:
-    """PGD from ``restarts`` random points; of its last points, each image's one of the highest loss.
-
-    Args:
-        generator: of the starts, drawn one after the other. The rest as for ``pgd``.
-
-    Returns:
-        x_adv (n, c, h, w) inside ball and box in float64.
-    """
-    best, best_x_adv = torch.full((len(x),), -torch.inf, device=x.device), x
-    for _ in range(restarts):
-        start = geometry.random_start(x, threat.norm, threat.eps, generator)
-        x_adv = pgd(oracle, x, y, threat, steps=steps, step_size=step_size, loss=loss, start=start)
-        values = loss(oracle.logits(x_adv), y)
-        better = values > best
-        best = torch.where(better, values, best)
-        best_x_adv = torch.where(better.view(-1, 1, 1, 1), x_adv, best_x_adv)
-    return best_x_adv
 
 
 ATTACK = Attack(None, cost=1.0)  # a weak attack with a step size to choose: for training only

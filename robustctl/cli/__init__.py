@@ -22,8 +22,9 @@ from typing import Annotated
 
 import typer
 
-from robustctl import __version__, discovery, terminal
+from robustctl import discovery, terminal
 from robustctl.errors import InterruptedRun, RobustctlError
+from robustctl.version import __version__
 
 app = typer.Typer(
     name="robustctl",

@@ -128,7 +128,7 @@ def command(
             terminal.tell(f"result: {path}")
             return
         from robustctl.evaluation import reference
-        from robustctl.evaluation.union import UnionRequest
+        from robustctl.evaluation.union_request import UnionRequest
         from robustctl.report.table import before_after
         from robustctl.workflows.evaluate import evaluate
         from robustctl.workflows.outside_attacks import parse_attacks, read_images

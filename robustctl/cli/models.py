@@ -72,7 +72,7 @@ def show(name: Name) -> None:
         loose = [source for source in entry.files if not source.pinned]
     else:
         loose = []
-        located = locate(name, fetch=False)
+        located = locate(name)
         weights = located.weights
         content = located.spec.model_dump(by_alias=True, mode="json") | {"licence": located.licence}
     terminal.show(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110).rstrip())

@@ -44,7 +44,7 @@ def command() -> None:
 def _evaluate(model: str | None) -> "UnionResult":
     """The result of ``robustctl eval [MODEL] --union`` on the whole test split."""
     from robustctl.evaluation.protocols import DEFAULT
-    from robustctl.evaluation.union import UnionRequest
+    from robustctl.evaluation.union_request import UnionRequest
     from robustctl.workflows.evaluate import evaluate
     from robustctl.workflows.subject import find_subject
 

@@ -1,20 +1,16 @@
 """Warnings that follow from what the attacks did."""
 
-from typing import TYPE_CHECKING
-
 from robustctl.evaluation import reference
 from robustctl.evaluation.protocols import SQUARE
 from robustctl.evaluation.store import Store
+from robustctl.evaluation.union_request import UnionRequest
 from robustctl.trusted_copy import Trusted
-
-if TYPE_CHECKING:
-    from robustctl.evaluation.union import UnionRequest
 
 DLR_CLASSES = 4  # below, DLR's denominator does not exist
 MASKING_SHARE = 0.002  # a black-box attack that breaks more than this beyond the gradient attacks is a sign of masking
 
 
-def attack_flags(store: Store, request: "UnionRequest", n: int, n_classes: int, trusted: Trusted) -> list[str]:
+def attack_flags(store: Store, request: UnionRequest, n: int, n_classes: int, trusted: Trusted) -> list[str]:
     """Flags of an evaluation of ``n`` points: weak or incomplete attacks, proposals out of bounds, signs of masking."""
     flags = [f"fast-copy: the attacks ran on {trusted}"] if trusted.reason else []
     if repaired := store.repaired():

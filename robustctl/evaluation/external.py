@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,13 +24,11 @@ from robustctl.errors import RequestError, RobustctlError, RunError
 from robustctl.evaluation import referee
 from robustctl.evaluation.audit import chunks
 from robustctl.evaluation.store import EXTERNAL, SECOND, Row, Store, encode
+from robustctl.evaluation.union_request import UnionRequest
 from robustctl.oracle import Oracle
 from robustctl.progress import progress, say
 from robustctl.results.union import ExternalFigures, ExternalInfo
 from robustctl.threats import Norm, Threat
-
-if TYPE_CHECKING:
-    from robustctl.evaluation.union import UnionRequest
 
 PROBE = 4  # images whose logits must be the same after a batch of the attack
 ROUNDING = 1e-4  # proposals that leave the ball by no more than this, relatively, are pulled back into it
@@ -124,7 +122,7 @@ def attack(
     model: nn.Module,
     data: ImageData,
     store: Store,
-    request: "UnionRequest",
+    request: UnionRequest,
     right: Sequence[int],
 ) -> None:
     """Let an attack propose for every point of ``right`` that it has not met, judge that, and commit batch by batch.

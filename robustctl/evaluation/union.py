@@ -5,12 +5,10 @@ import math
 import platform
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-import robustctl
 from robustctl.allocator import kept_memory
 from robustctl.architectures import Classifier, device_of
 from robustctl.checkpoint import weights_sha256
@@ -23,7 +21,6 @@ from robustctl.evaluation import (
     earlier,
     external,
     jobs,
-    referee,
     reference,
     second_opinion,
     shards,
@@ -34,50 +31,15 @@ from robustctl.evaluation.families import seconds_per_batch
 from robustctl.evaluation.jobs import AttackJob, Setting
 from robustctl.evaluation.protocols import PROTOCOLS, ROUNDS, SQUARE, families
 from robustctl.evaluation.store import Key, Store
-from robustctl.oracle import DRAWS, Oracle, device_name
-from robustctl.precision import Precision
+from robustctl.evaluation.union_request import UnionRequest
+from robustctl.oracle import Oracle, device_name
 from robustctl.progress import progress, say
 from robustctl.results.rounds import SecondOpinion
 from robustctl.results.union import AttackInfo, Points, UnionResult, summarize
 from robustctl.spec import ModelSpec
-from robustctl.threats import Norm, Threat, require_plausible
+from robustctl.threats import Norm, require_plausible
 from robustctl.trusted_copy import PROBE, Trusted, trusted_copy
-
-
-@dataclass(frozen=True)
-class UnionRequest:
-    """What is evaluated, apart from the model and the images.
-
-    Attributes:
-        threats: in the order of the tables, one a norm.
-        protocol: a name of ``protocols.ROUNDS`` or ``protocols.PROTOCOLS``, or ``autoattack``.
-        seed: any whole number >= 0.
-        batch_size: images a forward pass.
-        precision: wanted of the attacks, see ``confirmed``; the referee always takes float32.
-        union_only: do not attack a point in other norms once it is broken in one.
-        force: go on although the clean accuracy is not the recorded one.
-        fast_copy: attack a faster copy of the model, see ``confirmed``.
-        random: the model gives other logits from pass to pass, see ``confirmed``.
-    """
-
-    threats: tuple[Threat, ...]
-    protocol: str
-    seed: int
-    batch_size: int
-    precision: Precision = "float32"
-    union_only: bool = False
-    force: bool = False
-    fast_copy: bool = True
-    random: bool = False
-
-    @property
-    def draws(self) -> int:
-        """Passes that our attacks average over; ``passes`` judge a point."""
-        return DRAWS if self.random and self.protocol != reference.NAME else 1
-
-    @property
-    def passes(self) -> int:
-        return referee.PASSES if self.random else 1
+from robustctl.version import __version__
 
 
 def require_protocol(name: str, norms: Iterable[Norm]) -> None:
@@ -115,7 +77,7 @@ def confirmed(model: Classifier, data: ImageData, request: UnionRequest) -> tupl
 def evaluation_key(model: Classifier, spec: ModelSpec, data: ImageData, request: UnionRequest) -> Key:
     """Everything that the verdicts of a confirmed request depend on, by the names that messages use."""
     return {
-        "robustctl": robustctl.__version__,
+        "robustctl": __version__,
         "weights": weights_sha256(model),
         "architecture": spec.architecture.model_dump(),
         "normalisation": spec.normalization.model_dump() if spec.normalization else None,
@@ -363,7 +325,7 @@ def _result(
         single_pass=mean_accuracies(model, data, store, request.threats, request.passes) if request.random else None,
         seconds=round(store.seconds(), 3),
         device=device_name(device),
-        versions={"robustctl": robustctl.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        versions={"robustctl": __version__, "torch": torch.__version__, "python": platform.python_version()},
         points=points,
         external=foreign,
         earlier=earlier.counts(store, request.threats),

@@ -3,14 +3,11 @@
 import dataclasses
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-import robustctl
 from robustctl import losses
 from robustctl.allocator import kept_memory
 from robustctl.architectures import Classifier
@@ -18,86 +15,34 @@ from robustctl.attacks.apgd import apgd
 from robustctl.attacks.pgd import pgd
 from robustctl.checkpoint import weights_sha256
 from robustctl.data import ImageData
-from robustctl.errors import RequestError
 from robustctl.evaluation import checks
 from robustctl.evaluation.store import Key, Store
 from robustctl.geometry import image_generators, random_start
+from robustctl.intermediate.request import IntermediateRequest
 from robustctl.intermediate.results import IntermediateResult
 from robustctl.intermediate.summary import Measure, summarize
 from robustctl.oracle import Oracle, device_name
 from robustctl.progress import progress, say
 from robustctl.sampling.annealing import Trace
 from robustctl.sampling.build import draw, make_sampler
-from robustctl.sampling.estimators import Estimate, GridName, monte_carlo, path_sampling, plan, thesis_path_sampling
+from robustctl.sampling.estimators import Estimate, monte_carlo, path_sampling, thesis_path_sampling
 from robustctl.sampling.log_loss import log_ce
 from robustctl.sampling.noise import Noise
-from robustctl.sampling.perturbation import Perturbation
 from robustctl.sampling.spatial import STEPS
 from robustctl.spec import ModelSpec
-from robustctl.threats import Threat
 from robustctl.trusted_copy import PROBE, Trusted, trusted_copy
+from robustctl.version import __version__
 
 DRAWS = 8  # random perturbations of an image in one forward pass, whatever the batch size: seeds stay per image
 PGD_STEPS, PGD_STRIDE = 50, 2.5  # step = PGD_STRIDE * eps / steps (thesis section 3.1.6)
 APGD_STEPS = 100
-
-Estimator = Literal["path", "mc", "both"]
-
-
-@dataclass(frozen=True)
-class IntermediateRequest:
-    """What is measured, apart from the model and the images.
-
-    Attributes:
-        perturbation: the distribution mu.
-        qs: orders, each finite and >= 1.
-        estimator: path sampling, Monte Carlo, or both.
-        grid: ``graded`` (the default estimator), or ``thesis`` (even steps in t, for comparison).
-        samples: recorded samples an image and estimator, >= 2.
-        leapfrog: gradients a sample of HMC.
-        chains: independent chains an image, >= 2.
-        rhos: tolerances of ProbAcc, in (0,1).
-        ball: where attacks search the adversarial end; None: nowhere.
-        seed: any whole number >= 0.
-        batch_size: images a model evaluation.
-    """
-
-    perturbation: Perturbation
-    qs: tuple[float, ...]
-    estimator: Estimator
-    grid: GridName
-    samples: int
-    leapfrog: int
-    chains: int
-    rhos: tuple[float, ...]
-    ball: Threat | None
-    seed: int
-    batch_size: int
-
-    def require(self) -> None:
-        """Raise RequestError for values out of range, named as the command line names them."""
-        for q in self.qs:
-            if not 1 <= q < float("inf"):
-                raise RequestError(f"--intermediate-q {q:g}: q must be at least 1 (1 is the mean, larger is stricter)")
-        for rho in self.rhos:
-            if not 0 < rho < 1:
-                raise RequestError(f"--probacc {rho:g}: rho must lie between 0 and 1, both excluded")
-        for name, value, least in (
-            ("samples", self.samples, 2),
-            ("leapfrog", self.leapfrog, 1),
-            ("chains", self.chains, 2),
-        ):
-            if value < least:
-                raise RequestError(f"--{name} {value}: at least {least}")
-        if self.estimator != "mc":
-            plan(self.qs, self.samples, self.chains, self.grid)
 
 
 def evaluation_key(model: Classifier, spec: ModelSpec, data: ImageData, request: IntermediateRequest) -> Key:
     """Everything that the measures depend on, by the names that messages use. The batch size is no part of it."""
     asked = dataclasses.asdict(dataclasses.replace(request, batch_size=0))
     return {
-        "robustctl": robustctl.__version__,
+        "robustctl": __version__,
         "evaluation": "intermediate-q",
         "weights": weights_sha256(model),
         "architecture": spec.architecture.model_dump(),

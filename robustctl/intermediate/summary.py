@@ -8,12 +8,12 @@ import platform
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 
-import robustctl
 from robustctl.data import ImageData
+from robustctl.intermediate.request import IntermediateRequest
 from robustctl.intermediate.results import (
     AdversarialLoss,
     Cost,
@@ -27,9 +27,7 @@ from robustctl.intermediate.results import (
 )
 from robustctl.results.statistics import wilson_mean
 from robustctl.results.union import Accuracy
-
-if TYPE_CHECKING:
-    from robustctl.intermediate.evaluate import IntermediateRequest
+from robustctl.version import __version__
 
 FEWEST_ACCEPTED = 0.4  # mean acceptance of an image below which its chains count as stuck
 FEWEST_EFFECTIVE = 20  # samples that must carry a Monte Carlo mean
@@ -70,7 +68,7 @@ class Measure:
 
 def summarize(
     measures: Sequence[Measure],
-    request: "IntermediateRequest",
+    request: IntermediateRequest,
     data: ImageData,
     *,
     name: str,
@@ -105,11 +103,11 @@ def summarize(
         flags=[*flags, *_flags(measures, request, estimates, adversarial)],
         seconds=seconds,
         device=device,
-        versions={"robustctl": robustctl.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        versions={"robustctl": __version__, "torch": torch.__version__, "python": platform.python_version()},
     )
 
 
-def _estimates(measures: Sequence[Measure], request: "IntermediateRequest") -> Iterator[QEstimate]:
+def _estimates(measures: Sequence[Measure], request: IntermediateRequest) -> Iterator[QEstimate]:
     for k, q in enumerate(request.qs):
         if measures[0].mc:
             yield _estimate("mc", q, [one.mc[k] for one in measures], measures, request)
@@ -122,7 +120,7 @@ def _estimate(
     q: float,
     rows: list[list[float]],
     measures: Sequence[Measure],
-    request: "IntermediateRequest",
+    request: IntermediateRequest,
 ) -> QEstimate:
     """Average Z_q over images. Errors of chains are independent and add in quadrature; lags share a sign and do not.
 
@@ -153,7 +151,7 @@ def _estimate(
     )
 
 
-def _per_q(samples: int, request: "IntermediateRequest") -> int:
+def _per_q(samples: int, request: IntermediateRequest) -> int:
     """The graded grid is shared by all q; the thesis's is run anew for each."""
     return samples if request.grid == "graded" else samples // len(request.qs)
 
@@ -172,7 +170,7 @@ def _probacc(measures: Sequence[Measure], rho: float) -> ProbAccuracy:
     return ProbAccuracy(**Accuracy.of(passed).model_dump(), rho=rho)
 
 
-def _adversarial(measures: Sequence[Measure], request: "IntermediateRequest") -> AdversarialLoss | None:
+def _adversarial(measures: Sequence[Measure], request: IntermediateRequest) -> AdversarialLoss | None:
     spatial = request.perturbation.kind == "spatial"
     if request.ball is None and not spatial:
         return None
@@ -195,7 +193,7 @@ def _strongest(measure: Measure, spatial: bool) -> float:
     return measure.largest if spatial else max(measure.clean_loss, *measure.attack_losses)
 
 
-def _distribution(request: "IntermediateRequest") -> DistributionInfo:
+def _distribution(request: IntermediateRequest) -> DistributionInfo:
     kind, size = request.perturbation.kind, request.perturbation.size
     return DistributionInfo(
         kind=kind,
@@ -217,7 +215,7 @@ def _cost(measures: Sequence[Measure]) -> Cost:
 
 def _flags(
     measures: Sequence[Measure],
-    request: "IntermediateRequest",
+    request: IntermediateRequest,
     estimates: Sequence[QEstimate],
     adversarial: AdversarialLoss | None,
 ) -> Iterator[str]:

@@ -16,7 +16,6 @@ from robustctl.hub.plain_directory import sha256
 from robustctl.models.convert import convert
 from robustctl.models.entry import Entry, KeyRules, Source
 from robustctl.models.find import entry_weights
-from robustctl.models.pull import Meter
 from robustctl.models.shelf import (
     MAX_TOKENIZER_BYTES,
     Record,
@@ -26,7 +25,7 @@ from robustctl.models.shelf import (
     tokenizer_beside,
     write_record,
 )
-from robustctl.progress import progress
+from robustctl.progress import Megabytes, progress
 
 ListFiles = Callable[[str, str], tuple[str, list[RemoteFile]]]
 """Commit and files of a repo at a revision, as ``hub.client.list_files`` gives them."""
@@ -162,7 +161,7 @@ def _download(name: str, source: Source, path: Path, limit: int = MAX_BYTES) -> 
     wanted = _wanted(source, path, read_record(name), limit)
     if not path.is_file() or fault_of(wanted, path):  # an earlier command may have got this far
         with progress(f"{name} (MB)", wanted.size and round(wanted.size / 1e6)) as advance:
-            meter = Meter(advance)
+            meter = Megabytes(advance)
             download(wanted, client.get, meter, meter.announce)
     return wanted
 

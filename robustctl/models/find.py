@@ -61,21 +61,21 @@ def entry_weights(name: str) -> Path:
     return bundled if bundled.is_file() and not own.is_file() else home() / "weights" / f"{name}.safetensors"
 
 
-def locate(text: str, *, fetch: bool = True) -> Located:
-    """Find a model by what the user wrote.
+def locate(text: str) -> Located:
+    """Find a model by what the user wrote. Nothing is fetched; ``workflows.obtain`` does that.
+
+    The weights of an entry need not be here yet.
 
     Args:
         text: an entry's name, the id of a pulled repo (``user/name``, ``user/name@revision``), or a directory with
             ``config.json`` and ``model.safetensors`` (a finished run is one), or another safetensors file of such a
             directory (``RUN/best.safetensors``, which is then called ``RUN/best``).
-        fetch: bring the weights of an entry if they are not here yet (network, unless offline).
 
     Raises:
         RequestError: no such model, or it is damaged.
-        RunError: the weights could not be fetched.
     """
     if text in entry_files():
-        return _from_entry(text, fetch)
+        return _from_entry(text)
     if Path(text).is_dir():
         return _from_directory(Path(text), Path(text).resolve().name)
     if text.endswith(SUFFIX) and (Path(text).parent / CONFIG).is_file():
@@ -128,14 +128,9 @@ def pulled_directory(repo: str, revision: str) -> Path | None:
     return directory if (directory / CONFIG).is_file() else None
 
 
-def _from_entry(name: str, fetch: bool) -> Located:
+def _from_entry(name: str) -> Located:
     entry = read_entry(name)
-    weights = entry_weights(name)
-    if fetch and not weights.is_file():
-        from robustctl.models.fetch import fetch_entry
-
-        fetch_entry(name, entry)
-    return Located(name, weights, entry.spec, entry, entry.licence)
+    return Located(name, entry_weights(name), entry.spec, entry, entry.licence)
 
 
 def _from_directory(directory: Path, name: str) -> Located:

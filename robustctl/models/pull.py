@@ -22,7 +22,7 @@ from robustctl.models.find import (
     ref_file,
     repo_home,
 )
-from robustctl.progress import Advance, progress
+from robustctl.progress import Megabytes, progress
 from robustctl.spec import CONFIG, WEIGHTS, ModelSpec, read_spec
 
 SMALL = 10_000_000  # bound of everything that is not weights
@@ -194,29 +194,12 @@ def _fetch(
     staging = directory.with_name(f".{directory.name}.part")
     megabytes = sum(file.size for file in files) / 1e6
     with progress(f"{repo} (MB)", round(megabytes)) as advance:
-        meter = Meter(advance)
+        meter = Megabytes(advance)
         for file in files:
             target = _made(staging / file.path)
             if not target.is_file():
                 download(want(file, target), get, meter)
     return staging
-
-
-class Meter:
-    """Counts bytes and reports whole megabytes."""
-
-    def __init__(self, advance: Advance) -> None:
-        self.advance = advance
-        self.bytes = 0
-
-    def announce(self, size: int) -> None:
-        """Say how many bytes there will be, where that was not known."""
-        self.advance(0, total=round(size / 1e6))
-
-    def __call__(self, n: int) -> None:
-        before = self.bytes // 1_000_000
-        self.bytes += n
-        self.advance(self.bytes // 1_000_000 - before)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from robustctl import __version__
 from robustctl.errors import RequestError
 from robustctl.files import write_text, writing
 from robustctl.hub.plain_directory import fault_in, read_sums, sha256
@@ -29,6 +28,7 @@ from robustctl.models.find import (
 )
 from robustctl.models.safetensors_header import weights_sha256
 from robustctl.spec import CONFIG
+from robustctl.version import __version__
 
 MAX_TOKENIZER_BYTES = 10_000_000
 

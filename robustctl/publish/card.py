@@ -7,12 +7,12 @@ from typing import Any
 
 import yaml
 
-from robustctl import __version__
 from robustctl.errors import RequestError
 from robustctl.publish.redact import BUILT_IN, HUB_DATASETS, LOCAL, hub_dataset
 from robustctl.reading import parse_yaml
 from robustctl.results.union import UnionResult
 from robustctl.spec import ModelSpec
+from robustctl.version import __version__
 
 FENCE = "---"
 YAML_BEGIN, YAML_END = "# robustctl: begin", "# robustctl: end"

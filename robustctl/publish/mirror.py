@@ -5,6 +5,7 @@ from pathlib import Path
 from robustctl.errors import RequestError
 from robustctl.hub.plain_directory import sha256
 from robustctl.models.entry import Accuracy, Entry
+from robustctl.models.fetch import fetch_entry
 from robustctl.models.find import locate
 from robustctl.models.shelf import read_record
 from robustctl.publish.card import Story, in_table, plain
@@ -19,13 +20,12 @@ def package(name: str, target: Target, licence: str | None) -> Package:
         RequestError: ``name`` is no entry, or its licence is not known and not given.
         RunError: its weights could not be fetched.
     """
-    located = locate(name, fetch=False)
+    located = locate(name)
     if located.entry is None:
         raise RequestError(f"model {name!r} is no entry of the registry; push a run with robustctl push")
     chosen = check_licence(licence or located.licence, name)
-    located = locate(name)
     entry = located.entry
-    assert entry is not None
+    fetch_entry(name, entry)
     digest = sha256(located.weights)
     provenance = {"SHA-256 of model.safetensors": digest}
     if record := read_record(name):

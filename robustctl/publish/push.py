@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from robustctl import __version__
 from robustctl.errors import RequestError
 from robustctl.hub import plain_directory
 from robustctl.hub.download import RemoteFile, download, git_sha1
@@ -19,6 +18,7 @@ from robustctl.publish import card
 from robustctl.publish.card import Place, Story
 from robustctl.publish.redact import TOKEN, last_part, scrub, scrubbed, secret_in
 from robustctl.results.union import UnionResult
+from robustctl.version import __version__
 
 NOTES = ("union-only", "outside", "fast-copy")  # flags that say how a number was made, not that it is too high
 SHARD_BYTES = 5_000_000_000  # the default of huggingface_hub's own writer

@@ -9,7 +9,7 @@ from robustctl.evaluation import shards, union
 from robustctl.evaluation.checks import Recorded
 from robustctl.evaluation.external import External, Others
 from robustctl.evaluation.store import Key, differing, place, plain, read_key
-from robustctl.evaluation.union import UnionRequest
+from robustctl.evaluation.union_request import UnionRequest
 from robustctl.files import writing
 from robustctl.oracle import pick_device
 from robustctl.progress import say

@@ -22,7 +22,7 @@ from robustctl.evaluation import union
 from robustctl.evaluation.external import External, Others
 from robustctl.evaluation.families import default_batch_size
 from robustctl.evaluation.shards import processes
-from robustctl.evaluation.union import UnionRequest
+from robustctl.evaluation.union_request import UnionRequest
 from robustctl.files import writing
 from robustctl.intermediate import evaluate as intermediate
 from robustctl.intermediate.results import IntermediateResult

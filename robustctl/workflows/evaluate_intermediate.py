@@ -11,7 +11,7 @@ from robustctl.errors import RequestError
 from robustctl.evaluation.store import place
 from robustctl.files import writing
 from robustctl.intermediate import evaluate as intermediate
-from robustctl.intermediate.evaluate import Estimator, IntermediateRequest
+from robustctl.intermediate.request import Estimator, IntermediateRequest
 from robustctl.intermediate.results import IntermediateResult
 from robustctl.oracle import pick_device
 from robustctl.sampling.estimators import GridName

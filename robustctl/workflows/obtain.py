@@ -23,7 +23,7 @@ def obtain(name: str, *, pull: bool = False) -> Located:
     remote = repo.startswith(FILE) or (REPO_ID.fullmatch(repo) is not None and not Path(name).exists())
     if pull and remote and name not in entry_files() and pulled_directory(repo, revision) is None:
         pulling.pull(repo, revision)
-    located = locate(name, fetch=False)
+    located = locate(name)
     if located.entry is not None and not located.weights.is_file():
         fetch.fetch_entry(name, located.entry)
     return located

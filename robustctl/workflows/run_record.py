@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 
-from robustctl import __version__, checkpoint, runs
+from robustctl import checkpoint, runs
 from robustctl.architectures import Classifier
 from robustctl.data import Reading
 from robustctl.files import write_text
 from robustctl.processes import World
 from robustctl.runs import Record, Run
+from robustctl.version import __version__
 from robustctl.workflows.training_plan import TrainingPlan
 
 

@@ -64,7 +64,7 @@ def plan_afresh(request: TrainingRequest, code: UserCode | None, scope: ExitStac
         return _plan_coded(request, request.recipe, code, scope)
     if request.model is None:
         raise RequestError(f"say what to {request.command}: robustctl {request.command} MODEL --recipe R")
-    located = locate(request.model, fetch=False) if request.command == "finetune" else None
+    located = locate(request.model) if request.command == "finetune" else None
     inherited = located.licence if located else None
     require_licence(request.push, request.licence or inherited, located.name if located else None)
     dataset = located.spec.dataset if located else _dataset_of(request.recipe, request.data)

@@ -3,8 +3,7 @@ import torch
 from torch import nn
 
 from robustctl import geometry, losses
-from robustctl.attacks.fgsm import fgsm, n_fgsm
-from robustctl.attacks.pgd import pgd_restarts
+from robustctl.attacks.fgsm import fgsm
 from robustctl.oracle import Oracle
 from robustctl.threats import NORMS, Norm, Threat
 
@@ -12,7 +11,7 @@ EPS: dict[Norm, float] = {"linf": 0.05, "l2": 0.3, "l1": 1.0}
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_one_step_attacks_and_restarts_raise_the_loss_inside_ball_and_box(norm: Norm, conv_model: nn.Module) -> None:
+def test_one_step_attacks_raise_the_loss_inside_ball_and_box(norm: Norm, conv_model: nn.Module) -> None:
     x = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     threat = Threat(norm, EPS[norm], "")
     generators = geometry.image_generators(0, range(6), "fgsm", 0)
@@ -20,17 +19,12 @@ def test_one_step_attacks_and_restarts_raise_the_loss_inside_ball_and_box(norm: 
         y = oracle.logits(x).argmax(1)
         plain = fgsm(oracle, x, y, threat)
         started = fgsm(oracle, x, y, threat, step=1.25, generator=generators)
-        noisy = n_fgsm(oracle, x, y, threat, generator=generators)
-        restarted = pgd_restarts(
-            oracle, x, y, threat, steps=10, step_size=threat.eps / 4, restarts=3, generator=generators
-        )
         before = losses.ce(oracle.logits(x), y)
-        for x_adv in (plain, started, noisy, restarted):
+        for x_adv in (plain, started):
             assert (geometry.norm(x_adv.double() - x.double(), norm) <= threat.eps).all()
             assert x_adv.min() >= 0
             assert x_adv.max() <= 1
         assert losses.ce(oracle.logits(plain), y).mean() > before.mean()
-        assert losses.ce(oracle.logits(restarted), y).mean() > before.mean()
 
 
 def test_fgsm_is_exact_on_a_linear_model_far_from_the_box(linear_model: nn.Module) -> None:

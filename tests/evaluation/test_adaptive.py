@@ -9,7 +9,8 @@ import torch
 from robustctl.evaluation import adaptive
 from robustctl.evaluation.adaptive import Step, play
 from robustctl.evaluation.store import Store, Verdict
-from robustctl.evaluation.union import UnionRequest, evaluate_union
+from robustctl.evaluation.union import evaluate_union
+from robustctl.evaluation.union_request import UnionRequest
 from robustctl.results.rounds import RoundInfo
 from robustctl.threats import Threat
 

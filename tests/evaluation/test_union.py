@@ -13,7 +13,8 @@ from robustctl.evaluation.checks import Recorded
 from robustctl.evaluation.jobs import Setting
 from robustctl.evaluation.row_scheduler import Finished
 from robustctl.evaluation.store import Store, decode
-from robustctl.evaluation.union import UnionRequest, evaluate_union
+from robustctl.evaluation.union import evaluate_union
+from robustctl.evaluation.union_request import UnionRequest
 from robustctl.results import union as results
 from robustctl.threats import Threat
 

@@ -6,7 +6,8 @@ import torch
 from robustctl import checkpoint, data
 from robustctl.architectures import build
 from robustctl.evaluation import referee, reference
-from robustctl.evaluation.union import UnionRequest, evaluate_union
+from robustctl.evaluation.union import evaluate_union
+from robustctl.evaluation.union_request import UnionRequest
 from robustctl.spec import Architecture, ModelSpec
 from robustctl.threats import Threat
 

@@ -9,7 +9,8 @@ from torch import nn
 from robustctl import losses
 from robustctl.architectures import Classifier
 from robustctl.evaluation import checks, referee, union
-from robustctl.evaluation.union import UnionRequest, evaluate_union
+from robustctl.evaluation.union import evaluate_union
+from robustctl.evaluation.union_request import UnionRequest
 from robustctl.oracle import DRAWS, Oracle
 from robustctl.threats import Threat
 

@@ -10,7 +10,8 @@ from robustctl.architectures import Classifier, build
 from robustctl.data import ImageData
 from robustctl.errors import RequestError, RunError
 from robustctl.intermediate import evaluate as evaluation
-from robustctl.intermediate.evaluate import IntermediateRequest, evaluate_intermediate
+from robustctl.intermediate.evaluate import evaluate_intermediate
+from robustctl.intermediate.request import IntermediateRequest
 from robustctl.intermediate.results import IntermediateResult, read
 from robustctl.sampling.perturbation import Perturbation
 from robustctl.spec import Architecture, ModelSpec

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from robustctl.data import ImageData
-from robustctl.intermediate.evaluate import IntermediateRequest
+from robustctl.intermediate.request import IntermediateRequest
 from robustctl.intermediate.results import IntermediateResult
 from robustctl.intermediate.summary import Measure, summarize
 from robustctl.sampling.perturbation import Perturbation

@@ -12,7 +12,7 @@ import robustctl
 from robustctl import checkpoint, data, runs
 from robustctl.architectures import Classifier
 from robustctl.errors import RequestError
-from robustctl.evaluation.union import UnionRequest
+from robustctl.evaluation.union_request import UnionRequest
 from robustctl.spec import ModelSpec
 from robustctl.training import state_file
 from robustctl.workflows import publish_run

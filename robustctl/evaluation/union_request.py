@@ -1,0 +1,44 @@
+"""What is asked of a union evaluation."""
+
+from dataclasses import dataclass
+
+from robustctl.evaluation import referee, reference
+from robustctl.oracle import DRAWS
+from robustctl.precision import Precision
+from robustctl.threats import Threat
+
+
+@dataclass(frozen=True)
+class UnionRequest:
+    """What is evaluated, apart from the model and the images.
+
+    Attributes:
+        threats: in the order of the tables, one a norm.
+        protocol: a name of ``protocols.ROUNDS`` or ``protocols.PROTOCOLS``, or ``autoattack``.
+        seed: any whole number >= 0.
+        batch_size: images a forward pass.
+        precision: wanted of the attacks, see ``union.confirmed``; the referee always takes float32.
+        union_only: do not attack a point in other norms once it is broken in one.
+        force: go on although the clean accuracy is not the recorded one.
+        fast_copy: attack a faster copy of the model, see ``union.confirmed``.
+        random: the model gives other logits from pass to pass, see ``union.confirmed``.
+    """
+
+    threats: tuple[Threat, ...]
+    protocol: str
+    seed: int
+    batch_size: int
+    precision: Precision = "float32"
+    union_only: bool = False
+    force: bool = False
+    fast_copy: bool = True
+    random: bool = False
+
+    @property
+    def draws(self) -> int:
+        """Passes that our attacks average over; ``passes`` judge a point."""
+        return DRAWS if self.random and self.protocol != reference.NAME else 1
+
+    @property
+    def passes(self) -> int:
+        return referee.PASSES if self.random else 1
