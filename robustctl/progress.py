@@ -29,7 +29,7 @@ class Megabytes:
         self.bytes = 0
 
     def announce(self, size: int) -> None:
-        """Say how many bytes there will be, where that was not known."""
+        """Say how many bytes there will be, if that was not known before."""
         self.advance(0, total=round(size / 1e6))
 
     def __call__(self, n: int) -> None:
