@@ -1,6 +1,5 @@
 """One-step attacks: FGSM (Goodfellow et al., arXiv:1412.6572), R+FGSM (Tramer et al., arXiv:1705.07204), FGSM with a
-uniform start (Wong et al., arXiv:2001.03994), N-FGSM (de Jorge et al., arXiv:2202.01181); l_2 and l_1 by their own
-steepest steps."""
+uniform start (Wong et al., arXiv:2001.03994); l_2 and l_1 by their own steepest steps."""
 
 from torch import Tensor
 
