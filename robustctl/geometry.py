@@ -3,8 +3,7 @@
 Every operation treats a row as if it were alone: no result depends on which rows share the batch.
 """
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -172,17 +171,6 @@ def draw(x: Tensor, generator: Generators, *, uniform: bool) -> Tensor:
     else:
         noise = torch.stack([sample(x.shape[1:], generator=one) for one in generator])
     return (noise * 2 - 1 if uniform else noise).to(x)
-
-
-def image_generators(seed: int, indices: Sequence[int], attack: str, restart: int) -> list[torch.Generator]:
-    """One generator an image, a function of (seed, image index, attack, restart) alone."""
-    return [image_generator(seed, index, attack, restart) for index in indices]
-
-
-def image_generator(seed: int, index: int, attack: str, restart: int) -> torch.Generator:
-    """The generator of one image; see ``image_generators``."""
-    digest = hashlib.blake2b(f"{seed}/{index}/{attack}/{restart}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
 
 
 def shrink_inside(x_adv: Tensor, x: Tensor, norm: Norm, eps: float) -> Tensor:

@@ -29,6 +29,7 @@ ROOMS = (
     "allocator",
     "results",
     "spec",
+    "seeds",
     "geometry",
     "losses",
     "recipe",

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from robustctl import geometry
+from robustctl import geometry, seeds
 from robustctl.threats import NORMS, Norm
 
 PIXELS = st.sampled_from([0.0, 1.0, 0.5, 0.25]) | st.floats(0, 1, width=32)
@@ -147,13 +147,13 @@ def test_an_l1_step_s_pixels_do_not_depend_on_the_other_gradients_of_the_batch()
 @pytest.mark.parametrize("norm", NORMS)
 def test_random_starts_are_the_image_s_own_and_inside(norm: Norm) -> None:
     x = torch.rand(5, 1, 6, 6, generator=torch.Generator().manual_seed(0))
-    together = geometry.random_start(x, norm, 0.5, geometry.image_generators(7, [3, 1, 4, 1, 5], "a", 0))
-    alone = geometry.random_start(x[2:3], norm, 0.5, geometry.image_generators(7, [4], "a", 0))
+    together = geometry.random_start(x, norm, 0.5, seeds.generators(7, "a", [3, 1, 4, 1, 5]))
+    alone = geometry.random_start(x[2:3], norm, 0.5, seeds.generators(7, "a", [4]))
     torch.testing.assert_close(alone, together[2:3], rtol=0, atol=1e-6)
     assert (geometry.norm(together - x, norm) <= 0.5 * (1 + 1e-5)).all()
     assert together.min() >= 0
     assert together.max() <= 1
-    others = [geometry.image_generators(*key) for key in [(8, [3], "a", 0), (7, [3], "b", 0), (7, [3], "a", 1)]]
+    others = [seeds.generators(*key) for key in [(8, "a", [3], 0), (7, "b", [3], 0), (7, "a", [3], 1)]]
     for other in others:
         assert not torch.equal(geometry.random_start(x[:1], norm, 0.5, other), together[:1])
 
@@ -166,8 +166,8 @@ def test_random_starts_from_corners_and_edges_are_the_noise_projected_by_bisecti
 ) -> None:
     x = torch.tensor([0.0, 1.0, 0.5, 1.0, 0.0, 0.25, 0.0, 1.0])[:d].view(1, 1, 1, d)
     for seed in range(5):
-        start = geometry.random_start(x, norm, eps, geometry.image_generators(seed, [0], "a", 0))
-        noise = geometry.draw(x.double(), geometry.image_generators(seed, [0], "a", 0), uniform=norm == "linf")
+        start = geometry.random_start(x, norm, eps, seeds.generators(seed, "a", [0]))
+        noise = geometry.draw(x.double(), seeds.generators(seed, "a", [0]), uniform=norm == "linf")
         if norm == "l1":
             expected = nearest(x.double() + noise, x.double(), norm, eps)
         else:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from robustctl import seeds
 from robustctl.allocator import kept_memory
 from robustctl.architectures import device_of
 from robustctl.bench.attack import hardware
 from robustctl.data import ImageData
-from robustctl.geometry import image_generators
 from robustctl.oracle import Oracle
 from robustctl.sampling import quadrature
 from robustctl.sampling.annealing import anneal
@@ -20,6 +20,7 @@ from robustctl.sampling.estimators import path_sampling
 from robustctl.sampling.log_loss import log_ce
 from robustctl.sampling.noise import Noise
 from robustctl.sampling.perturbation import Perturbation
+from robustctl.seeds import Purpose
 from robustctl.trusted_copy import trusted_copy
 
 CHAINS = 2
@@ -106,7 +107,7 @@ def compare(
     def ours_single() -> int:
         with kept_memory(), Oracle(model, fast) as oracle:
             sampler = make_sampler(perturbation, oracle, x, y, leapfrog)
-            noise = Noise(image_generators(0, range(len(x)), "bench", 0), 1, x)
+            noise = Noise(seeds.generators(0, Purpose.BENCH, range(len(x))), 1, x)
             anneal(sampler, quadrature.uniform(max(qs), samples).t, STEP, noise)
             return oracle.gradients
 
@@ -114,7 +115,7 @@ def compare(
         with kept_memory(), Oracle(model, fast) as oracle:
             rows = x.repeat_interleave(CHAINS, 0), y.repeat_interleave(CHAINS)
             sampler = make_sampler(perturbation, oracle, *rows, leapfrog)
-            noise = Noise(image_generators(0, range(len(x)), "bench", 0), CHAINS, x)
+            noise = Noise(seeds.generators(0, Purpose.BENCH, range(len(x))), CHAINS, x)
             path_sampling(sampler, qs, samples=samples, chains=CHAINS, noise=noise)
             return oracle.gradients
 

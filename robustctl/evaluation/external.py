@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustctl import geometry
+from robustctl import geometry, seeds
 from robustctl.data import ImageData
 from robustctl.errors import RequestError, RobustctlError, RunError
 from robustctl.evaluation import referee
@@ -91,7 +91,7 @@ class ExternalAttack:
             if "generator" not in parameters:
                 with Oracle(model) as oracle:
                     return [self.function(oracle, x, y, threat, **self.args)]
-            generator = geometry.image_generators(seed, indices, f"{threat.norm}/{self.name}", 0)
+            generator = seeds.generators(seed, seeds.attack(threat.norm, self.name), indices)
             with Oracle(model) as oracle:
                 return [self.function(oracle, x, y, threat, generator=generator, **self.args)]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from robustctl import geometry, losses
+from robustctl import losses, seeds
 from robustctl.attacks import Run, Settings, for_evaluation
 from robustctl.data import ImageData
 from robustctl.evaluation.memory import Pieces, fitting
@@ -75,8 +75,7 @@ def _run_in_batches(
         def propose(piece: slice, batch: list[int] = batch) -> Tensor:
             chosen = torch.as_tensor(batch[piece])
             x, y = data.images(chosen).to(oracle.device), data.y[chosen].to(oracle.device)
-            name = f"{threat.norm}/{family.name}"
-            generators = geometry.image_generators(seed, data.indices[chosen].tolist(), name, 0)
+            generators = seeds.generators(seed, seeds.attack(threat.norm, family.name), data.indices[chosen].tolist())
             settings = Settings(family.steps, getattr(losses, family.loss), family.targets, generators)
             return attack(oracle, x, y, threat, settings).cpu()
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustctl import geometry, losses
+from robustctl import geometry, losses, seeds
 from robustctl.attacks.apgd import Apgd, Rows, Schedule
 from robustctl.data import ImageData
 from robustctl.errors import RunError
@@ -207,8 +207,8 @@ class FullBatch:
         """Put new rows into the free ones, and the rest behind them."""
         device = self.oracle.device
         x = _pixels_first(torch.stack([job.point.x for job in begun]).to(device))
-        name = f"{self.threat.norm}/{self.family.name}"
-        generators = [geometry.image_generator(self.seed, job.point.index, name, job.number) for job in begun]
+        purpose = seeds.attack(self.threat.norm, self.family.name)
+        generators = [seeds.generator(self.seed, purpose, job.point.index, job.number) for job in begun]
         new = self.attack.start(x, None if self.family.from_image else generators)
         y = torch.tensor([job.point.y for job in begun], device=device)
         target = torch.tensor([job.point.targets[job.number] for job in begun], device=device)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from robustctl import losses
+from robustctl import losses, seeds
 from robustctl.allocator import kept_memory
 from robustctl.architectures import Classifier
 from robustctl.attacks.apgd import apgd
@@ -17,7 +17,7 @@ from robustctl.checkpoint import weights_sha256
 from robustctl.data import ImageData
 from robustctl.evaluation import checks
 from robustctl.evaluation.store import Key, Store
-from robustctl.geometry import image_generators, random_start
+from robustctl.geometry import random_start
 from robustctl.intermediate.request import IntermediateRequest
 from robustctl.intermediate.results import IntermediateResult
 from robustctl.intermediate.summary import Measure, summarize
@@ -29,6 +29,7 @@ from robustctl.sampling.estimators import Estimate, monte_carlo, path_sampling, 
 from robustctl.sampling.log_loss import log_ce
 from robustctl.sampling.noise import Noise
 from robustctl.sampling.spatial import STEPS
+from robustctl.seeds import Purpose
 from robustctl.spec import ModelSpec
 from robustctl.trusted_copy import PROBE, Trusted, trusted_copy
 from robustctl.version import __version__
@@ -155,7 +156,7 @@ def _random(
     oracle: Oracle, x: Tensor, y: Tensor, indices: list[int], request: IntermediateRequest
 ) -> tuple[Tensor, Tensor]:
     """Log losses (n, m) and right answers (n, m) of m = ``samples`` random perturbations."""
-    generators = image_generators(request.seed, indices, "random", 0)
+    generators = seeds.generators(request.seed, Purpose.RANDOM, indices)
     values, right = [], []
     for first in range(0, request.samples, DRAWS):
         many = min(DRAWS, request.samples - first)
@@ -172,7 +173,7 @@ def _path(
 ) -> tuple[list[Estimate], list[Trace]]:
     x, y = x.repeat_interleave(request.chains, 0), y.repeat_interleave(request.chains)
     sampler = make_sampler(request.perturbation, oracle, x, y, request.leapfrog)
-    noise = Noise(image_generators(request.seed, indices, "path", 0), request.chains, x)
+    noise = Noise(seeds.generators(request.seed, Purpose.PATH, indices), request.chains, x)
     samples, chains = request.samples, request.chains
     if request.grid == "graded":
         top = None if summit is None else summit.repeat_interleave(chains, 0)
@@ -193,9 +194,9 @@ def _attack(
     ball = request.ball
     if ball is None:
         return [], None
-    starts = random_start(x, ball.norm, ball.eps, image_generators(request.seed, indices, "pgd", 0))
+    starts = random_start(x, ball.norm, ball.eps, seeds.generators(request.seed, Purpose.PGD, indices))
     stride = PGD_STRIDE * ball.eps / PGD_STEPS
-    generators = image_generators(request.seed, indices, "apgd", 0)
+    generators = seeds.generators(request.seed, Purpose.APGD, indices)
     by_pgd = pgd(oracle, x, y, ball, steps=PGD_STEPS, step_size=stride, loss=log_ce, start=starts)
     by_apgd = apgd(oracle, x, y, ball, steps=APGD_STEPS, loss=log_ce, generator=generators)
     scores = [_score(oracle, x_adv, y) for x_adv in (by_pgd, by_apgd)]

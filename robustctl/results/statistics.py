@@ -10,6 +10,8 @@ Z95 = 1.959963984540054  # two-sided 95 % quantile of the standard normal
 def wilson(n_correct: float, n: float, z: float = Z95) -> tuple[float, float]:
     """Wilson's score interval of a proportion (Wilson 1927), sampling error only.
 
+    Libraries take whole counts alone; a mean over norms has an effective number of trials that is none.
+
     Args:
         n_correct: right answers, in [0, n]. n: trials > 0. z: normal quantile; the default gives 95 %.
     """
@@ -51,6 +53,13 @@ def mcnemar(first: Sequence[int], second: Sequence[int]) -> Paired:
     pairs = list(zip(first, second, strict=True))
     only_first, only_second = pairs.count((1, 0)), pairs.count((0, 1))
     differing = only_first + only_second
-    tail = sum(math.comb(differing, k) for k in range(min(only_first, only_second) + 1))
-    # An exact ratio of integers: 2.0**differing would overflow beyond 1,023 differing points.
-    return Paired(only_first, only_second, min(1.0, 2 * tail / 2**differing))
+    from scipy.special import bdtr  # not scipy.stats: it takes a second to import
+
+    return Paired(only_first, only_second, min(1.0, 2 * float(bdtr(min(only_first, only_second), differing, 0.5))))
+
+
+def student95(degrees: int) -> float:
+    """Two-sided 95 % quantile of Student's t with so many degrees of freedom (>= 1)."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, 0.975))

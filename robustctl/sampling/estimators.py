@@ -12,13 +12,10 @@ import torch
 from torch import Tensor
 
 from robustctl.errors import RequestError
+from robustctl.results.statistics import Z95, student95
 from robustctl.sampling import quadrature
 from robustctl.sampling.annealing import Sampler, Trace, sweep_once, sweep_twice
 from robustctl.sampling.noise import Noise
-
-# 97.5 % points of Student's t with 1, 2, ... degrees of freedom; beyond them the normal one.
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
-NORMAL = 1.960
 
 GridName = Literal["graded", "thesis"]
 
@@ -57,7 +54,7 @@ def monte_carlo(values: Tensor, q: float) -> Estimate:
     log_sum = torch.logsumexp(q * values, dim=1)
     share = (q * values - log_sum[:, None]).exp()  # of each sample in the sum
     ess = 1 / share.square().sum(1)
-    half = NORMAL * (m * share).std(1) / math.sqrt(m) / q
+    half = Z95 * (m * share).std(1) / math.sqrt(m) / q
     zero = torch.zeros_like(half)
     return Estimate(q, (log_sum - math.log(m)) / q, half, ess, zero, zero)
 
@@ -133,8 +130,7 @@ def _estimate(q: float, weights: Sequence[float], trace: Trace) -> Estimate:
 def _student(per_chain: Tensor) -> Tensor:
     """Half-width of the 95 % interval of the mean over chains (n, c) -> (n,)."""
     chains = per_chain.shape[1]
-    point = STUDENT[chains - 2] if chains - 2 < len(STUDENT) else NORMAL
-    return point * per_chain.std(1) / math.sqrt(chains)
+    return student95(chains - 1) * per_chain.std(1) / math.sqrt(chains)
 
 
 def _ess(w: Tensor, trace: Trace, seen: Tensor) -> Tensor:

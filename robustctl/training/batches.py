@@ -9,14 +9,15 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from robustctl import seeds
 from robustctl.data import EncodedData, ImageData
 from robustctl.data.augment import random_crop, random_flip
 from robustctl.data.decode import gather, threads
 from robustctl.data.image_data import to_float
 from robustctl.data.resize import crop_draws, random_part, random_parts
 from robustctl.errors import RequestError, RunError
-from robustctl.geometry import image_generator
 from robustctl.recipe.schema import Augment
+from robustctl.seeds import Purpose
 from robustctl.spec import ModelSpec
 
 Data = ImageData | EncodedData
@@ -138,7 +139,9 @@ class Streamed:
 def order(data: Source, seed: int, epoch: int, length: int) -> Tensor:
     """Positions of ``length`` images for one pass: permutations one after another, each image once in each."""
     rounds = -(-length // len(data.y))
-    return torch.cat([data.shuffled(image_generator(seed, epoch, "order", turn)) for turn in range(rounds)])[:length]
+    return torch.cat([data.shuffled(seeds.generator(seed, Purpose.ORDER, epoch, turn)) for turn in range(rounds)])[
+        :length
+    ]
 
 
 class Batches:
@@ -212,7 +215,7 @@ class Batches:
     def _make(
         self, epoch: int, number: int, batch_size: int, size: int | None, rows: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        generator = image_generator(self.seed, epoch, "augment", number)
+        generator = seeds.generator(self.seed, Purpose.AUGMENT, epoch, number)
         # Random numbers are drawn for the whole batch, whatever part of it is wanted: so they are the same for each.
         needed = (0, batch_size) if self.augment.mixup else rows
         x, y = self._pick(epoch, number, batch_size, size, needed, generator)

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from robustctl import geometry
+from robustctl import geometry, seeds
 from robustctl.attacks.apgd import apgd
 from robustctl.attacks.pgd import pgd
 from robustctl.oracle import Oracle
 from robustctl.processes import World
+from robustctl.seeds import Purpose
 from robustctl.threats import Threat
 from robustctl.training.batches import Images
 
@@ -52,6 +53,6 @@ class Selector:
 def pgd_accuracy(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, steps: int, seed: int) -> float:
     """Accuracy on a batch under PGD from a random start, with steps of 2.5 radii over their number."""
     with Oracle(model) as oracle:
-        start = geometry.random_start(x, threat.norm, threat.eps, geometry.image_generator(seed, 0, "check", 0))
+        start = geometry.random_start(x, threat.norm, threat.eps, seeds.generator(seed, Purpose.CHECK, 0))
         x_adv = pgd(oracle, x, y, threat, steps=steps, step_size=2.5 * threat.eps / steps, start=start)
         return float((oracle.logits(x_adv).argmax(1) == y).float().mean())

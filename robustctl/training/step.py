@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustctl import geometry, losses
+from robustctl import geometry, losses, seeds
 from robustctl.attacks.apgd import apgd
 from robustctl.attacks.pgd import pgd
 from robustctl.oracle import Oracle
 from robustctl.recipe.schema import Apgd, CrossEntropy, Trades
+from robustctl.seeds import Purpose
 from robustctl.threats import Norm, Threat
 from robustctl.training.step_context import Engine
 
@@ -46,14 +47,14 @@ class Step:
     @cached_property
     def generator(self) -> torch.Generator:
         """The same in all processes; a function of seed and step number."""
-        return geometry.image_generator(self.engine.seed, self.number, "train", 0)
+        return seeds.generator(self.engine.seed, Purpose.TRAIN_NORM, self.number)
 
     @cached_property
     def generators(self) -> list[torch.Generator]:
         """One an image of this process; an image's does not depend on the number of processes."""
         first = self.engine.world.rank * len(self.x)
         positions = range(first, first + len(self.x))
-        return geometry.image_generators(self.engine.seed, positions, "train", self.number)
+        return seeds.generators(self.engine.seed, Purpose.TRAIN_START, positions, self.number)
 
     def choose(self, probabilities: Sequence[float]) -> int:
         """Draw an index; all processes draw the same."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustctl import data, geometry, losses
+from robustctl import data, geometry, losses, seeds
 from robustctl.architectures import kw_small, preact_resnet18
 from robustctl.attacks.apgd import Apgd, Schedule, apgd
 from robustctl.oracle import Oracle
@@ -82,7 +82,7 @@ def test_a_row_s_attack_does_not_depend_on_its_batch(norm: Norm, linear_model: n
     y = model(x).argmax(1)
 
     def attack(rows: slice) -> Tensor:
-        generators = geometry.image_generators(0, list(range(5))[rows], "apgd", 0)
+        generators = seeds.generators(0, "apgd", list(range(5))[rows])
         with Oracle(model) as oracle:
             return apgd(oracle, x[rows], y[rows], threat(norm, 0.3), steps=20, generator=generators)
 
@@ -107,7 +107,7 @@ def test_apgd_leaves_modes_parameters_buffers_gradients_and_random_state_untouch
     with Oracle(model) as oracle:
         apgd(
             oracle, torch.rand(2, 3, 8, 8), torch.tensor([1, 2]), threat("l2", 0.5), steps=3,
-            generator=geometry.image_generators(0, [0, 1], "a", 0),
+            generator=seeds.generators(0, "a", [0, 1]),
         )  # fmt: skip
         drawn = torch.get_rng_state()
     assert [module.training for module in model.modules()] == modes

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustctl import geometry, losses
+from robustctl import geometry, losses, seeds
 from robustctl.attacks.fgsm import fgsm
 from robustctl.oracle import Oracle
 from robustctl.threats import NORMS, Norm, Threat
@@ -14,7 +14,7 @@ EPS: dict[Norm, float] = {"linf": 0.05, "l2": 0.3, "l1": 1.0}
 def test_one_step_attacks_raise_the_loss_inside_ball_and_box(norm: Norm, conv_model: nn.Module) -> None:
     x = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     threat = Threat(norm, EPS[norm], "")
-    generators = geometry.image_generators(0, range(6), "fgsm", 0)
+    generators = seeds.generators(0, "fgsm", range(6))
     with Oracle(conv_model) as oracle:
         y = oracle.logits(x).argmax(1)
         plain = fgsm(oracle, x, y, threat)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustctl import geometry, losses
+from robustctl import geometry, losses, seeds
 from robustctl.attacks.square import _bump, _patch, _pattern, _share, _start, _unused, square
 from robustctl.oracle import Oracle
 from robustctl.threats import NORMS, Norm, Threat
@@ -25,9 +25,7 @@ def test_more_queries_raise_the_margin_and_stay_inside(norm: Norm, conv_model: n
     margins = []
     with Oracle(conv_model) as oracle:
         for queries in (0, 100):
-            x_adv = square(
-                oracle, x, y, threat, queries=queries, generator=geometry.image_generators(0, range(6), "s", 0)
-            )
+            x_adv = square(oracle, x, y, threat, queries=queries, generator=seeds.generators(0, "s", range(6)))
             assert (geometry.norm(x_adv.double() - x.double(), norm) <= threat.eps).all()
             assert x_adv.min() >= 0
             assert x_adv.max() <= 1
@@ -42,12 +40,8 @@ def test_an_image_s_search_does_not_depend_on_its_batch(norm: Norm, linear_model
     x, y = images(lambda x: model(x.double()), 4, side=4)
     threat = Threat(norm, 0.02, "")
     with Oracle(model) as oracle:
-        together = square(
-            oracle, x.double(), y, threat, queries=20, generator=geometry.image_generators(0, range(4), "s", 0)
-        )
-        alone = square(
-            oracle, x[2:3].double(), y[2:3], threat, queries=20, generator=geometry.image_generators(0, [2], "s", 0)
-        )
+        together = square(oracle, x.double(), y, threat, queries=20, generator=seeds.generators(0, "s", range(4)))
+        alone = square(oracle, x[2:3].double(), y[2:3], threat, queries=20, generator=seeds.generators(0, "s", [2]))
     torch.testing.assert_close(alone, together[2:3])
 
 
@@ -58,9 +52,7 @@ def test_small_and_oblong_images_work(norm: Norm, shape: tuple[int, int, int]) -
     x = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
     with Oracle(model) as oracle:
         y = oracle.logits(x).argmax(1)
-        x_adv = square(
-            oracle, x, y, Threat(norm, 0.1, ""), queries=5, generator=geometry.image_generators(0, [0, 1], "s", 0)
-        )
+        x_adv = square(oracle, x, y, Threat(norm, 0.1, ""), queries=5, generator=seeds.generators(0, "s", [0, 1]))
     assert x_adv.isfinite().all()
 
 
@@ -98,7 +90,7 @@ def test_what_a_ball_has_left_is_in_the_norm_s_own_power(norm: Norm, left: float
 def test_a_query_spends_the_whole_ball(norm: Norm) -> None:
     x = torch.full((8, 2, 9, 9), 0.5, dtype=torch.float64)
     threat = Threat(norm, 0.4, "0.4")  # so small that the box is far away
-    generators = geometry.image_generators(0, range(8), "s", 0)
+    generators = seeds.generators(0, "s", range(8))
     best = _start(x, threat, generators)
     draws = torch.stack([torch.rand(5 + 2, generator=generator) for generator in generators]).double()
     tried = _patch(x, best, threat, 0.3, draws)

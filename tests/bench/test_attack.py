@@ -7,7 +7,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from robustctl import geometry
+from robustctl import seeds
 from robustctl.architectures import Classifier
 from robustctl.attacks.fab import fab
 from robustctl.attacks.square import square
@@ -100,7 +100,7 @@ def test_every_pass_of_fab_and_square_is_counted_and_timed(
         if name == "fab":
             fab(oracle, x, y, Threat.of("linf", "0.2"), steps=5, targets=3)
         else:
-            generators = geometry.image_generators(0, range(5), "s", 0)
+            generators = seeds.generators(0, "s", range(5))
             square(oracle, x, y, Threat.of("linf", "0.2"), queries=20, generator=generators)
     assert (oracle.forwards, oracle.gradients) == (clock.images, clock.backward_images)
     assert oracle.seconds == clock.seconds > 0
