@@ -4,9 +4,10 @@ Time is counted in epochs and is a real number: 1.5 is the middle of the second 
 """
 
 import math
+from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from robustctl.recipe.fields import Block, PositiveFinite, Share
 
@@ -78,6 +79,31 @@ class Cyclic(Block):
         return max(0.0, cycle) * float(self.by ** sum(epoch >= start for start in self.lower))
 
 
+class Lines(Block):
+    """Straight lines through points (epoch, factor); before the first and after the last the factor stays the same.
+
+    Maini et al. 2020: 0, 1 at 20 epochs, 0.05 at 40, 0 at 50. The ImageNet phases of Wong et al. 2020 are such lines.
+    """
+
+    name: Literal["lines"]
+    through: Annotated[
+        tuple[tuple[Annotated[FiniteFloat, Field(ge=0)], Annotated[FiniteFloat, Field(ge=0)]], ...],
+        Field(min_length=2),
+    ]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Lines":
+        if any(later[0] <= sooner[0] for sooner, later in pairwise(self.through)):
+            raise ValueError("through: the epochs of its points must rise")
+        return self
+
+    def factor(self, epoch: float, epochs: int) -> float:
+        for (start, low), (end, high) in pairwise(self.through):
+            if epoch < end:
+                return low + (high - low) * max(epoch - start, 0.0) / (end - start)
+        return self.through[-1][1]
+
+
 class Cosine(Block):
     """Half a cosine from the rate down to 0."""
 
@@ -117,6 +143,6 @@ def _cosine(start: float, end: float, way: float) -> float:
 
 
 Schedule = Annotated[
-    Constant | Piecewise | MultipleDecay | Linear | Cyclic | Cosine | OneCycle | StepPerThird,
+    Constant | Piecewise | MultipleDecay | Linear | Cyclic | Lines | Cosine | OneCycle | StepPerThird,
     Field(discriminator="name"),
 ]

@@ -75,6 +75,14 @@ def value(settings: Settings, key: str) -> object:
         ("cifar10/overfitting-l2", "optim.weight_decay", 5e-3),
         ("cifar10/overfitting-l2", "optim.decay_on", "weights"),
         ("cifar10/overfitting-l2", "regularize", None),
+        ("cifar10/msd-paper", "train.threats.l2", "0.3"),  # the authors' code, as the next ones
+        ("cifar10/msd-paper", "train.epochs", 50),
+        ("cifar10/msd-paper", "attack.steps.l1", 50),
+        ("cifar10/msd-paper", "architecture.preact-resnet18.bn_before_fc", False),
+        ("imagenet/fgsm", "resize.0.size", 128),
+        ("imagenet/fgsm", "resize.1.batch_size", 224),
+        ("imagenet/fgsm", "schedule.through.2", [6.0, 0.1]),
+        ("imagenet/free-fast", "resize.2.size", 288),
         ("mnist/avg", "train.threats.l1", "12"),  # MSD 5.2
         ("mnist/avg", "evaluate.threats.l1", "10"),
         ("imagenet/ramp", "train.batch_size", 64),  # RAMP section 5
@@ -292,3 +300,9 @@ def test_reading_recipes_imports_no_torch() -> None:
     code = f"{read}; print('torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("name", [one for one in recipe.names() if one.startswith("cifar10/")])
+def test_preact_resnet18_ends_in_normalisation_but_in_msds_own_code(name: str) -> None:
+    args = recipe.load(name).settings.architecture.get("preact-resnet18", {})
+    assert args.get("bn_before_fc", True) == (name != "cifar10/msd-paper")
