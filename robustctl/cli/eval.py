@@ -139,7 +139,7 @@ def command(
         if protocol == reference.NAME and precision == "bf16":
             say(f"{protocol} runs the float32 model: --precision bf16 has no effect")
         chosen = pick_precision(precision, where)
-        request = UnionRequest(threats, protocol, seed, images_a_batch, chosen, union_only, force)
+        request = UnionRequest(threats, protocol, seed, images_a_batch, chosen, union_only, force, precision == "auto")
         result, path = evaluate(
             subject, request, source=source, split=split, n=n, device=device, reading=reading, attacks=attacks
         )

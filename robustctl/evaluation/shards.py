@@ -41,6 +41,17 @@ class Shard:
         torch.distributed.all_gather_object(everybody, found)
         return {position: value for one in everybody for position, value in one.items()}
 
+    def agreed(self, value: Value) -> Value:
+        """The first process's value, in every process; every process calls this."""
+        if self.world == 1:
+            return value
+        box = [value]
+        torch.distributed.broadcast_object_list(box)
+        return box[0]
+
+
+ALONE = Shard()
+
 
 def processes() -> int:
     """How many processes torchrun has started; 1 without it."""

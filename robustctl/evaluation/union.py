@@ -4,7 +4,7 @@ import dataclasses
 import math
 import platform
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -28,9 +28,10 @@ from robustctl.evaluation import (
 from robustctl.evaluation.attack_flags import attack_flags
 from robustctl.evaluation.audit import TIE, audit, clean_verdicts, mean_accuracies
 from robustctl.evaluation.families import seconds_per_batch
+from robustctl.evaluation.faster import seconds_per_image
 from robustctl.evaluation.jobs import AttackJob, Setting
 from robustctl.evaluation.protocols import PROTOCOLS, ROUNDS, SQUARE, families
-from robustctl.evaluation.store import Key, Store
+from robustctl.evaluation.store import Key, Store, read_key
 from robustctl.evaluation.union_request import UnionRequest
 from robustctl.oracle import Oracle, device_name
 from robustctl.progress import progress, say
@@ -55,7 +56,13 @@ def require_protocol(name: str, norms: Iterable[Norm]) -> None:
         )
 
 
-def confirmed(model: Classifier, data: ImageData, request: UnionRequest) -> tuple[UnionRequest, Trusted]:
+def confirmed(
+    model: Classifier,
+    data: ImageData,
+    request: UnionRequest,
+    begun: Callable[[UnionRequest], bool] = lambda request: False,
+    shard: shards.Shard = shards.ALONE,
+) -> tuple[UnionRequest, Trusted]:
     """The network that will be attacked, and the request with its precision and whether it is a copy.
 
     These are part of the key and of the result. The reference runs the float32 model. Our attacks run on a copy, and
@@ -63,15 +70,30 @@ def confirmed(model: Classifier, data: ImageData, request: UnionRequest) -> tupl
 
     Args:
         model: on the device to be used. data: images of its shape.
+        begun: whether verdicts of a confirmed request are there; then its precision is taken, without measuring.
+        shard: the first process decides for all.
     """
+    images = data.images(range(min(PROBE, len(data)))).to(device_of(model))
     random = checks.is_random(model, data)
     if request.protocol == reference.NAME:
         trusted = Trusted(model, "float32", False)
     else:
-        trusted = trusted_copy(model, request.precision, data.images(range(min(PROBE, len(data)))).to(device_of(model)))
+        trusted = trusted_copy(model, request.precision, images)
     if trusted.reason:
         say(f"the attacks run on {trusted}")
-    return dataclasses.replace(request, precision=trusted.precision, fast_copy=trusted.copied, random=random), trusted
+    request = dataclasses.replace(request, precision=trusted.precision, fast_copy=trusted.copied, random=random)
+    if not request.measure or trusted.precision == "float32":
+        return request, trusted
+    plain = dataclasses.replace(request, precision="float32")
+    if shard.agreed(begun(request)):
+        return request, trusted
+    other = trusted_copy(model, "float32", images)
+    if shard.agreed(begun(plain)):
+        return plain, other
+    seconds = shard.agreed(seconds_per_image(model, data, [trusted, other], request.batch_size))
+    say(", ".join(f"{name} takes {1000 * one:.3g} ms per gradient" for name, one in seconds.items()))
+    faster, network = (request, trusted) if seconds[request.precision] <= seconds["float32"] else (plain, other)
+    return dataclasses.replace(faster, seconds_per_image=seconds), network
 
 
 def evaluation_key(model: Classifier, spec: ModelSpec, data: ImageData, request: UnionRequest) -> Key:
@@ -136,7 +158,8 @@ def evaluate_union(
     flags = checks.pixel_flags(data, spec.dataset, recorded, request.force)
     flags += checks.model_flags(model, data, spec.n_classes)
     if trusted is None:
-        request, trusted = confirmed(model, data, request)
+        there = read_key(store_path).get("precision")
+        request, trusted = confirmed(model, data, request, lambda one: there == f'"{one.precision}"')
     if request.random:  # its noise is repeatable as long as nothing interrupts it
         torch.manual_seed(request.seed)
     key = evaluation_key(model, spec, data, request)
@@ -315,6 +338,7 @@ def _result(
             protocol=external.described(describe(request), foreign),
             seed=request.seed,
             precision=request.precision,
+            seconds_per_image=dict(request.seconds_per_image) if request.seconds_per_image else None,
             fast_copy=request.fast_copy,
             passes=request.passes,
             draws=request.draws,

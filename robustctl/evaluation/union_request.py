@@ -1,5 +1,6 @@
 """What is asked of a union evaluation."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from robustctl.evaluation import referee, reference
@@ -20,6 +21,8 @@ class UnionRequest:
         precision: wanted of the attacks, see ``union.confirmed``; the referee always takes float32.
         union_only: do not attack a point in other norms once it is broken in one.
         force: go on although the clean accuracy is not the recorded one.
+        measure: time float32 and ``precision``, and take the faster one.
+        seconds_per_image: what that measured, by precision.
         fast_copy: attack a faster copy of the model, see ``union.confirmed``.
         random: the model gives other logits from pass to pass, see ``union.confirmed``.
     """
@@ -31,6 +34,8 @@ class UnionRequest:
     precision: Precision = "float32"
     union_only: bool = False
     force: bool = False
+    measure: bool = False
+    seconds_per_image: Mapping[str, float] | None = None
     fast_copy: bool = True
     random: bool = False
 

@@ -95,15 +95,17 @@ class Mean(_Frozen):
 class AttackInfo(_Frozen):
     """How it was attacked. ``protocol`` spells out the families; two results compare only where it is equal.
 
-    ``fast_copy`` says whether a faster copy of the model was attacked, after it was found equal, or the model itself;
-    results of earlier versions do not say. For a random model, ``passes`` judged each point by their majority, and the
-    attacks averaged losses and gradients over ``draws``.
+    ``seconds_per_image`` is what each precision took if the faster one was to be taken. ``fast_copy`` says whether a
+    faster copy of the model was attacked, after it was found equal, or the model itself; results of earlier versions do
+    not say. For a random model, ``passes`` judged each point by their majority, and the attacks averaged losses and
+    gradients over ``draws``.
     """
 
     name: str
     protocol: str
     seed: int
     precision: str = "float32"
+    seconds_per_image: dict[str, float] | None = None
     fast_copy: bool | None = None
     passes: Annotated[int, Field(ge=1)] = 1
     draws: Annotated[int, Field(ge=1)] = 1

@@ -51,10 +51,15 @@ def evaluate(
     images = load_images(source, split, n, spec, reading)
     images.require(spec.input_shape, spec.n_classes)
     model = checkpoint.load_from(spec, subject.located.weights).to(chosen_device)
-    request, trusted = union.confirmed(model.eval(), images, request)
-    key = union.evaluation_key(model, spec, images, request)
     with writing(subject.eval_dir):
         subject.eval_dir.mkdir(parents=True, exist_ok=True)
+
+    def begun(request: UnionRequest) -> bool:
+        key = union.evaluation_key(model, spec, images, request)
+        return place(subject.eval_dir, f"{request.protocol}-{len(images)}", key).exists()
+
+    request, trusted = union.confirmed(model.eval(), images, request, begun, shards.current())
+    key = union.evaluation_key(model, spec, images, request)
     path = place(subject.eval_dir, f"{request.protocol}-{len(images)}", key).with_suffix(".json")
     _say_if_afresh(path.with_suffix(".sqlite"), key)
     result = union.evaluate_union(

@@ -115,6 +115,7 @@ def evaluate_given(
         pick_precision(precision, where),
         union_only,
         force,
+        measure=precision == "auto",
     )
     if subject and store is None and name is None and not images.in_memory and processes() == 1:
         source = images.source or subject.default_data()
