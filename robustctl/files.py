@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,9 +46,22 @@ def writing(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals while writing ``path`` into a RunError that names it."""
     try:
         yield
+    except TimeoutError:  # of a lock, which is not about the file
+        raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise RunError(f"no space left while writing {path}; free some and run the same command again") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise RunError(f"no permission to write {path}") from error
-        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+        raise RunError(_refusal(path, error.errno, error.strerror or str(error))) from error
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError" or not (found := re.search(r"os error (\d+)", str(error))):
+            raise
+        raise RunError(_refusal(path, int(found[1]), os.strerror(int(found[1])))) from error
+
+
+def _refusal(path: Path, number: int | None, reason: str) -> str:
+    """What to do about an error number of the operating system's."""
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return f"no space left while writing {path}; free some and run the same command again"
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"no permission to write {path}"
+    if number in (errno.EMFILE, errno.ENFILE):
+        return f"cannot write {path}: too many files are open; raise ulimit -n and run the same command again"
+    return f"cannot write {path}: {reason}; mend that and run the same command again"

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from robustctl.errors import RequestError
 from robustctl.files import write_text, writing
+from robustctl.locks import held, is_held
 from robustctl.reading import read_json
 
 RECORD = "run.json"
@@ -143,17 +144,9 @@ class Run:
         Raises:
             RequestError: another process holds it.
         """
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(self.path / LOCK)
-        try:
-            lock.acquire(timeout=LOCK_SECONDS)
-        except Timeout:
-            raise RequestError(f"{self.path} is being trained by another process; let it finish or stop it") from None
-        try:
+        busy = f"{self.path} is being trained by another process; let it finish or stop it"
+        with held(self.path / LOCK, busy, LOCK_SECONDS):
             yield
-        finally:
-            lock.release()
 
     def status(self) -> Status | Literal["stopped"]:
         """How the run stands: as recorded, but ``stopped`` where it says ``running`` and no process trains it.
@@ -166,15 +159,7 @@ class Run:
 
     def is_held(self) -> bool:
         """Whether a process trains it now."""
-        from filelock import FileLock, Timeout
-
-        if not (self.path / LOCK).is_file():
-            return False
-        try:
-            with FileLock(self.path / LOCK, timeout=0):
-                return False
-        except (Timeout, OSError):  # a directory of another user: what is recorded stands
-            return True
+        return is_held(self.path / LOCK)
 
 
 def _checksum(content: dict[str, Any]) -> str:
@@ -212,7 +197,10 @@ def list_runs() -> list[Run]:
 def unfinished(state: Path) -> Iterator[Run]:
     """Runs with steps left (also after ``--max-steps``) and a saved ``state`` that no process trains, newest first."""
     for run in reversed(list_runs()):
-        record = run.read()
+        try:
+            record = run.read()
+        except RequestError:  # a damaged run is none to go on with unasked; ``robustctl runs`` tells of it
+            continue
         steps_left = record.status != "finished" or record.step < record.steps
         if steps_left and (run.path / state).is_file() and not run.is_held():
             yield run

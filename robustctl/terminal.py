@@ -5,6 +5,7 @@ sequences that move the cursor, change colours, set the title or turn the readin
 printed goes through ``plain``.
 """
 
+import os
 import re
 import sys
 
@@ -14,10 +15,25 @@ UNSAFE = re.compile(
     "\u2028\u2029\ufeff\ufff9-\ufffb\ud800-\udfff]"  # other line ends, marks without width, halves of characters
 )
 
+SHORTEST_TOKEN = 8  # a shorter text would be found in ordinary words
+
 
 def plain(text: str) -> str:
-    """The text with every character that a terminal would obey written as its escape, such as ``\\x1b``."""
+    """The text without the hub's token, and with an escape (``\\x1b``) for each character that a terminal obeys."""
+    for token in _tokens():
+        text = text.replace(token, "<token>")
     return UNSAFE.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
+
+
+def _tokens() -> list[str]:
+    """The hub's tokens: of the environment, and of the hub's client if this process has used it (imports nothing).
+
+    A server or a proxy may have sent them back in its answer.
+    """
+    found = [os.environ.get(name, "").strip() for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")]
+    if client := sys.modules.get("huggingface_hub"):
+        found.append(getattr(client, "get_token", lambda: None)() or "")
+    return [token for token in found if len(token) >= SHORTEST_TOKEN]
 
 
 def show(result: object) -> None:

@@ -25,6 +25,7 @@ ROOMS = (
     "reading",
     "terminal",
     "progress",
+    "locks",
     "user_code",
     "allocator",
     "results",

@@ -24,3 +24,8 @@ def test_what_a_terminal_would_obey_is_written_as_its_escape(
     terminal.show(text)
     terminal.tell(text)
     assert capsys.readouterr() == (shown + "\n", shown + "\n")
+
+
+def test_the_token_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret123")
+    assert terminal.plain("the proxy says: Bearer hf_secret123") == "the proxy says: Bearer <token>"

@@ -71,7 +71,8 @@ def _stop(signum: int, frame: FrameType | None) -> None:
 def main() -> None:
     """Run the command line; every error becomes one message on stderr and an exit code (docs/contracts.md)."""
     signal.signal(signal.SIGTERM, _stop)
-    if hasattr(signal, "SIGHUP"):  # a terminal that is closed ends a command as politely as Ctrl-C
+    # A terminal that is closed ends a command as politely as Ctrl-C, unless nohup forbids it.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signal.signal(signal.SIGHUP, _stop)
     terminal.accept_any_text()
     try:
@@ -86,12 +87,29 @@ def main() -> None:
         _close_stdout()
         raise SystemExit(1) from None
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            _fail("robustctl: too many files are open; raise ulimit -n and run the same command again", 1, error)
         if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
             _fail(_bug(error), 1, error)
         _close_stdout()
         _fail(f"robustctl: cannot write: {error.strerror}; free some space and run the same command again", 1, error)
     except Exception as error:
-        _fail(_bug(error), 1, error)
+        _fail(OUT_OF_MEMORY if _is_out_of_memory(error) else _bug(error), 1, error)
+
+
+OUT_OF_MEMORY = (
+    "robustctl: there is not enough memory; use smaller batches or another machine. What was saved stays: "
+    "the same command (for a training with --resume) goes on"
+)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether Python or torch, on the CPU or on an accelerator, was refused memory."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
 
 
 def _bug(error: Exception) -> str:

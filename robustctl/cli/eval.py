@@ -56,7 +56,7 @@ def command(
     split: options.Split = "test",
     columns: options.Columns = None,
     classes: options.Classes = None,
-    n: Annotated[int | None, typer.Option("--n", help="Only the first N images.")] = None,
+    n: Annotated[int | None, typer.Option("--n", "-n", help="Only the first N images; -n under torchrun.")] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images a forward pass; without, what suits the device.")
     ] = None,

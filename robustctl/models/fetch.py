@@ -7,8 +7,6 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from filelock import FileLock
-
 from robustctl.errors import RequestError, RobustctlError, RunError
 from robustctl.files import writing
 from robustctl.hub.download import MAX_BYTES, RemoteFile, Wanted, download, fault_of, probe, retried
@@ -19,6 +17,7 @@ from robustctl.models.find import entry_weights
 from robustctl.models.shelf import (
     MAX_TOKENIZER_BYTES,
     Record,
+    changing,
     kept_original,
     read_record,
     staging_of,
@@ -46,7 +45,7 @@ def fetch_entry(name: str, entry: Entry, keep_original: bool = False) -> Path:
     weights = entry_weights(name)
     with writing(weights):
         weights.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(weights.with_name(f".{name}.lock")):
+    with changing(name):
         if weights.is_file():
             return weights
         if entry.zero_shot and find_spec("transformers") is None:  # said before the download, not after

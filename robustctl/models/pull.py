@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from filelock import FileLock
-
 from robustctl.discovery import names, unknown
 from robustctl.errors import RequestError
 from robustctl.files import write_text, writing
@@ -16,6 +14,7 @@ from robustctl.hub import plain_directory
 from robustctl.hub.download import Get, RemoteFile, Wanted, download
 from robustctl.hub.names import FILE, REPO_ID, REVISION
 from robustctl.hub.plain_directory import sha256
+from robustctl.locks import held
 from robustctl.models.find import (
     home,
     pulled_directory,
@@ -207,8 +206,8 @@ def _locked(directory: Path) -> Iterator[None]:
     """One process at a time fetches a directory; the others wait and find it there."""
     with writing(directory):
         directory.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(directory.with_name(f".{directory.name}.lock")):
-            yield
+    with held(directory.with_name(f".{directory.name}.lock"), f"{directory} is being fetched by another process"):
+        yield
 
 
 def _made(path: Path) -> Path:

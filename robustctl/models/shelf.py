@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from robustctl.errors import RequestError
 from robustctl.files import write_text, writing
 from robustctl.hub.plain_directory import fault_in, read_sums, sha256
+from robustctl.locks import held
 from robustctl.models import entry as entries
 from robustctl.models.convert import convert
 from robustctl.models.entry import Entry, KeyRules, Source, check_name
@@ -133,6 +135,16 @@ def new_name(name: str) -> str:
     return name
 
 
+@contextmanager
+def changing(name: str) -> Iterator[None]:
+    """Let no other process import, fetch or remove the model ``name`` while the block runs; it waits its turn."""
+    lock = home() / "locks" / f"{name}.lock"
+    with writing(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+    with held(lock, f"model {name!r} is being changed by another process"):
+        yield
+
+
 def add(name: str, entry: Entry) -> Path:
     """Make an entry of the user's own; its weights are fetched when they are needed."""
     path = home() / "entries" / f"{new_name(name)}.yaml"
@@ -152,6 +164,12 @@ def import_model(name: str, source: Path, entry: Entry, keys: KeyRules, *, ask: 
         RequestError: the name is taken, or the file is damaged or does not fit; nothing is left behind.
         RunError: the disk is full; nothing is left behind.
     """
+    new_name(name)
+    with changing(name):  # and once more in there: another process may have taken the name in between
+        return _import_alone(name, source, entry, keys, ask)
+
+
+def _import_alone(name: str, source: Path, entry: Entry, keys: KeyRules, ask: bool) -> Entry:
     new_name(name)
     weights = home() / "weights" / f"{name}.safetensors"
     tokenizer = tokenizer_beside(source, entry)
@@ -212,15 +230,21 @@ def remove(name: str) -> list[Path]:
     repo, revision = split_revision(name)
     if name not in entry_files() and (repo if revision == "main" else f"{repo}@{revision}") in pulled():
         return _remove_pulled(repo, revision)
-    is_name = entries.NAME.fullmatch(name) is not None  # and not a path out of these folders
-    found = [path for path in _paths_of(name) if path.exists()] if is_name else []
+    if entries.NAME.fullmatch(name) is None:  # perhaps a path out of these folders
+        raise RequestError(f"model {name!r} is not here; robustctl models list --here shows what is")
+    with changing(name):
+        return _remove_entry(name)
+
+
+def _remove_entry(name: str) -> list[Path]:
+    found = [path for path in _paths_of(name) if path.exists()]
     if not found and name in entry_files():
         raise RequestError(f"model {name!r} has no weights here, and bundled entries stay")
     if not found:
         raise RequestError(f"model {name!r} is not here; robustctl models list --here shows what is")
     for path in found:
         with writing(path):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     return found
 
 
@@ -242,6 +266,13 @@ def _paths_of(name: str) -> list[Path]:
 def _remove_pulled(repo: str, revision: str) -> list[Path]:
     """Forget a revision, and delete its commit unless another revision is the same; all of the repo with the last."""
     ref = ref_file(repo, revision)
+    with writing(ref), held(repo_home(repo) / ".lock", f"{repo} is being changed by another process"):
+        return _forget(repo, revision, ref)
+
+
+def _forget(repo: str, revision: str, ref: Path) -> list[Path]:
+    if not ref.is_file():
+        raise RequestError(f"model {repo!r} at {revision} is not here any more; another process removed it")
     commit = ref.read_text().strip()
     others = {path.read_text().strip() for path in ref.parent.iterdir() if path != ref}
     gone = repo_home(repo) if not others else repo_home(repo) / quote(commit, safe="")

@@ -131,7 +131,8 @@ def make_package(
     if (status := run.status()) == "running":
         raise RequestError(f"run {run.name} is still running; push it when it has finished")
     if status != "finished":
-        raise RequestError(f"run {run.name} is {status}; finish it first: robustctl {record.command} --resume")
+        again = f"robustctl {record.command} --resume --out {run.path}"
+        raise RequestError(f"run {run.name} is {status}; finish it first: {again}")
     chosen = push.check_licence(licence or record.licence, record.base)
     spec = read_spec(run.path)
     found = _results(run.path / "eval", digest)

@@ -129,7 +129,7 @@ def test_remove_takes_the_original_and_what_an_interrupted_download_left(
     assert robust("pull", "theirs", "--keep-original") == 0
     (home() / "weights" / ".theirs").mkdir()
     assert robust("models", "remove", "theirs") == 0
-    assert [path.name for path in home().rglob("*") if path.is_file()] == [".theirs.lock"]
+    assert [path.name for path in home().rglob("*") if path.is_file()] == ["theirs.lock"]
     assert robust("models", "remove", "theirs") == 2
 
 

@@ -101,7 +101,7 @@ def test_what_was_imported_is_listed_shown_verified_and_removed(file: Path, caps
     assert "file: mine.pt" in shown and str(file.parent) not in shown
     assert robust("models", "verify", "mine", "--local") == 0
     assert robust("models", "remove", "mine") == 0
-    assert not [path for path in home().rglob("*") if path.is_file()]
+    assert not [path for path in home().rglob("*") if path.is_file() and path.suffix != ".lock"]
     assert robust("models", "show", "mine") == 2
 
 
@@ -163,7 +163,7 @@ def test_a_bad_import_gets_its_message_and_leaves_nothing(
 ) -> None:
     assert robust("models", "import", file, *options) == 2
     assert message in capsys.readouterr().err
-    assert not [path for path in home().rglob("*") if path.is_file()]
+    assert not [path for path in home().rglob("*") if path.is_file() and path.suffix != ".lock"]
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_a_bad_value_in_a_yaml_file_gets_its_message(
     path.write_text("\n".join(lines.values()))
     assert robust("models", "import", file, "--name", "m", "--from-yaml", path) == 2
     assert message in capsys.readouterr().err
-    assert not [path for path in home().rglob("*") if path.is_file()]
+    assert not [path for path in home().rglob("*") if path.is_file() and path.suffix != ".lock"]
 
 
 def test_a_home_without_write_permission_is_named(
@@ -216,7 +216,7 @@ def test_a_full_disk_leaves_nothing_of_an_import(file: Path, monkeypatch: pytest
     with monkeypatch.context() as patch:
         patch.setattr(where, full)
         assert robust("models", "import", file, "--name", "mine", *TINY) == 1
-    assert not [path for path in home().rglob("*") if path.is_file()]
+    assert not [path for path in home().rglob("*") if path.is_file() and path.suffix != ".lock"]
     assert robust("models", "import", file, "--name", "mine", *TINY) == 0
 
 
