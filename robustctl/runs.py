@@ -2,7 +2,7 @@
 
 <time>-<model>-<recipe>/
     run.json            what was asked and what came of it (``Record``)
-    recipe.yaml         the recipe as it was written
+    recipe.yaml         the recipe as it was written, whole
     config.json         the model's spec
     model.safetensors   the last weights (``robustctl.checkpoint`` reads both)
     best.safetensors    the best weights by the selection split

@@ -1,6 +1,5 @@
 """Recipes: list them, show, check and copy one."""
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -30,10 +29,10 @@ def list_recipes(dataset: Annotated[str | None, typer.Option(help="Only recipes 
 
 @app.command()
 def show(name: Name) -> None:
-    """Print a recipe as it is written, header included."""
+    """Print a recipe, header included; one that has a base is shown whole, the base's values among its own."""
     from robustctl.recipe import read as recipe
 
-    terminal.show(recipe.find(name).read_text(encoding="utf-8").rstrip())
+    terminal.show(recipe.written(recipe.find(name)).rstrip())
 
 
 @app.command()
@@ -61,12 +60,11 @@ def validate(
 
 @app.command()
 def copy(name: Name, destination: Annotated[Path, typer.Argument(help="The new file.")]) -> None:
-    """Copy a recipe to a file of your own, to edit it."""
-    from robustctl.files import writing
+    """Copy a recipe to a file of your own, to edit it; one that has a base is written whole."""
+    from robustctl.files import write_text
     from robustctl.recipe import read as recipe
 
     if destination.exists():
         raise RequestError(f"{destination} is there already; choose another name")
-    with writing(destination):
-        shutil.copyfile(recipe.find(name), destination)
+    write_text(destination, recipe.written(recipe.find(name)))
     terminal.show(f"{destination}: edit it, then robustctl recipes validate {destination}")

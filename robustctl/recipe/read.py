@@ -1,4 +1,4 @@
-"""The only reader of recipes: one YAML an experiment, checked whole before anything starts. No torch here.
+"""The only reader of recipes: one YAML per experiment, checked whole before anything starts. No torch here.
 
 A fault is reported by the user's own key and the line it stands on; all faults are reported at once.
 """
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from robustctl import discovery, reading
 from robustctl.discovery import did_you_mean, unknown
 from robustctl.errors import RequestError
+from robustctl.recipe import base
 from robustctl.recipe.schema import Settings
 from robustctl.threats import hull_l2_radius
 
@@ -40,6 +41,10 @@ class Recipe:
     path: Path
     overrides: tuple[str, ...]
     settings: Settings
+
+    def text(self) -> str:
+        """The recipe as it is written, without its overrides; one with a ``base`` as the whole recipe that it means."""
+        return written(self.path)
 
     @property
     def short_name(self) -> str:
@@ -125,6 +130,16 @@ def find(name_or_path: str, dataset: str | None = None) -> Path:
     return _of_dataset(name_or_path, dataset)
 
 
+def written(path: Path) -> str:
+    """The text of a recipe's file; of one with a ``base``, its header and all the values that it means.
+
+    Raises:
+        RequestError: the file cannot be read, or its base is none.
+    """
+    text = _Text(path, ())
+    return base.whole(text.text, text.values) if text.has_base else text.text
+
+
 def hull_line(settings: Settings, dimension: int) -> str | None:
     """Whether E-AT's assumption holds for these radii, in one line; None where it does not apply.
 
@@ -162,24 +177,39 @@ def _of_dataset(name: str, dataset: str) -> Path:
 class _Text:
     """A recipe's raw values, and for every key the place that set it."""
 
-    def __init__(self, path: Path, overrides: Sequence[str]) -> None:
-        self.path = path
+    def __init__(self, path: Path, overrides: Sequence[str], *, is_base: bool = False) -> None:
+        self.path, self.is_base = path, is_base
         self.places: dict[Key, str] = {(): "line 1"}
         self.faults: list[str] = []
+        self.text, self.has_base = "", False
         self.values = self._read()
         for override in overrides:
             self._override(override)
 
     def _read(self) -> dict[str, Any]:
         try:
-            text = reading.read_text(self.path, MAX_BYTES)
+            self.text = reading.read_text(self.path, MAX_BYTES)
         except FileNotFoundError:
             raise RequestError(f"cannot read recipe {self.path}: there is no such file") from None
-        node, values = reading.compose_yaml(text, f"recipe {self.path}")
+        node, values = reading.compose_yaml(self.text, f"recipe {self.path}")
         if not isinstance(values, dict) or node is None:
             raise RequestError(f"recipe {self.path} holds no mapping of keys to values")
         self._walk(node, ())
-        return values
+        self.has_base = base.KEY in values
+        return self._on_base(values[base.KEY], values) if self.has_base and not self.is_base else values
+
+    def _on_base(self, name: Any, own: dict[str, Any]) -> dict[str, Any]:
+        """The values of the base with this recipe's own; a base's places are told by its name."""
+        place = self.place((base.KEY,))
+        if not isinstance(name, str):
+            raise RequestError(f"recipe {self.path}: {place}: base: give the name of a recipe, as in base: cifar10/avg")
+        beside = self.path.parent / name  # a file is named as seen from this one
+        other = _Text(find(str(beside) if name.endswith((".yaml", ".yml")) else name), (), is_base=True)
+        if other.has_base:
+            raise RequestError(f"recipe {self.path}: {place}: base: {name} has a base itself; take that one")
+        self.faults += other.faults
+        self.places = {**{key: f"{name}, {line}" for key, line in other.places.items() if key}, **self.places}
+        return base.merged(other.values, own)
 
     def _walk(self, node: yaml.Node, key: Key) -> None:
         if isinstance(node, yaml.MappingNode):

@@ -153,7 +153,7 @@ class Loop:
             self._write({"kind": "prepare", **found})
             self.save(weights=False)
             if self.world.leads:
-                say(f"measured before training: {json.dumps(found)}")
+                say(f"decided before training: {json.dumps(found)}")
 
     def _probe(self, start: dict[str, Tensor], stop: StopRequest, threat: Threat, steps: int) -> float:
         """Robust accuracy in ``threat`` on the selection split after a short training on it alone."""

@@ -23,7 +23,7 @@ def create_run(plan: TrainingPlan, model: Classifier, device: torch.device, w: W
         return runs.Run(w.broadcast(None))
     run = runs.create(plan.model, plan.recipe.short_name, plan.request.out)
     run.write(_record(plan, model, device))
-    write_text(run.path / runs.RECIPE, plan.recipe.path.read_text(encoding="utf-8"))
+    write_text(run.path / runs.RECIPE, plan.recipe.text())
     return runs.Run(w.broadcast(run.path))
 
 

@@ -6,6 +6,7 @@ natural training, RAMP's other half, is the recipe's ``projection`` block and co
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import PositiveInt
@@ -26,15 +27,16 @@ class Config(MethodConfig):
     """The ``method`` block.
 
     Attributes:
-        pair: ``[q, r]``, or ``auto``: each norm of ``train.threats`` is trained on alone for ``auto_steps`` steps from
-            the same start, and the two whose own robust accuracy on the selection split is lowest are the pair
-            (section 4). q is the norm that the start was trained for, if it is one of them, else l_inf, else l_2.
+        pair: ``[q, r]``; or ``start``, the two norms of ``train.threats``; or ``auto``: each of three norms of
+            ``train.threats`` is trained on alone for ``auto_steps`` steps from the same start, and the two whose own
+            robust accuracy on the selection split is lowest are the pair (section 4). With ``start`` and ``auto``, q
+            is the norm that the start was trained for, if it is one of them, else l_inf, else l_2 (Table 5).
         weight: lambda of equation 3; 0.5 in the paper's fine-tuning, 2 or 5 from scratch.
         pairing: ``kl`` (equation 1), ``mse`` (17) or ``cosine`` (18), all on probabilities.
     """
 
     name: Literal["ramp"]
-    pair: tuple[Norm, Norm] | Literal["auto"]
+    pair: tuple[Norm, Norm] | Literal["start", "auto"]
     weight: NonNegativeFinite
     pairing: Literal["kl", "mse", "cosine"] = "kl"
     auto_steps: PositiveInt = 100
@@ -43,6 +45,9 @@ class Config(MethodConfig):
         if self.pair == "auto":
             few = len(norms) < 3
             return ["train.threats: method ramp with pair auto needs linf, l2 and l1 to choose from"] if few else []
+        if self.pair == "start":
+            two = len(norms) == 2
+            return [] if two else ["train.threats: method ramp with pair start needs two norms"]
         if self.pair[0] == self.pair[1]:
             return ["method.pair: give two different norms"]
         if norms != frozenset(self.pair):
@@ -54,12 +59,15 @@ class Method(TrainingMethod):
     def __init__(self, config: Config, threats: tuple[Threat, ...]) -> None:
         self.config = config
         self.threats = {threat.norm: threat for threat in threats}
-        self.pair: tuple[Norm, Norm] | None = None if config.pair == "auto" else config.pair
+        self.pair: tuple[Norm, Norm] | None = None if isinstance(config.pair, str) else config.pair
 
     def prepare(self, probe: Probe, start_norm: Norm | None) -> dict[str, Any]:
         """Find the pair where the recipe leaves it open."""
         if self.pair is not None:
             return {}
+        if self.config.pair == "start":
+            self.pair = ordered(list(self.threats), start_norm)
+            return {"pair": list(self.pair)}
         own = {norm: probe(threat, self.config.auto_steps) for norm, threat in self.threats.items()}
         self.pair = key_pair(own, start_norm)
         return {"own_robust_accuracy": own, "pair": list(self.pair)}
@@ -91,11 +99,15 @@ class Method(TrainingMethod):
 
 def key_pair(own: dict[Norm, float], start_norm: Norm | None) -> tuple[Norm, Norm]:
     """(q, r) from each norm's own robust accuracy and the norm that the start was trained for."""
-    lowest = sorted(own, key=lambda norm: own[norm])[:2]
+    return ordered(sorted(own, key=lambda norm: own[norm])[:2], start_norm)
+
+
+def ordered(norms: Sequence[Norm], start_norm: Norm | None) -> tuple[Norm, Norm]:
+    """(q, r) of two norms: q is the norm that the start was trained for, else l_inf, else l_2."""
     preferred: tuple[Norm | None, ...] = (start_norm, "linf", "l2")
-    q = next(norm for norm in preferred if norm in lowest)
+    q = next(norm for norm in preferred if norm in norms)
     assert q is not None
-    return q, next(norm for norm in lowest if norm != q)
+    return q, next(norm for norm in norms if norm != q)
 
 
 def pair_losses(pairing: str, logits_q: Tensor, logits_r: Tensor) -> Tensor:
