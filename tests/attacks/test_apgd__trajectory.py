@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustctl import losses
-from robustctl.attacks.apgd import apgd
+from robustctl.attacks.apgd import Apgd, Schedule, apgd
 from robustctl.oracle import Loss, Oracle
 from robustctl.threats import NORMS, Norm, Threat
 
@@ -142,3 +142,29 @@ def test_every_point_of_the_path_is_that_of_the_slow_restatement(norm: Norm, ste
             torch.testing.assert_close(oracle.points[k][row].flatten(), point, rtol=0, atol=1e-7, msg=f"point {k}")
         best = max(expected, key=lambda point: f(point)[0])
         torch.testing.assert_close(f(x_adv[row].flatten())[0], f(best)[0], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(("changed", "sparser"), [(94, True), (95, False), (96, False), (100, False)])
+@pytest.mark.parametrize(("before", "smaller"), [(1.0, 1 / 1.5), (0.12, 0.1), (0.15, 0.1), (0.3, 0.2)])
+def test_an_l1_step_starts_anew_when_the_best_point_grows_sparser_and_else_shrinks_to_a_tenth(
+    changed: int, sparser: bool, before: float, smaller: float
+) -> None:
+    attack = Apgd(Threat("l1", 2.0, "2"), Schedule.plain(100))
+    rows = attack.start(torch.zeros(1, 1, 10, 10, dtype=torch.float64), None)
+    rows.x_best.flatten()[:changed] = 0.01
+    rows.support, rows.step_size = torch.tensor([100.0]).double(), torch.tensor([2.0 * before]).double()
+    rows.since = rows.window.clone()
+    assert attack._check(rows).tolist() == [sparser]
+    assert rows.step_size.item() == pytest.approx(2.0 * (1.0 if sparser else smaller))
+    assert rows.support.item() == changed
+    assert rows.sparsity.item() == pytest.approx(changed / 100 / 1.5)
+
+
+def test_a_first_window_without_improvement_does_not_count_as_a_stall() -> None:
+    attack = Apgd(Threat("l2", 1.0, "1"), Schedule.plain(100))
+    rows = attack.start(torch.zeros(2, 1, 2, 2), None)
+    rows.best, rows.best_at_check = torch.tensor([1.0, 1.0]), torch.tensor([1.0, 1.0])
+    rows.since, rows.rises = rows.window.clone(), rows.window.clone()  # it rose all the way, back to where it was
+    assert attack._check(rows).tolist() == [False, False]
+    rows.since, rows.rises = rows.window.clone(), rows.window.clone()
+    assert attack._check(rows).tolist() == [True, True], "the second time it stalls"
