@@ -8,6 +8,8 @@ from robustctl.threats import NORMS
 
 Labelled = Sequence[tuple[str, UnionResult]]
 Rows = list[list[str]]
+Threats = tuple[tuple[str, str], ...]
+"""Norms and radii as written, in the order of the result."""
 
 
 def before_after(results: Labelled) -> str:
@@ -33,18 +35,24 @@ def cells(results: Labelled) -> Rows:
     if len(results) != 2 or unlike(results[0][1], results[1][1]):
         return rows
     header, *body = rows
-    pairs = [_change(name, results[0][1], results[1][1]) for name in _names(results)]
+    pairs = [_change(name, results[0][1], results[1][1]) for name, _ in _figures(results)]
     return [[*header, "change", "p"], *([*row, *pair] for row, pair in zip(body, pairs, strict=True))]
 
 
 def columns(results: Labelled) -> Rows:
     """Header and rows: clean, each norm, average, union, in percent with 95 % intervals."""
-    return [["accuracy in %", *(label for label, _ in results)], *(_row(name, results) for name in _names(results))]
+    return [
+        ["accuracy in %", *(label for label, _ in results)],
+        *(_row(*figure, results) for figure in _figures(results)),
+    ]
 
 
 def footnotes(results: Labelled) -> list[str]:
     """What a reader must know: points, attack, flags, and why columns do not compare."""
-    notes = ["95 % intervals (Wilson): sampling error of the points only."]
+    notes = [
+        "95 % intervals (Wilson): sampling error of the points only. Robust accuracies are at most these: attacks prove "
+        "what is broken."
+    ]
     for label, result in results:
         model = "" if label == result.model else f"{result.model}, "
         notes.append(
@@ -90,12 +98,27 @@ def attack_name(result: UnionResult) -> str:
     return f"{result.attack.name}{', union only' if result.attack.union_only else ''}"
 
 
-def _names(results: Labelled) -> list[str]:
+def _figures(results: Labelled) -> list[tuple[str, Threats]]:
+    """The rows: a figure's name, and for an average or a union the threats that it is over.
+
+    Each set of threats has rows of its own, so that no row mixes unions of different norms or radii. One norm alone has
+    neither: its union is that norm's accuracy.
+    """
     norms = [norm for norm in NORMS if any(norm in result.norms for _, result in results)]
-    return ["clean", *norms, "average", "union"]
+    several = [one for one in dict.fromkeys(_threats(result) for _, result in results) if len(one) > 1]
+    means: list[tuple[str, Threats]] = [(name, one) for name in ("average", "union") for one in several]
+    return [("clean", ()), *((norm, ()) for norm in norms), *means]
 
 
-def _row(name: str, results: Labelled) -> list[str]:
+def _threats(result: UnionResult) -> Threats:
+    return tuple((norm, accuracy.eps_text) for norm, accuracy in result.norms.items())
+
+
+def _row(name: str, threats: Threats, results: Labelled) -> list[str]:
+    if threats:
+        mixed = len({_threats(result) for _, result in results}) > 1
+        title = f"{name} of {', '.join(f'{norm} {eps}' for norm, eps in threats)}" if mixed else name
+        return [title, *(_cell(name, one, False) if _threats(one) == threats else "-" for _, one in results)]
     radii = {_radius(name, result) for _, result in results} - {""}
     title = f"{name} {radii.pop()}" if len(radii) == 1 else name
     return [title, *(_cell(name, result, bool(radii)) for _, result in results)]

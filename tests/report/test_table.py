@@ -96,3 +96,23 @@ def test_evaluations_that_differ_in_nothing_named_are_numbered(before, after):
     assert table.told_apart("after", [before, after]) == ["after 1", "after 2"]
     three = [before, after, varied(before, seed=1)]
     assert table.told_apart("after", three) == ["after (seed 0) 1", "after (seed 0) 2", "after (seed 1)"]
+
+
+def test_one_norm_has_no_union_and_no_average(before):
+    points = before.points.model_copy(update={"robust": {"linf": before.points.robust["linf"]}})
+    figures = results.summarize(points, [Threat.parse("linf:8/255")], {}, False)
+    one = UnionResult(**{**dict(before), **figures, "points": points})
+    rows = [row[0] for row in table.cells([("one", one)])]
+    assert rows == ["accuracy in %", "clean", "linf 8/255"]
+
+
+def test_unions_of_different_radii_stand_in_rows_of_their_own(before):
+    other = make("other", [1] * 10, [1] * 10, [1] * 10, eps="4/255")
+    rows = {row[0]: row[1:] for row in table.cells([("before", before), ("other", other)])}
+    assert rows["union of linf 8/255, l1 12"][0].startswith("0.0") and rows["union of linf 8/255, l1 12"][1] == "-"
+    assert rows["union of linf 4/255, l1 12"][0] == "-" and rows["union of linf 4/255, l1 12"][1].startswith("100.0")
+    assert "union" not in rows and "average" not in rows
+
+
+def test_a_table_says_that_attacks_prove_upper_bounds(before):
+    assert "at most" in table.before_after([("before", before)])
