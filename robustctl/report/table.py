@@ -50,8 +50,8 @@ def columns(results: Labelled) -> Rows:
 def footnotes(results: Labelled) -> list[str]:
     """What a reader must know: points, attack, flags, and why columns do not compare."""
     notes = [
-        "95 % intervals (Wilson): sampling error of the points only. Robust accuracies are at most these: attacks prove "
-        "what is broken."
+        "95 % intervals (Wilson): sampling error of the points only. Robust accuracies are at most these: attacks show"
+        " what is broken.",
     ]
     for label, result in results:
         model = "" if label == result.model else f"{result.model}, "

@@ -39,8 +39,8 @@ def first(tmp_path):
 
 def test_two_results_on_the_same_points_are_tested_pairwise(first, tmp_path):
     table = run("compare", first, save(tmp_path / "b.json", "two", [0, 1, 1, 1, 1, 1, 1, 1]))
-    union = next(line for line in table.splitlines() if line.startswith("union"))
-    assert union.split()[-2:] == ["+62.5", "0.125"]
+    linf = next(line for line in table.splitlines() if line.startswith("linf"))
+    assert linf.split()[-2:] == ["+62.5", "0.125"]
 
 
 @pytest.mark.parametrize(("more", "reason"), [({"n": 7}, "n: 8 against 7"), ({"eps": "4/255"}, "8/255 against 4/255")])
