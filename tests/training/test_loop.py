@@ -245,6 +245,27 @@ def test_every_process_knows_when_all_have_saved(settings_for: Make, make_loop: 
     assert loop.saved > before + 999 and not list((tmp_path / "run").iterdir()), "only the leading process writes"
 
 
+def test_average_that_is_kept_follows_the_weights_of_every_step(
+    settings_for: Make, make_loop: Make, tmp_path: Path
+) -> None:
+    loop = make_loop(of(settings_for, "average"), tmp_path / "run")
+    seen, one_step = [], loop._one_step
+
+    def watched(this: Any) -> None:
+        one_step(this)
+        seen.append({name: parameter.detach().clone() for name, parameter in loop.model.net.named_parameters()})
+
+    start = {name: parameter.detach().clone() for name, parameter in loop.model.net.named_parameters()}
+    loop._one_step = watched
+    loop.run(3)
+    kept = weights(tmp_path / "run")
+    assert len(seen) == 3 and set(start) <= set(kept)
+    for name, first in start.items():
+        terms = (0.9**3 * first, 0.081 * seen[0][name], 0.09 * seen[1][name], 0.1 * seen[2][name])
+        torch.testing.assert_close(kept[name], sum(terms), rtol=1e-5, atol=1e-7)
+        assert not torch.equal(kept[name], first), "the start is not what is shipped"
+
+
 def test_average_is_what_is_kept(settings_for: Make, make_loop: Make, tmp_path: Path) -> None:
     loop = make_loop(of(settings_for, "average"), tmp_path / "run")
     loop.run()
