@@ -5,7 +5,6 @@ from itertools import islice
 from typing import TypeVar
 
 import torch
-from torch import Tensor
 
 from robustctl.architectures import Classifier
 from robustctl.data import ImageData
@@ -18,7 +17,6 @@ from robustctl.threats import Norm, Threat
 Item = TypeVar("Item")
 
 TIE = 1e-5  # a margin this small may change sign with the order of float32 sums
-EIGHT_BIT = 1e-4  # of a level: how far a float32 pixel of an 8-bit image may be from its level
 BATCH = 97  # on purpose a size that no attack uses
 
 
@@ -43,28 +41,11 @@ def audit(
             x_adv = torch.stack([decode(packed, image) for (_, packed), image in zip(chunk, x, strict=True)])
             verdicts = referee.judge(model, x, y, x_adv, threat, passes)
             changed += int((~verdicts.broken & ~(verdicts.margin.abs() <= TIE)).sum())
-            survived += int((~referee.judge(model, x, y, to_8bit(x_adv, x), threat, passes).broken).sum())
+            survived += int((~referee.judge_8bit(model, x, y, x_adv, threat, passes)).sum())
         if changed:
             flags.append(f"rescoring: {changed} verdicts of {threat.norm} did not hold in another batch")
         rounded[threat.norm] = (n_correct - len(store.broken(threat.norm)) + survived) / len(data)
     return flags, rounded
-
-
-def to_8bit(x_adv: Tensor, x: Tensor) -> Tensor:
-    """The 8-bit image between x and x_adv that is nearest to x_adv, pixel by pixel; x itself where there is none.
-
-    Rounding towards x shortens every change, so that the image stays in every ball around x. Plain rounding can
-    leave it.
-    """
-    levels, aim = x_adv.double() * 255, x.double() * 255
-    inner = torch.where(levels > aim, levels.floor(), levels.ceil()).div(255).to(x.dtype)
-    nearest = levels.round()
-    # A pixel that is 8-bit already is k/255 up to a float's rounding, and stays, if that makes the change no longer.
-    same = nearest.div(255).to(x.dtype)
-    stays = ((levels - nearest).abs() < EIGHT_BIT) & ((same - x).abs() <= (x_adv - x).abs())
-    rounded = torch.where(stays, same, inner)
-    passed = (rounded - x) * (x_adv - x) < 0  # no level lies between
-    return torch.where(passed | ((rounded - x).abs() > (x_adv - x).abs()), x, rounded)
 
 
 def mean_accuracies(

@@ -16,6 +16,7 @@ from robustctl.precision import true_float32
 from robustctl.threats import Norm, Threat
 
 TOLERANCE = 1e-6  # relative, on the norm; the box has none
+SNAP = 1e-4  # of a step of 1/255: a float32 that was meant to be a whole step is nearer than that
 PASSES = 21
 """Fresh passes that judge a point of a random model; odd, so that they have a majority."""
 
@@ -115,6 +116,37 @@ def judge(model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, threat: Threat,
     votes = vote(model, x_adv, y, passes)
     inside = in_ball(x_adv, x, threat) & in_box(x_adv)
     return Verdicts(votes.wrong & inside, inside, votes.margin, votes.right)
+
+
+def judge_8bit(model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, threat: Threat, passes: int = 1) -> Tensor:
+    """Whether x_adv (n, c, h, w) still breaks its points when it is an 8-bit image, shape (n,).
+
+    Every pixel is rounded towards x, so that rounding does not lengthen the perturbation; images and labels are as for
+    ``judge``. Ball and box are checked again, in exact steps of 1/255: where x itself is no 8-bit image, the nearest
+    one may lie outside, and then nothing is broken.
+
+    Raises:
+        RunError: the logits of a rounded image are not finite.
+    """
+    rounded, here = to_8bit(x_adv, x) / 255, _levels(x, 0) / 255
+    votes = vote(model, rounded.float(), y, passes)
+    return votes.wrong & in_ball(rounded, here, threat) & in_box(rounded)
+
+
+def to_8bit(x_adv: Tensor, x: Tensor) -> Tensor:
+    """Whole numbers 0..255 in float64: each pixel of x_adv in [0,1] rounded towards x, or x rounded to the nearest
+    where none lies between."""
+    here, there = _levels(x, 0), _levels(x_adv, SNAP)
+    towards = torch.where(there > here, there.floor(), there.ceil())
+    passed = (towards - here) * (there - here) <= 0
+    return torch.where(passed, here.round(), towards)
+
+
+def _levels(x: Tensor, snap: float) -> Tensor:
+    """Pixels in steps of 1/255, float64. A float that stands for a whole step or is within ``snap`` of it is whole."""
+    levels = x.double() * 255
+    whole = levels.round()
+    return torch.where((whole.float() / 255 == x) | ((levels - whole).abs() <= snap), whole, levels)
 
 
 def in_ball(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:

@@ -9,10 +9,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from robustctl.files import write_text
-from robustctl.results.statistics import Z95
-from robustctl.results.union import Accuracy, DataInfo, Share, read_as
+from robustctl.results.statistics import student95, wilson
+from robustctl.results.union import TINY, Accuracy, DataInfo, Share, read_as
 
 SCHEMA = "robustctl.intermediate/1"
+LARGEST = 700.0  # a log of more than that has no exponential in float64
 Loss = Annotated[float, Field(ge=0)]
 
 
@@ -60,6 +61,7 @@ class QEstimate(MeanLoss):
         ess: median over images of the independent samples that would be as good.
         chain_gap: difference of the averages that the first two chains give alone; None for Monte Carlo.
         lag: half the difference between annealing down and up; None without both.
+        log_z, log_z_half: of each image, log Z_q and half the width of its 95 % interval; older results lack the width.
     """
 
     q: Annotated[float, Field(ge=1)]
@@ -74,6 +76,7 @@ class QEstimate(MeanLoss):
     chain_gap: float | None
     lag: float | None
     log_z: list[float]
+    log_z_half: list[float] | None = None
 
     @property
     def name(self) -> str:
@@ -137,8 +140,32 @@ class IntermediateResult(_Frozen):
 
     @model_validator(mode="after")
     def _covers_all_points(self) -> "IntermediateResult":
-        if any(len(estimate.log_z) != self.data.n for estimate in self.estimates):
+        if any(
+            len(column) != self.data.n for one in self.estimates for column in (one.log_z, one.log_z_half or one.log_z)
+        ):
             raise ValueError("its per-point estimates do not cover its points")
+        return self
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> "IntermediateResult":
+        """Every figure that follows from others in the file must do so."""
+        for i, one in enumerate(self.estimates):
+            mean = math.fsum(math.exp(min(value, LARGEST)) for value in one.log_z) / len(one.log_z)
+            _require(f"estimates.{i}.value", one.value, mean)
+            _require_within(f"estimates.{i}.ci95_sampling", one.value, one.ci95_sampling)
+        named: list[tuple[str, Accuracy]] = [("clean", self.clean)]
+        named += [(f"probacc.{i}", one) for i, one in enumerate(self.probacc)]
+        means = [("clean_loss", self.clean_loss), *((f"estimates.{i}", one) for i, one in enumerate(self.estimates))]
+        if self.adversarial_loss is not None:
+            named.append(("adversarial_loss.accuracy", self.adversarial_loss.accuracy))
+            means.append(("adversarial_loss", self.adversarial_loss))
+        for name, accuracy in named:
+            _require(f"{name}.acc", accuracy.acc, accuracy.n_correct / self.data.n)
+            for i, end in enumerate(wilson(accuracy.n_correct, self.data.n)):
+                _require(f"{name}.ci95.{i}", accuracy.ci95[i], end)
+        for name, loss in means:
+            _require_within(f"{name}.ci95", loss.value, loss.ci95)
+        _require_within("random.ci95", self.random.acc, self.random.ci95)
         return self
 
     def curve(self, estimator: Literal["mc", "path"]) -> list[QEstimate]:
@@ -154,13 +181,23 @@ class IntermediateResult(_Frozen):
         write_text(Path(path), json.dumps(self.model_dump(mode="json", by_alias=True)) + "\n")
 
 
+def _require(name: str, found: float, expected: float) -> None:
+    if not math.isclose(found, expected, rel_tol=TINY, abs_tol=TINY):
+        raise ValueError(f"{name} is {found}; from the other figures of the file follows {expected}")
+
+
+def _require_within(name: str, value: float, ends: tuple[float, float]) -> None:
+    if not ends[0] - TINY <= value <= ends[1] + TINY:
+        raise ValueError(f"{name} is [{ends[0]}, {ends[1]}]; its value {value} is not in it")
+
+
 def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
-    """Mean of a non-empty list and half the width of its 95 % interval (normal)."""
+    """Mean of a non-empty list and half the width of its 95 % interval (Student's t)."""
     n, mean = len(values), math.fsum(values) / len(values)
     if n < 2:
         return mean, 0.0
     variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
-    return mean, Z95 * math.sqrt(variance / n)
+    return mean, student95(n - 1) * math.sqrt(variance / n)
 
 
 def read(path: Path) -> IntermediateResult:

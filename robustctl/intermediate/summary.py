@@ -30,7 +30,7 @@ from robustctl.results.union import Accuracy
 from robustctl.version import __version__
 
 FEWEST_ACCEPTED = 0.4  # mean acceptance of an image below which its chains count as stuck
-FEWEST_EFFECTIVE = 20  # samples that must carry a Monte Carlo mean
+FEWEST_EFFECTIVE = 20  # samples that must carry an estimate
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,7 @@ def _estimate(
         chain_gap=_mean_product(z, gap) if path else None,
         lag=mean_lag if path and request.grid == "graded" else None,
         log_z=log_z,
+        log_z_half=half,
     )
 
 
@@ -239,10 +240,12 @@ def _flags(
             "(wanted: 60-70 %); their chains went on with the last step"
         )
     for one in estimates:
-        if one.estimator == "mc" and one.ess < FEWEST_EFFECTIVE and one.q > 1:
-            yield (
-                f"{one.name}: {one.ess:.2g} of {one.samples} samples carry the median image's value; "
+        if one.ess < FEWEST_EFFECTIVE and one.q > 1:
+            fault = (
                 "it is too small, and so is its interval"
+                if one.estimator == "mc"
+                else "its chains have hardly mixed and the value may be off by more than its interval; raise --samples"
             )
+            yield f"{one.name}: {one.ess:.2g} of {one.samples} samples carry the median image's value; {fault}"
     if request.grid == "thesis" and path:
         yield "thesis grid: biased low at large q, and its intervals do not cover that; the graded grid is not"

@@ -41,24 +41,42 @@ def render(results: Labelled, curves: q_section.Labelled = ()) -> str:
 def _union(results: Labelled) -> list[str]:
     return [
         f'<p class="soft">{len(results)} result{"s" * (len(results) > 1)}; accuracies in percent with 95 % Wilson '
-        "intervals, which hold the sampling error of the points only.</p>",
+        "intervals, which hold the sampling error of the points only. Robust accuracies hold for the protocol that "
+        "found them: the true ones are at most that.</p>",
         "<h2>Accuracies</h2>",
-        style.table(table.columns(results)),
+        style.table(_with_protocols(results)),
         _chart(results),
         *([_comparisons(results)] if len(results) > 1 else []),
     ]
+
+
+def _with_protocols(results: Labelled) -> table.Rows:
+    header, *rows = table.columns(results)
+    return [header, ["protocol", *(_protocol(result) for _, result in results)], *rows]
+
+
+def _protocol(result: UnionResult) -> str:
+    """The protocol, and ``estimate`` where it is too weak for more."""
+    return table.attack_name(result) + ", estimate" * any(flag.startswith("estimate") for flag in result.flags)
+
+
+def _threats(result: UnionResult) -> frozenset[tuple[str, float]]:
+    return frozenset((norm, accuracy.eps) for norm, accuracy in result.norms.items())
 
 
 def _figures(result: UnionResult) -> list[tuple[str, Accuracy]]:
     """Name and accuracy of each row of the chart."""
     named: list[tuple[str, Accuracy]] = [("clean", result.clean)]
     named += [(norm, result.norms[norm]) for norm in NORMS if norm in result.norms]
-    return [*named, ("union", result.union)]
+    return [*named, ("union", result.union)] if len(result.norms) > 1 else named
 
 
 def _chart(results: Labelled) -> str:
     """Points with their intervals, grouped by threat model, one colour a result."""
-    names = ["clean", *(norm for norm in NORMS if any(norm in result.norms for _, result in results)), "union"]
+    names = ["clean", *(norm for norm in NORMS if any(norm in result.norms for _, result in results))]
+    # Unions of other norms or radii are other figures and stand in the table alone.
+    if len({_threats(result) for _, result in results}) == 1 and len(results[0][1].norms) > 1:
+        names.append("union")
     group = ROW * len(results) + 14
     height = group * len(names) + 30
     marks = [_grid(height)]
@@ -109,7 +127,7 @@ def _comparison(base: UnionResult, label: str, result: UnionResult) -> str:
         words = f"does not compare: {escape('; '.join(reasons))}"
         return f'<tr><td>{escape(label)}</td><td colspan="5" class="words">{words}</td></tr>'
     lines = []
-    for name in ("clean", *base.norms, "union"):
+    for name in ("clean", *base.norms, *(["union"] if len(base.norms) > 1 else [])):
         if base.is_bound(name) or result.is_bound(name):
             lines.append(
                 f'<tr><td>{escape(label)}</td><td>{name}</td><td colspan="4" class="words">upper bounds do not compare'
@@ -138,7 +156,9 @@ def _details(label: str, result: UnionResult) -> str:
         "list of images": result.data.index_sha256,
         "attack": f"{table.attack_name(result)}, seed {result.attack.seed}, {result.attack.precision}",
         "families": result.attack.protocol,
-        "8-bit x_adv": f"{rounded} % when every x_adv is rounded to 8-bit pixels" if rounded else "not measured",
+        "8-bit x_adv": f"{rounded} % when every x_adv is rounded towards x to 8-bit pixels"
+        if rounded
+        else "not measured",
         "float ties": f"{result.float_ties} verdicts so close that rounding could turn them",
         "time": f"{result.seconds:.0f} s on {result.device}",
         "versions": ", ".join(f"{name} {version}" for name, version in result.versions.items()),

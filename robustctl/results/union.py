@@ -52,7 +52,9 @@ class Accuracy(_Frozen):
 class NormAccuracy(Accuracy):
     """Robust accuracy in one ball. ``upper_bound``: points broken in another norm were not attacked in this one.
 
-    ``acc_8bit`` is the accuracy when every x_adv is rounded to 8-bit pixels before it is scored.
+    ``acc_8bit`` is the accuracy when every x_adv is rounded towards x to 8-bit pixels and judged again.
+    No attack looks for 8-bit images, so it is at most that. Earlier versions rounded to the nearest value and did not
+    ask whether the rounded image is in the ball.
     """
 
     eps: Annotated[float, Field(gt=0)]

@@ -1,4 +1,5 @@
 import csv
+import math
 import os
 import shutil
 import time
@@ -13,7 +14,7 @@ from robustctl.cli import app
 from robustctl.errors import RequestError
 from robustctl.intermediate.results import IntermediateResult
 from robustctl.results import union as results
-from robustctl.results.union import AttackInfo, DataInfo, Points, UnionResult
+from robustctl.results.union import Accuracy, AttackInfo, DataInfo, Points, UnionResult
 from robustctl.threats import Threat
 
 NASTY = '<script>alert("x")</script>&'
@@ -110,7 +111,7 @@ def test_without_arguments_and_results_it_says_what_to_do():
 @pytest.fixture
 def curve(tmp_path):
     """A file of an intermediate-q result whose texts are nasty."""
-    share = {"acc": 0.5, "n_correct": 1, "ci95": (0.1, 0.9)}
+    share = Accuracy.of([1, 0]).model_dump()
     estimate = {
         "q": 10,
         "estimator": "mc",
@@ -125,7 +126,7 @@ def curve(tmp_path):
         "ess": 9.0,
         "chain_gap": None,
         "lag": None,
-        "log_z": [0.0, 0.0],
+        "log_z": [math.log(0.5)] * 2,
     }
     made = IntermediateResult.model_validate(
         {

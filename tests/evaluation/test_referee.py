@@ -1,9 +1,12 @@
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from robustctl.errors import RunError
 from robustctl.evaluation import referee
+from robustctl.geometry import shrink_inside
 from robustctl.threats import Threat
 
 
@@ -120,3 +123,58 @@ def test_an_image_that_is_not_finite_is_never_robust_though_its_logits_are_finit
     assert model(x_adv).isfinite().all()
     with pytest.raises(RunError, match=r"proposes an image not finite \(number 1 of its batch\)"):
         referee.judge(model, x, y, x_adv, Threat.parse("linf:0.1"))
+
+
+def _brighter_than(threshold: float) -> nn.Module:
+    """Class 1 where the mean of the image is above ``threshold``."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([[0.0] * 4, [0.25] * 4]))
+        model[1].bias.copy_(torch.tensor([threshold, 0.0]))
+    return model
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 10.7 / 255), ("l2", 21.4 / 255), ("l1", 42.8 / 255)])
+def test_eight_bit_images_are_rounded_towards_x_and_so_stay_inside(norm, eps):
+    x = torch.full((1, 1, 2, 2), 100 / 255)
+    x_adv = x + 10.7 / 255  # the nearest step, 11, is outside of the ball; 10 is inside
+    y, threat = torch.tensor([0]), Threat(norm, eps, "")
+    assert bool(referee.judge_8bit(_brighter_than(109.5 / 255), x, y, x_adv, threat))
+    assert not bool(referee.judge_8bit(_brighter_than(110.5 / 255), x, y, x_adv, threat))
+
+
+def test_a_whole_step_less_a_float_is_still_that_step():
+    x = torch.full((1, 1, 2, 2), 100 / 255)
+    x_adv = torch.nextafter(x + 8 / 255, x)
+    threat = Threat("linf", 8 / 255, "8/255")
+    assert bool(referee.judge_8bit(_brighter_than(107.5 / 255), x, torch.tensor([0]), x_adv, threat))
+
+
+def test_an_eight_bit_image_outside_the_ball_breaks_nothing():
+    x = torch.full((1, 1, 2, 2), 100.4 / 255)  # no 8-bit image lies within a tenth of a step
+    x_adv = x + 0.1 / 255
+    threat = Threat("linf", 0.1 / 255, "")
+    assert not bool(referee.judge_8bit(_brighter_than(0.0), x, torch.tensor([0]), x_adv, threat))
+
+
+@given(st.integers(0, 2**31), st.booleans())
+def test_an_eight_bit_image_lies_between_the_image_and_its_attack(seed, eight_bit):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(2, 3, 4, 4, generator=generator)
+    x = x.mul(255).round_().div_(255) if eight_bit else x
+    x_adv = (x + 0.02 * torch.randn(x.shape, generator=generator)).clamp(0, 1)
+    rounded, aim, here = referee.to_8bit(x_adv, x), x_adv.double() * 255, x.double() * 255
+    assert torch.equal(rounded, rounded.round()) and rounded.min() >= 0 and rounded.max() <= 255
+    between = ((rounded - here).abs() <= (aim - here).abs() + 1e-3) & ((rounded - here) * (aim - here) >= -1e-3)
+    assert (between | (rounded == here.round())).all()
+    assert not eight_bit or (between & ((rounded - aim).abs() < 1 + 1e-3)).all()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 8])
+def test_no_pixel_at_the_edge_of_the_ball_loses_a_step(steps):
+    generator = torch.Generator().manual_seed(0)
+    levels = torch.randint(0, 256, (4, 3, 16, 16), generator=generator)
+    signs = torch.randn(levels.shape, generator=generator).sign().long()
+    x = levels.float() / 255
+    x_adv = shrink_inside(x + signs * (steps / 255), x, "linf", steps / 255)
+    assert torch.equal(referee.to_8bit(x_adv, x).long(), (levels + steps * signs).clamp(0, 255))

@@ -6,7 +6,7 @@ from robustctl.results.union import AttackInfo, DataInfo, Points, UnionResult
 from robustctl.threats import Threat
 
 
-def make(linf: list[int], union_only: bool) -> UnionResult:
+def make(linf: list[int], union_only: bool, flags: tuple[str, ...] = ()) -> UnionResult:
     points = Points(index=[0, 1, 2, 3], label=[0] * 4, clean=[1] * 4, robust={"linf": linf, "l1": [1, 1, 0, 0]})
     threats = [Threat.parse("linf:8/255"), Threat.parse("l1:12")]
     return UnionResult(
@@ -14,7 +14,7 @@ def make(linf: list[int], union_only: bool) -> UnionResult:
         weights_sha256="0" * 64,
         data=DataInfo(source="digits", split="test", n=4, index_sha256="1" * 64),
         attack=AttackInfo(name="standard", protocol="p", seed=0, union_only=union_only),
-        flags=[],
+        flags=list(flags),
         seconds=1,
         device="cpu",
         versions={},
@@ -36,3 +36,21 @@ def test_measurements_carry_no_mark() -> None:
     text = page.render([("a", make([1, 1, 1, 0], False)), ("b", make([1, 1, 1, 1], False))])
     assert "&lt;= " not in text
     assert "do not compare" not in text
+
+
+def test_the_table_names_each_protocol_and_marks_estimates() -> None:
+    weak = make([1, 1, 1, 0], False, ("estimate: weak",))
+    text = page.render([("a", make([1, 1, 1, 0], False)), ("b", weak)])
+    assert "<td>standard</td><td>standard, estimate</td>" in text
+    assert "the true ones are at most that" in text
+
+
+def test_unions_over_other_radii_are_not_drawn_in_one_group_nor_a_union_of_one_norm() -> None:
+    first, second = make([1, 1, 1, 0], False), make([1, 1, 1, 0], False)
+    assert 'text-anchor="end">union</text>' in page.render([("a", first), ("b", second)])
+    threats = [Threat.parse("linf:4/255"), Threat.parse("l1:12")]
+    fields = dict(second) | dict(results.summarize(second.points, threats, {}, False))
+    assert 'text-anchor="end">union</text>' not in page.render([("a", first), ("b", UnionResult(**fields))])
+    points = first.points.model_copy(update={"robust": {"linf": first.points.robust["linf"]}})
+    alone = dict(first) | {"points": points, **results.summarize(points, [Threat.parse("linf:8/255")], {}, False)}
+    assert 'text-anchor="end">union</text>' not in page.render([("a", UnionResult(**alone))])

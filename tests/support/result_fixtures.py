@@ -1,14 +1,17 @@
 """A made result for every report."""
 
+import math
+
 import pytest
 
 from robustctl.intermediate.results import IntermediateResult
+from robustctl.results.union import Accuracy
 
 
 @pytest.fixture
 def intermediate_result() -> IntermediateResult:
     """A made intermediate-q result of two images."""
-    share = {"acc": 0.5, "n_correct": 1, "ci95": (0.1, 0.9)}
+    share = Accuracy.of([1, 0]).model_dump()
 
     def estimate(kind: str, q: float, value: float) -> dict[str, object]:
         path = kind == "path"
@@ -26,7 +29,7 @@ def intermediate_result() -> IntermediateResult:
             "ess": 12.3,
             "chain_gap": 0.01 if path else None,
             "lag": 0.02 if path else None,
-            "log_z": [0.0, 0.0],
+            "log_z": [math.log(value)] * 2,
         }
 
     return IntermediateResult.model_validate(
