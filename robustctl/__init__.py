@@ -78,7 +78,7 @@ def evaluate(
         n: take only the first n images.
         threats: ``"linf:8/255,l2:0.5"``, a list of such texts or of ``Threat``, or ``{"linf": "8/255"}``; without, the
             usual ones of the model or the data set.
-        protocol: ``standard``, ``fast``, ``full`` or ``autoattack``; without, the default of ``robustctl eval``.
+        protocol: ``adaptive`` (the default), ``adaptive+``, ``standard``, ``fast``, ``full`` or ``autoattack``.
         attacks: attacks of your own beside the protocol (docs/own.md): functions ``(model, x, y, eps, norm) -> x_adv``
             or ``(oracle, x, y, threat) -> x_adv``, or ``"FILE.py:NAME"``.
         x_adv: ``.npz`` file of adversarial images made anywhere: ``index``, ``x_adv``, ``norm``.

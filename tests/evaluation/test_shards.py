@@ -34,10 +34,12 @@ def evaluate(conv_model, conv_spec, tmp_path):
     with torch.no_grad():
         np.savez(images, x=x.numpy(), y=conv_model(x).argmax(1).numpy())
     script.write_text("from robustctl.cli import main\nmain()\n")
-    command = [script, "--quiet", "eval", model, "--data", images, "--eps", "linf=0.15,l2=0.5", "--attack", "fast"]
+    command = [script, "--quiet", "eval", model, "--data", images, "--eps", "linf=0.15,l2=0.5"]
 
-    def evaluate(launcher):
-        done = subprocess.run([*launcher, *command, "--json", result], capture_output=True, text=True, timeout=150)
+    def evaluate(launcher, attack="fast"):
+        done = subprocess.run(
+            [*launcher, *command, "--attack", attack, "--json", result], capture_output=True, text=True, timeout=150
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout, results.read(result)
 
@@ -65,6 +67,18 @@ def test_two_processes_end_with_the_table_of_one_and_take_over_what_was_left_beh
     with closing(sqlite3.connect(store)) as connection:
         taken_over = connection.execute("SELECT DISTINCT margin FROM verdicts WHERE position = 0").fetchall()
     assert taken_over == [(123.0,)]
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_steps_of_the_adaptive_protocol_as_one_does(evaluate):
+    _, one = evaluate([sys.executable], "adaptive")
+    (store,) = runs.root().glob("eval/model/*.sqlite")
+    store.unlink()
+    _, two = evaluate(TORCHRUN, "adaptive")
+    assert two.points == one.points
+    assert [(info.name, info.met, info.broken) for info in two.rounds] == [
+        (info.name, info.met, info.broken) for info in one.rounds
+    ]
 
 
 def test_the_reference_attack_is_refused_under_torchrun(monkeypatch):
