@@ -1,16 +1,21 @@
-"""Several processes that train one model, started by ``torchrun``; one process is the case of size 1."""
+"""Several processes that train or evaluate one model, started by ``torchrun``; one process is the case of size 1."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from robustctl.errors import RequestError
+
+Value = TypeVar("Value")
+
+PATIENCE = timedelta(days=7)  # the first process to finish its share of an evaluation waits for the last
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,18 @@ class World:
             raise RequestError(f"train.batch_size {n} cannot be shared evenly by {self.size} processes")
         own = n // self.size
         return slice(self.rank * own, (self.rank + 1) * own)
+
+    def share(self, points: list[int]) -> list[int]:
+        """This process's part of the points; the parts of all processes are disjoint and cover them."""
+        return points[self.rank :: self.size]
+
+    def exchange(self, found: dict[int, Value]) -> dict[int, Value]:
+        """What all processes have found, by position; every process calls this and gets the same answer."""
+        if self.size == 1:
+            return found
+        everybody: list[dict[int, Value]] = [{}] * self.size
+        dist.all_gather_object(everybody, found)
+        return {position: value for one in everybody for position, value in one.items()}
 
     def sum(self, value: Tensor) -> Tensor:
         """Sum over all processes, the same in each."""
@@ -77,6 +94,8 @@ class World:
             dist.barrier()
 
 
+ALONE = World()
+
 _GROUPS: list[dist.ProcessGroup] = []
 
 
@@ -89,10 +108,27 @@ def _host_group() -> dist.ProcessGroup:
     return _GROUPS[0]
 
 
+def count() -> int:
+    """How many processes torchrun has started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def join() -> World:
+    """Join the processes of ``torchrun`` for an evaluation, on the first call; or be alone.
+
+    The processes exchange Python objects on the host, and are together until they end.
+    """
+    if count() == 1:
+        return World()
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", timeout=PATIENCE)
+    return World(dist.get_rank(), dist.get_world_size())
+
+
 @contextmanager
 def world(device: torch.device) -> Iterator[World]:
-    """Join the processes of ``torchrun``, or be alone."""
-    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+    """Join the processes of ``torchrun`` for a training, and leave them at its end; or be alone."""
+    if count() == 1:
         yield World()
         return
     if device.type == "cuda":
@@ -106,7 +142,7 @@ def world(device: torch.device) -> Iterator[World]:
 
 
 def local_device(device: torch.device) -> torch.device:
-    """The device of this process: one GPU each where there are GPUs."""
+    """The device of this process: one GPU each if there are GPUs."""
     rank = os.environ.get("LOCAL_RANK")
     return torch.device("cuda", int(rank)) if device.type == "cuda" and rank is not None else device
 

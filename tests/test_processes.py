@@ -145,3 +145,10 @@ def test_batch_that_cannot_be_shared_evenly_is_a_request_error() -> None:
     assert World(1, 2).part(8) == slice(4, 8)
     with pytest.raises(RequestError, match=r"train\.batch_size 7"):
         World(0, 2).part(7)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_the_shares_cover_the_points_once(size: int) -> None:
+    points = list(range(3, 20))
+    shares = [World(rank, size).share(points) for rank in range(size)]
+    assert sorted(point for share in shares for point in share) == points

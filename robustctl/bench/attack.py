@@ -23,10 +23,10 @@ from robustctl.evaluation.families import gathered, run_family
 from robustctl.evaluation.jobs import Setting
 from robustctl.evaluation.protocols import ROUNDS, families
 from robustctl.evaluation.row_scheduler import Finished
-from robustctl.evaluation.shards import Shard
 from robustctl.evaluation.store import Store
 from robustctl.oracle import Loss, Oracle
 from robustctl.precision import Precision
+from robustctl.processes import World
 from robustctl.threats import Norm, Threat
 from robustctl.trusted_copy import PROBE, trusted_copy
 
@@ -195,7 +195,7 @@ def _play(
         correct = clean_verdicts(model, data, store, batch_size, 1)
         right = [position for position, is_right in enumerate(correct) if is_right]
         setting = Setting(model, oracle, data, store, seed, batch_size)
-        adaptive.attack(setting, protocol, [threat], right, False, Shard(), lambda n, note="", total=None: None)
+        adaptive.attack(setting, protocol, [threat], right, False, World(), lambda n, note="", total=None: None)
         survivors = set(right) - store.broken(threat.norm)
     side.seconds_by_norm.setdefault(threat.norm, []).append(time.perf_counter() - start)
     side.robust.setdefault(threat.norm, [position in survivors for position in range(len(data))])

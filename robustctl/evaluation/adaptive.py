@@ -17,8 +17,8 @@ from types import MappingProxyType
 from robustctl.evaluation import jobs
 from robustctl.evaluation.jobs import Setting
 from robustctl.evaluation.protocols import ROUNDS, STANDARD, Family, Round
-from robustctl.evaluation.shards import Shard
 from robustctl.evaluation.store import Store, Verdict
+from robustctl.processes import World
 from robustctl.progress import Advance, say
 from robustctl.results.rounds import RoundInfo
 from robustctl.threats import Norm, Threat
@@ -183,7 +183,7 @@ def attack(
     threats: Sequence[Threat],
     right: Sequence[int],
     union_only: bool,
-    shard: Shard,
+    world: World,
     advance: Advance,
 ) -> None:
     """Play the protocol; other processes take their shares of every step and exchange verdicts after it.
@@ -194,8 +194,8 @@ def attack(
 
     def take(step: Step) -> dict[int, Verdict]:
         job = jobs.own_job(setting, step.threat, step.family, in_float32=step.exact)
-        jobs.run(job, setting, shard.share(step.positions), advance)
-        verdicts = shard.exchange(setting.store.verdicts(step.threat.norm, step.family.name))
+        jobs.run(job, setting, world.share(step.positions), advance)
+        verdicts = world.exchange(setting.store.verdicts(step.threat.norm, step.family.name))
         broken = sum(verdicts[position].broken for position in step.positions)
         say(f"{step.threat} {step.family}: met {len(step.positions)} of {step.left} left, broke {broken}")
         return verdicts

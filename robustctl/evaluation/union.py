@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from robustctl import processes
 from robustctl.allocator import kept_memory
 from robustctl.architectures import Classifier, device_of
 from robustctl.checkpoint import weights_sha256
@@ -34,6 +35,7 @@ from robustctl.evaluation.protocols import PROTOCOLS, ROUNDS, SQUARE, families
 from robustctl.evaluation.store import Key, Store, read_key
 from robustctl.evaluation.union_request import UnionRequest
 from robustctl.oracle import Oracle, device_name
+from robustctl.processes import ALONE, World
 from robustctl.progress import progress, say
 from robustctl.results.rounds import SecondOpinion
 from robustctl.results.union import AttackInfo, Points, UnionResult, summarize
@@ -49,7 +51,7 @@ def require_protocol(name: str, norms: Iterable[Norm]) -> None:
         raise unknown("attack", name, names)
     for norm in norms if name != reference.NAME else ():
         families(name, norm)
-    if name == reference.NAME and shards.processes() > 1:
+    if name == reference.NAME and processes.count() > 1:
         raise RequestError(
             f"{name} draws its noise for whole batches, so that shares of the points would get other verdicts: "
             "run it in one process, without torchrun"
@@ -61,7 +63,7 @@ def confirmed(
     data: ImageData,
     request: UnionRequest,
     begun: Callable[[UnionRequest], bool] = lambda request: False,
-    shard: shards.Shard = shards.ALONE,
+    world: World = ALONE,
 ) -> tuple[UnionRequest, Trusted]:
     """The network that will be attacked, and the request with its precision and whether it is a copy.
 
@@ -71,7 +73,7 @@ def confirmed(
     Args:
         model: on the device to be used. data: images of its shape.
         begun: whether verdicts of a confirmed request are there; then its precision is taken, without measuring.
-        shard: the first process decides for all.
+        world: the first process decides for all.
     """
     images = data.images(range(min(PROBE, len(data)))).to(device_of(model))
     random = checks.is_random(model, data)
@@ -85,12 +87,12 @@ def confirmed(
     if not request.measure or trusted.precision == "float32":
         return request, trusted
     plain = dataclasses.replace(request, precision="float32")
-    if shard.agreed(begun(request)):
+    if world.broadcast(begun(request)):
         return request, trusted
     other = trusted_copy(model, "float32", images)
-    if shard.agreed(begun(plain)):
+    if world.broadcast(begun(plain)):
         return plain, other
-    seconds = shard.agreed(seconds_per_image(model, data, [trusted, other], request.batch_size))
+    seconds = world.broadcast(seconds_per_image(model, data, [trusted, other], request.batch_size))
     say(", ".join(f"{name} takes {1000 * one:.3g} ms per gradient" for name, one in seconds.items()))
     faster, network = (request, trusted) if seconds[request.precision] <= seconds["float32"] else (plain, other)
     return dataclasses.replace(faster, seconds_per_image=seconds), network
@@ -163,27 +165,27 @@ def evaluate_union(
     if request.random:  # its noise is repeatable as long as nothing interrupts it
         torch.manual_seed(request.seed)
     key = evaluation_key(model, spec, data, request)
-    shard = shards.Shard() if alone else shards.current()
+    world = World() if alone else processes.join()
 
-    def work(store: Store, shard: shards.Shard) -> dict[Norm, SecondOpinion]:
+    def work(store: Store, world: World) -> dict[Norm, SecondOpinion]:
         correct = clean_verdicts(model, data, store, request.batch_size, request.passes)
         checks.clean_flags(correct, data, recorded, request.force)
         right, size = _right(correct), request.batch_size
-        mine = shard.share(right)
+        mine = world.share(right)
         earlier.take_over(model, data, store, request.threats, mine, others.stores, size, request.passes)
-        opinions = _attack(trusted, model, data, store, request, right, shard)
+        opinions = _attack(trusted, model, data, store, request, right, world)
         for one in others.attacks:
             external.attack(one, model, data, store, request, mine)
         return opinions
 
-    if shard.world > 1:
-        shards.fill(shard, store_path, key, lambda store: work(store, shard))
-        if shard.rank > 0:
+    if world.size > 1:
+        shards.fill(world, store_path, key, lambda store: work(store, world))
+        if not world.leads:
             return None
     with Store(store_path, key) as store:
         start = time.monotonic()
         try:
-            opinions = work(store, shards.Shard())
+            opinions = work(store, World())
             correct = clean_verdicts(model, data, store, request.batch_size, request.passes)
             rescored, rounded = audit(model, data, store, request.threats, sum(correct), request.passes)
         finally:
@@ -205,27 +207,27 @@ def _attack(
     store: Store,
     request: UnionRequest,
     right: list[int],
-    shard: shards.Shard,
+    world: World,
 ) -> dict[Norm, SecondOpinion]:
     """Attack this process's share of the points that are right; alone, ask for a second opinion on what is left."""
     with kept_memory(), Oracle(model, trusted, request.draws) as oracle:
         setting = Setting(model, oracle, data, store, request.seed, request.batch_size, request.passes)
         if request.protocol in ROUNDS:
-            _take_rounds(setting, request, right, shard)
+            _take_rounds(setting, request, right, world)
         else:
-            _run_jobs(setting, request, shard.share(right))
-        if shard.world > 1:
+            _run_jobs(setting, request, world.share(right))
+        if world.size > 1:
             return {}
         with progress("second opinion", None) as advance:
             return second_opinion.ask(setting, request.protocol, request.threats, right, request.union_only, advance)
 
 
-def _take_rounds(setting: Setting, request: UnionRequest, right: list[int], shard: shards.Shard) -> None:
+def _take_rounds(setting: Setting, request: UnionRequest, right: list[int], world: World) -> None:
     """Play an adaptive protocol."""
     if not checks.has_gradient(setting.oracle, setting.data):
         _without_gradient([], request)
     with progress(f"attacking {len(right)} points", None) as advance:
-        adaptive.attack(setting, request.protocol, request.threats, right, request.union_only, shard, advance)
+        adaptive.attack(setting, request.protocol, request.threats, right, request.union_only, world, advance)
 
 
 def _run_jobs(setting: Setting, request: UnionRequest, right: list[int]) -> None:

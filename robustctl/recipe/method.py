@@ -31,9 +31,12 @@ class MethodConfig(Block):
         return ("cross-entropy", "trades", "trades-xent")
 
 
-def needs_several(name: str, norms: frozenset[Norm]) -> list[str]:
-    """The fault of a multi-norm method that is given one norm."""
-    return [] if len(norms) > 1 else [f"train.threats: method {name} trains on several norms, not on one"]
+class SeveralNormsConfig(MethodConfig):
+    """The ``method`` block of a method that trains on several norms, any of them."""
+
+    def faults(self, norms: frozenset[Norm]) -> list[str]:
+        """One norm is too few."""
+        return [] if len(norms) > 1 else [f"train.threats: method {self.name} trains on several norms, not on one"]
 
 
 def needs_linf(name: str, norms: frozenset[Norm]) -> list[str]:

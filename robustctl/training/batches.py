@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from robustctl import seeds
 from robustctl.data import EncodedData, ImageData
-from robustctl.data.augment import random_crop, random_flip
+from robustctl.data.augment import cutout, mixup, random_crop, random_flip
 from robustctl.data.decode import gather, threads
 from robustctl.data.image_data import to_float
 from robustctl.data.resize import crop_draws, random_part, random_parts
@@ -266,38 +266,3 @@ class Batches:
             extra = order(self.extra, self.seed, -1 - epoch, length) if self.extra else None
             self._orders = {key: (order(self.data, self.seed, epoch, len(self.data.y)), extra)}
         return self._orders[key]
-
-
-def cutout(x: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """Blank a square of ``side`` pixels around a random place of each image, cut at the border (arXiv:1708.04552)."""
-    n, _, height, width = x.shape
-    rows = torch.arange(height, device=x.device) - torch.randint(height, (n, 1), generator=generator).to(x.device)
-    columns = torch.arange(width, device=x.device) - torch.randint(width, (n, 1), generator=generator).to(x.device)
-    low, high = -(side // 2), side - side // 2
-    inside_rows, inside_columns = (rows >= low) & (rows < high), (columns >= low) & (columns < high)
-    return x.masked_fill((inside_rows[:, :, None] & inside_columns[:, None, :])[:, None], 0.0)
-
-
-def mixup(x: Tensor, y: Tensor, n_classes: int, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Mix each image and its label with another of the batch, by one weight ~ Beta(alpha, alpha) (arXiv:1710.09412)."""
-    # A quotient of two gamma variables; torch's Beta takes no generator.
-    first, second = (_gamma(alpha, generator) for _ in range(2))
-    weight = first / (first + second)
-    partner = torch.randperm(len(y), generator=generator).to(x.device)
-    soft = F.one_hot(y, n_classes).to(x.dtype)
-    return torch.lerp(x[partner], x, weight), torch.lerp(soft[partner], soft, weight)
-
-
-def _gamma(alpha: float, generator: torch.Generator) -> float:
-    """One Gamma(alpha, 1) variable (Marsaglia and Tsang 2000), from a generator."""
-    boost = 1.0
-    if alpha < 1:
-        boost = float(torch.rand((), generator=generator, dtype=torch.float64)) ** (1 / alpha)
-        alpha += 1
-    d = alpha - 1 / 3
-    while True:
-        z = float(torch.randn((), generator=generator, dtype=torch.float64))
-        u = float(torch.rand((), generator=generator, dtype=torch.float64))
-        v = (1 + z / (9 * d) ** 0.5) ** 3
-        if v > 0 and u < 1 - 0.0331 * z**4:
-            return float(boost * d * v)

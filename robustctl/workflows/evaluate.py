@@ -5,13 +5,14 @@ from pathlib import Path
 
 from robustctl import checkpoint
 from robustctl.data import Reading
-from robustctl.evaluation import shards, union
+from robustctl.evaluation import union
 from robustctl.evaluation.checks import Recorded
 from robustctl.evaluation.external import External, Others
 from robustctl.evaluation.store import Key, differing, place, plain, read_key
 from robustctl.evaluation.union_request import UnionRequest
 from robustctl.files import writing
 from robustctl.oracle import pick_device
+from robustctl.processes import join, local_device
 from robustctl.progress import say
 from robustctl.results.union import UnionResult
 from robustctl.standards import STANDARDS
@@ -44,7 +45,7 @@ def evaluate(
         RequestError, RunError: as ``evaluation.union.evaluate_union``, and where model or images cannot be loaded.
     """
     union.require_protocol(request.protocol, [threat.norm for threat in request.threats])
-    chosen_device = pick_device(shards.local_device(device))
+    chosen_device = local_device(pick_device(device))
     spec = subject.located.spec
     if not request.force:  # before a download
         require_plausible(request.threats, spec.input_shape)
@@ -58,7 +59,7 @@ def evaluate(
         key = union.evaluation_key(model, spec, images, request)
         return place(subject.eval_dir, f"{request.protocol}-{len(images)}", key).exists()
 
-    request, trusted = union.confirmed(model.eval(), images, request, begun, shards.current())
+    request, trusted = union.confirmed(model.eval(), images, request, begun, join())
     key = union.evaluation_key(model, spec, images, request)
     path = place(subject.eval_dir, f"{request.protocol}-{len(images)}", key).with_suffix(".json")
     _say_if_afresh(path.with_suffix(".sqlite"), key)

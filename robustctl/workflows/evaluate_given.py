@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from robustctl import checkpoint
+from robustctl import checkpoint, processes
 from robustctl.architectures import Classifier, device_of
 from robustctl.data import ImageData
 from robustctl.data.classes import matched
@@ -21,7 +21,6 @@ from robustctl.errors import RequestError
 from robustctl.evaluation import union
 from robustctl.evaluation.external import External, Others
 from robustctl.evaluation.families import default_batch_size
-from robustctl.evaluation.shards import processes
 from robustctl.evaluation.union_request import UnionRequest
 from robustctl.files import writing
 from robustctl.intermediate import evaluate as intermediate
@@ -117,7 +116,7 @@ def evaluate_given(
         force,
         measure=precision == "auto",
     )
-    if subject and store is None and name is None and not images.in_memory and processes() == 1:
+    if subject and store is None and name is None and not images.in_memory and processes.count() == 1:
         source = images.source or subject.default_data()
         place = str(where)
         result, _ = named.evaluate(

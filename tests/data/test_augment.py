@@ -1,6 +1,6 @@
 import torch
 
-from robustctl.data.augment import random_crop, random_flip
+from robustctl.data.augment import cutout, mixup, random_crop, random_flip
 
 
 def _generator(seed: int = 0) -> torch.Generator:
@@ -49,3 +49,26 @@ def test_the_same_generator_state_gives_the_same_images_and_leaves_the_global_st
 
 def test_float_images_are_augmented_like_bytes() -> None:
     assert torch.equal(random_crop(X.float(), 2, _generator()), random_crop(X, 2, _generator()).float())
+
+
+def test_cutout_blanks_at_most_one_square() -> None:
+    x = cutout(torch.ones(200, 3, 8, 8), 4, torch.Generator().manual_seed(0))
+    blank = (x == 0).all(1)
+    assert int(blank.sum((1, 2)).min()) >= 4 and int(blank.sum((1, 2)).max()) == 16
+    assert torch.equal(blank, blank.any(2)[:, :, None] & blank.any(1)[:, None, :]), "rows times columns: a rectangle"
+
+
+def test_mixup_mixes_images_and_labels_by_the_same_weight() -> None:
+    x = torch.eye(6).view(6, 1, 1, 6)
+    mixed, soft = mixup(x, torch.arange(6), 6, 1.4, torch.Generator().manual_seed(0))
+    assert torch.allclose(mixed.view(6, 6), soft) and torch.allclose(soft.sum(1), torch.ones(6))
+
+
+def test_mixup_weight_has_the_variance_of_beta() -> None:
+    weights = []
+    for seed in range(400):
+        _, soft = mixup(torch.zeros(2, 1, 1, 1), torch.arange(2), 2, 0.4, torch.Generator().manual_seed(seed))
+        weights.append(float(soft[0, 0]))
+    different = torch.tensor([w for w in weights if w < 1])  # where an image was mixed with itself the label stays
+    assert abs(float(different.mean()) - 0.5) < 0.1
+    assert abs(float(different.var()) - 1 / (4 * (2 * 0.4 + 1))) < 0.04

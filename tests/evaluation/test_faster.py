@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from robustctl.evaluation import faster, union
-from robustctl.evaluation.shards import Shard
 from robustctl.evaluation.union_request import UnionRequest
+from robustctl.processes import World
 from robustctl.threats import Threat
 from robustctl.trusted_copy import trusted_copy
 
@@ -69,4 +69,4 @@ def test_each_network_is_timed_on_as_many_images_as_a_tenth_of_a_second_allows(l
 
 
 def test_a_process_alone_agrees_with_itself():
-    assert Shard().agreed("bf16") == "bf16"
+    assert World().broadcast("bf16") == "bf16"

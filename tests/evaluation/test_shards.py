@@ -9,19 +9,11 @@ import torch
 
 from robustctl import checkpoint, runs
 from robustctl.errors import RequestError
-from robustctl.evaluation.shards import Shard
 from robustctl.evaluation.store import checksum
 from robustctl.evaluation.union import require_protocol
 from robustctl.results import union as results
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-
-
-@pytest.mark.parametrize("world", [1, 2, 3, 7])
-def test_the_shares_cover_the_points_once(world):
-    points = list(range(3, 20))
-    shares = [Shard(rank, world).share(points) for rank in range(world)]
-    assert sorted(point for share in shares for point in share) == points
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from robustctl.recipe.method import MethodConfig
 from robustctl.threats import Norm, Threat
 
 if TYPE_CHECKING:
@@ -65,3 +66,10 @@ class TrainingMethod(ABC):
 
     def load_state(self, state: dict[str, Any], world: World) -> None:  # noqa: B027
         """Take back what ``gathered_state`` gave; each process keeps what is its own."""
+
+
+class SeveralNorms(TrainingMethod):
+    """A method that needs to know the threats only, in the order of the recipe."""
+
+    def __init__(self, config: MethodConfig, threats: tuple[Threat, ...]) -> None:
+        self.threats = threats

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from robustctl.recipe.method import AttackName, MethodConfig, OuterName, StartName, needs_several
-from robustctl.threats import Norm, Threat
-from robustctl.training.methods import TrainingMethod
+from robustctl.recipe.method import AttackName, OuterName, SeveralNormsConfig, StartName
+from robustctl.training.methods import SeveralNorms
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,23 +19,17 @@ if TYPE_CHECKING:
     from robustctl.training.step import Step
 
 
-class Config(MethodConfig):
+class Config(SeveralNormsConfig):
     takes: ClassVar[tuple[AttackName, ...]] = ("pgd",)
     starts: ClassVar[tuple[StartName, ...]] = ("zero",)
 
     name: Literal["msd"]
 
-    def faults(self, norms: frozenset[Norm]) -> list[str]:
-        return needs_several(self.name, norms)
-
     def outers(self) -> tuple[OuterName, ...]:
         return ("cross-entropy", "trades-xent")
 
 
-class Method(TrainingMethod):
-    def __init__(self, config: Config, threats: tuple[Threat, ...]) -> None:
-        self.threats = threats
-
+class Method(SeveralNorms):
     def loss(self, step: Step) -> Tensor:
         attack = step.engine.pgd
         steps = max(attack.steps[threat.norm] for threat in self.threats)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from robustctl.recipe.method import MethodConfig, needs_several
-from robustctl.threats import Norm, Threat
-from robustctl.training.methods import TrainingMethod
+from robustctl.recipe.method import SeveralNormsConfig
+from robustctl.training.methods import SeveralNorms
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,17 +13,11 @@ if TYPE_CHECKING:
     from robustctl.training.step import Step
 
 
-class Config(MethodConfig):
+class Config(SeveralNormsConfig):
     name: Literal["sat"]
 
-    def faults(self, norms: frozenset[Norm]) -> list[str]:
-        return needs_several(self.name, norms)
 
-
-class Method(TrainingMethod):
-    def __init__(self, config: Config, threats: tuple[Threat, ...]) -> None:
-        self.threats = threats
-
+class Method(SeveralNorms):
     def loss(self, step: Step) -> Tensor:
         threat = self.threats[step.choose([1 / len(self.threats)] * len(self.threats))]
         return step.mean(step.losses(step.attack(threat), threat.norm))
