@@ -203,3 +203,17 @@ def test_rows_of_an_older_store_that_contradict_themselves_are_taken_out(tmp_pat
         connection.execute(f"UPDATE verdicts SET {change}")
     with Store(path, KEY) as store:
         assert store.repaired() == 1 and len(store.judged("l2", "a")) == 1
+
+
+def test_the_images_of_a_norm_are_read_by_an_index_not_by_scanning_all_verdicts(tmp_path):
+    with Store(tmp_path / "s.sqlite", {}) as store:
+        asked: list[str] = []
+        store.add("l2", "a", [Row(3, True, True, 0.1, b"x"), Row(5, True, True, 0.1, b"y")])
+        store._connection.set_trace_callback(asked.append)
+        assert [position for position, _ in store.adversarial("l2")] == [3, 5]
+        store._connection.set_trace_callback(None)
+        by_position = [query for query in asked if "position = " in query]
+        assert len(by_position) == 2
+        for query in by_position:
+            plan = store._connection.execute(f"EXPLAIN QUERY PLAN {query}").fetchall()
+            assert "by_position (norm=? AND position=?)" in str(plan)
