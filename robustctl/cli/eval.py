@@ -37,7 +37,8 @@ def command(
     ] = False,
     norms: options.Norms = None,
     eps: Annotated[
-        Text, typer.Option(help="Radii, e.g. linf=8/255,l1=12; the others as the recipe or data set has them.")
+        list[str] | None,
+        typer.Option(help="Radii, e.g. linf:8/255,l1:12; the others as the recipe or data set has them."),
     ] = None,
     attack: Annotated[
         str,
@@ -133,7 +134,7 @@ def command(
         from robustctl.workflows.evaluate import evaluate
         from robustctl.workflows.outside_attacks import parse_attacks, read_images
 
-        threats = choose_threats(subject, norms, eps)
+        threats = choose_threats(subject, norms, ",".join(eps) if eps else None)
         protocol, attacks = parse_attacks(attack)
         attacks += [read_images(x_adv)] if x_adv else []
         if protocol == reference.NAME and precision == "bf16":

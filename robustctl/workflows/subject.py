@@ -137,9 +137,9 @@ def _parse_norms(text: str) -> list[Norm]:
 def _parse_eps(text: str | None) -> dict[Norm, Threat]:
     threats: dict[Norm, Threat] = {}
     for part in text.split(",") if text else []:
-        norm, equals, radius = part.partition("=")
-        if not equals:
-            raise RequestError(f"--eps {part!r} is not of the form norm=radius, e.g. linf=8/255,l1=12")
+        norm, separator, radius = part.partition(":" if ":" in part else "=")
+        if not separator:
+            raise RequestError(f"--eps {part!r} is not of the form norm:radius, e.g. linf:8/255,l1:12")
         threat = Threat.of(norm.strip(), radius.strip())
         if threat.norm in threats:
             raise RequestError(f"--eps names {threat.norm} twice")

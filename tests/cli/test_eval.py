@@ -203,7 +203,7 @@ def test_one_flipped_weight_is_another_model(model, images, conv_model, conv_spe
         (["--eps", "linf=0"], ["'0'", "above 0"]),
         (["--eps", "linf=-8/255"], ["-8/255", "above 0"]),
         (["--eps", "linf=8/0"], ["8/0"]),
-        (["--eps", "linf:8/255"], ["norm=radius"]),
+        (["--eps", "linf"], ["norm:radius"]),
         (["--eps", "l1=12", "--norms", "linf"], ["l1", "--norms linf"]),
         (["--attack", "standart"], ["standart", "Did you mean 'standard'", "autoattack"]),
         (["--device", "tpu"], ["tpu"]),
@@ -418,3 +418,12 @@ def test_the_intermediate_evaluation_refuses_what_it_does_not_read(refused, mode
 )
 def test_the_union_refuses_what_it_does_not_read(refused, model, images, options):
     assert f"{options[0]} is read by --intermediate-q" in refused(model, "--data", images, *EPS, *options)
+
+
+def test_radii_may_be_given_one_by_one_and_none_is_dropped(tmp_path: Path) -> None:
+    radii = []
+    for eps in (["--eps", "linf=0.1,l1=1"], ["--eps", "linf:0.1", "--eps", "l1:1"]):
+        path = tmp_path / "r.json"
+        call("digits-linf", "--n", "3", "--attack", "fast", "--norms", "linf,l1", "--json", path, *eps)
+        radii.append({norm: one["eps"] for norm, one in json.loads(path.read_text())["norms"].items()})
+    assert radii == [{"linf": 0.1, "l1": 1.0}] * 2
