@@ -420,7 +420,7 @@ def test_the_union_refuses_what_it_does_not_read(refused, model, images, options
     assert f"{options[0]} is read by --intermediate-q" in refused(model, "--data", images, *EPS, *options)
 
 
-def test_radii_may_be_given_one_by_one_and_none_is_dropped(tmp_path: Path) -> None:
+def test_radii_may_be_given_one_by_one_and_none_is_dropped(call, tmp_path: Path) -> None:
     radii = []
     for eps in (["--eps", "linf=0.1,l1=1"], ["--eps", "linf:0.1", "--eps", "l1:1"]):
         path = tmp_path / "r.json"
