@@ -15,6 +15,7 @@ from robustctl import data, runs
 from robustctl.architectures import Classifier, OwnClassifier
 from robustctl.data import ImageData
 from robustctl.errors import RequestError, RunError
+from robustctl.evaluation.protocols import DEFAULT
 from robustctl.results.union import UnionResult
 from robustctl.workflows.outside_attacks import attack_of, parse_attacks, read_images
 
@@ -224,7 +225,7 @@ def test_attacks_are_named_by_protocol_file_or_own_name(tmp_path: Path, private_
     (folder / "mine.py").write_text("def mine(model, x, y, eps, norm, scale=1.0):\n    return x\n")
     protocol, attacks = parse_attacks(f"fast,{folder / 'mine.py'}:mine(scale=2.0),mine")
     assert protocol == "fast" and [one.name for one in attacks] == ["mine.py:mine(scale=2.0)", "mine.py:mine"]
-    assert parse_attacks("mine")[0] == "standard"
+    assert parse_attacks("mine")[0] == DEFAULT
     with pytest.raises(RequestError, match="one protocol at a time"):
         parse_attacks("fast,full")
     for wrong in (lambda x, y: x, 3):
