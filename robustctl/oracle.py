@@ -34,6 +34,10 @@ def pick_device(name: str) -> torch.device:
         raise RequestError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise RequestError(f"device {name!r} is not here: torch sees {torch.cuda.device_count()} CUDA devices")
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
+        raise RequestError(f"device {name!r} does not work here: {str(error).splitlines()[0]}") from None
     return device
 
 

@@ -89,6 +89,10 @@ def main() -> None:
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):
             _fail("robustctl: too many files are open; raise ulimit -n and run the same command again", 1, error)
+        if error.errno == errno.ENAMETOOLONG:  # only a name that somebody typed can be so long
+            _fail(f"robustctl: a name is longer than the file system takes: {str(error.filename)[:80]}...", 2, error)
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            _fail(f"robustctl: no permission for {error.filename}", 1, error)
         if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
             _fail(_bug(error), 1, error)
         _close_stdout()
