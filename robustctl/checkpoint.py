@@ -5,7 +5,6 @@ behind the normalisation, under the zoo's own names.
 """
 
 import hashlib
-import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from robustctl.architectures import Classifier, build, empty_copy
 from robustctl.errors import RequestError
 from robustctl.files import atomic_path, write_text
 from robustctl.progress import say
-from robustctl.reading import is_file, read_json
+from robustctl.reading import is_file, parse_json, read_json
 from robustctl.spec import CONFIG, WEIGHTS, ModelSpec, read_spec
 
 
@@ -171,10 +170,10 @@ def _damage(path: Path) -> str | None:
             return "it is not a safetensors file"
         header = file.read(length)
     try:
-        entries = json.loads(header)
+        entries = parse_json(header.decode(), "its header")
         expected = (
             8 + length + max(entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__")
         )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (RequestError, ValueError, KeyError, TypeError, AttributeError):
         return "it is truncated or not a safetensors file"
     return f"{size} of {expected} bytes are there; fetch it again" if size < expected else None

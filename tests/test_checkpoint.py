@@ -1,4 +1,5 @@
 import json
+import struct
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from robustctl import checkpoint
 from robustctl.architectures import Classifier, build
 from robustctl.errors import RequestError
+from robustctl.models.safetensors_header import weights_sha256
 from robustctl.spec import Architecture, ModelSpec
 
 
@@ -123,3 +125,13 @@ def test_a_bad_radius_in_the_config_is_refused(directory: Path) -> None:
     path.write_text(json.dumps(config))
     with pytest.raises(RequestError, match="'0'"):
         checkpoint.read_spec(directory)
+
+
+@pytest.mark.parametrize("header", [b"[" * 100_000 + b"]" * 100_000, b'{"a": NaN}', b"\xff\xfe", b'{"a": 1}'])
+def test_a_hostile_header_is_refused_in_one_message(tmp_path: Path, header: bytes) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(RequestError, match="cannot read"):
+        checkpoint.read_tensors(path)
+    with pytest.raises(RequestError, match="cannot read"):
+        weights_sha256(path)

@@ -1,6 +1,5 @@
 """A folder that the hub's library ``datasets`` has written with ``save_to_disk``: arrow files, mapped into memory."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from robustctl.data import tables
 from robustctl.data.columns import Columns, spelt_out
 from robustctl.data.split import Split
 from robustctl.errors import RequestError
+from robustctl.reading import read_json
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
 """The first lies in the folder of a split, the second above the folders of several."""
@@ -84,11 +84,9 @@ def _table(place: Path) -> pa.Table:
 def _file_names(place: Path) -> list[str]:
     path = place / STATE
     try:
-        if path.stat().st_size > MAX_STATE:
-            raise ValueError("it is too large")
-        state: Any = json.loads(path.read_text(encoding="utf-8"))
+        state: Any = read_json(path, MAX_STATE)
         names = [str(file["filename"]) for file in state["_data_files"]]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (RequestError, OSError, KeyError, TypeError) as error:
         raise RequestError(f"cannot read {path}: {error}") from None
     if strays := [name for name in names if Path(name).name != name]:
         raise RequestError(f"{path} names a file outside its folder: {strays[0]!r}")

@@ -1,13 +1,13 @@
 """What a safetensors file holds, read from its header alone: no torch, no copy of the weights in memory."""
 
 import hashlib
-import json
 import struct
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 from robustctl.errors import RequestError
+from robustctl.reading import parse_json
 
 CHUNK = 1 << 20
 TORCH_NAMES = {
@@ -25,11 +25,12 @@ def weights_sha256(path: Path) -> str:
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            header: dict[str, Any] = json.loads(file.read(min(length, 100_000_000)))
+            text = file.read(min(length, 100_000_000)).decode()
+            header: dict[str, Any] = parse_json(text, "its header")
             return _hash(header, file, 8 + length)
     except FileNotFoundError:
         raise RequestError(f"no weights at {path}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+    except (RequestError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise RequestError(f"cannot read {path}: it is truncated or not a safetensors file ({error})") from None
 
 
