@@ -44,6 +44,10 @@ from robustctl.threats import Norm, require_plausible
 from robustctl.trusted_copy import PROBE, Trusted, trusted_copy
 from robustctl.version import __version__
 
+BF16_PAYS = 0.8
+"""bf16 is taken if it needs at most this share of float32's time: a smaller gain is within the noise of a short
+measurement."""
+
 
 def require_protocol(name: str, norms: Iterable[Norm]) -> None:
     """Raise RequestError unless ``name`` is a protocol that has attacks for these norms and can run here."""
@@ -94,7 +98,8 @@ def confirmed(
         return plain, other
     seconds = world.broadcast(seconds_per_image(model, data, [trusted, other], request.batch_size))
     say(", ".join(f"{name} takes {1000 * one:.3g} ms per gradient" for name, one in seconds.items()))
-    faster, network = (request, trusted) if seconds[request.precision] <= seconds["float32"] else (plain, other)
+    pays = seconds[request.precision] <= BF16_PAYS * seconds["float32"]
+    faster, network = (request, trusted) if pays else (plain, other)
     return dataclasses.replace(faster, seconds_per_image=seconds), network
 
 

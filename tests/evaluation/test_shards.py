@@ -26,7 +26,18 @@ def evaluate(conv_model, conv_spec, tmp_path):
     with torch.no_grad():
         np.savez(images, x=x.numpy(), y=conv_model(x).argmax(1).numpy())
     script.write_text("from robustctl.cli import main\nmain()\n")
-    command = [script, "--quiet", "eval", model, "--data", images, "--eps", "linf=0.15,l2=0.5"]
+    command = [
+        script,
+        "--quiet",
+        "eval",
+        model,
+        "--data",
+        images,
+        "--eps",
+        "linf=0.15,l2=0.5",
+        "--precision",
+        "float32",
+    ]
 
     def evaluate(launcher, attack="fast"):
         done = subprocess.run(
