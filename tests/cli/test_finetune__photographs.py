@@ -49,6 +49,7 @@ def test_two_steps_leave_a_model_of_the_last_phases_size_that_is_evaluated_on_an
     assert config["input_shape"] == [3, 32, 32] and config["n_classes"] == 4
     assert config["resize"] == {"side": 37, "interpolation": "bilinear"}
     asked = ["eval", trained, "--data", photographs, "--split", "val", "--attack", "fast", "--eps", "linf=1/255"]
+    asked += ["--precision", "float32"]  # measured, it may differ between the two
     done = robustctl(*asked, "--norms", "linf", "--n", "5", "--json", tmp_path / "a.json")
     assert done.returncode == 0, done.stderr
     assert f"images of {photographs}: shorter side to 37 (bilinear), centre 32x32" in done.stderr
