@@ -34,6 +34,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.repocard_data import EvalResult as EvalResult
+from huggingface_hub.repocard_data import ModelCardData as ModelCardData
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from robustctl.errors import RequestError, RunError

@@ -3,7 +3,7 @@
 import html
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -13,6 +13,9 @@ from robustctl.reading import parse_yaml
 from robustctl.results.union import UnionResult
 from robustctl.spec import ModelSpec
 from robustctl.version import __version__
+
+if TYPE_CHECKING:
+    from robustctl.hub.client import EvalResult
 
 FENCE = "---"
 YAML_BEGIN, YAML_END = "# robustctl: begin", "# robustctl: end"
@@ -101,63 +104,63 @@ def render(story: Story, existing: str = "") -> str:
 
 
 def metadata(story: Story) -> dict[str, Any]:
-    """The front matter: what the hub reads."""
+    """The front matter: what the hub reads, in the form that the hub's own library gives it."""
+    from robustctl.hub.client import ModelCardData
+
     spec = story.spec
     norms = sorted({norm for result in story.results for norm in result.norms} or ({spec.norm} if spec.norm else set()))
-    content: dict[str, Any] = {
-        "license": story.licence,
-        "library_name": "robustctl",
-        "pipeline_tag": "image-classification",
-        "tags": ["adversarial-robustness", "robustctl", spec.architecture.name, *norms],
-    }
-    if story.datasets:
-        content["datasets"] = list(story.datasets)
-    if story.base_repo:
-        content["base_model"] = story.base_repo
-    if story.base_repo and story.base:
-        content["base_model_relation"] = "finetune"
-    if story.results:
-        content["metrics"] = ["accuracy"]
-        content["model-index"] = [
-            {"name": story.place.name.rpartition("/")[2], "results": [_index(one) for one in story.results[-1:]]}
-        ]
+    content = ModelCardData(
+        license=story.licence,
+        library_name="robustctl",
+        pipeline_tag="image-classification",
+        tags=["adversarial-robustness", "robustctl", spec.architecture.name, *norms],
+        datasets=list(story.datasets) or None,
+        base_model=story.base_repo,
+        base_model_relation="finetune" if story.base_repo and story.base else None,
+        metrics=["accuracy"] if story.results else None,
+        model_name=story.place.name.rpartition("/")[2],
+        eval_results=[one for result in story.results[-1:] for one in _figures(result)] or None,
+    ).to_dict()
+    content.pop("model_name", None)  # the library leaves it among the keys of a model without results
     return content
 
 
-def _index(result: UnionResult) -> dict[str, Any]:
-    """One result of ``model-index``. Norm and eps stand in the metrics: the hub merges what differs elsewhere.
+def _figures(result: UnionResult) -> "list[EvalResult]":
+    """The figures of ``model-index``, each with its norm and eps as arguments: the hub merges what differs elsewhere.
 
     A norm that was not attacked on every point (``upper_bound``) has no accuracy here, and nor has the average then:
-    the table marks bounds, this form cannot. Its data set is a hub id only where the images came from there: the hub
+    the table marks bounds, this form cannot. The data set is a hub id only if the images came from there: the hub
     shows the number on that data set's page.
     """
+    from robustctl.hub.client import EvalResult
+
     source = result.data.source
-    name = next((known for known, hub_id in HUB_DATASETS.items() if hub_id == source), source)
     args = {"n": result.data.n, "attack": result.attack.name, "protocol": result.attack.protocol}
 
-    def metric(name: str, acc: float, ci95: tuple[float, float], **more: object) -> dict[str, Any]:
-        return {
-            "type": "accuracy",
-            "name": name,
-            "value": round(acc, 6),
-            "args": {**more, **args, "ci95": [round(bound, 6) for bound in ci95]},
-        }
+    def figure(name: str, acc: float, ci95: tuple[float, float], **more: object) -> EvalResult:
+        return EvalResult(
+            task_type="image-classification",
+            task_name="Image Classification",
+            dataset_type=_dataset_type(source),
+            dataset_name=next((known for known, hub_id in HUB_DATASETS.items() if hub_id == source), source),
+            dataset_split=result.data.split,
+            metric_type="accuracy",
+            metric_name=name,
+            metric_value=round(acc, 6),
+            metric_args={**more, **args, "ci95": [round(bound, 6) for bound in ci95]},
+        )
 
-    metrics = [metric("clean accuracy", result.clean.acc, result.clean.ci95)]
-    metrics += [
-        metric(f"robust accuracy, {norm}, eps {one.eps_text}", one.acc, one.ci95, norm=norm, eps=one.eps_text)
+    figures = [figure("clean accuracy", result.clean.acc, result.clean.ci95)]
+    figures += [
+        figure(f"robust accuracy, {norm}, eps {one.eps_text}", one.acc, one.ci95, norm=norm, eps=one.eps_text)
         for norm, one in result.norms.items()
         if not one.upper_bound
     ]
     threats = " ".join(f"{norm}:{one.eps_text}" for norm, one in result.norms.items())
     if not any(one.upper_bound for one in result.norms.values()):
-        metrics.append(metric("average robust accuracy", result.average, result.average_ci95, threats=threats))
-    metrics.append(metric("union robust accuracy", result.union.acc, result.union.ci95, threats=threats))
-    return {
-        "task": {"type": "image-classification", "name": "Image Classification"},
-        "dataset": {"type": _dataset_type(source), "name": name, "split": result.data.split},
-        "metrics": metrics,
-    }
+        figures.append(figure("average robust accuracy", result.average, result.average_ci95, threats=threats))
+    figures.append(figure("union robust accuracy", result.union.acc, result.union.ci95, threats=threats))
+    return figures
 
 
 def _dataset_type(source: str) -> str:
