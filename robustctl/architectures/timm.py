@@ -1,5 +1,7 @@
 """Any classifier of timm by its name: ``timm/xcit_small_12_p16_224``. Needs the package timm."""
 
+from typing import Any
+
 from torch import nn
 
 from robustctl.errors import RequestError
@@ -25,6 +27,6 @@ def build(
         raise RequestError(f"timm/{model} needs the package timm (pip install timm): {error}") from None
     if not timm.is_model(model):
         raise RequestError(f"timm {timm.__version__} has no model {model!r}")
-    size = {} if depth is None else {"depth": depth}
+    size: dict[str, Any] = {} if depth is None else {"depth": depth}
     net: nn.Module = timm.create_model(model, pretrained=False, num_classes=n_classes, in_chans=input_shape[0], **size)
     return net

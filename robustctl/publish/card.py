@@ -109,7 +109,7 @@ def metadata(story: Story) -> dict[str, Any]:
 
     spec = story.spec
     norms = sorted({norm for result in story.results for norm in result.norms} or ({spec.norm} if spec.norm else set()))
-    content = ModelCardData(
+    data = ModelCardData(
         license=story.licence,
         library_name="robustctl",
         pipeline_tag="image-classification",
@@ -120,7 +120,8 @@ def metadata(story: Story) -> dict[str, Any]:
         metrics=["accuracy"] if story.results else None,
         model_name=story.place.name.rpartition("/")[2],
         eval_results=[one for result in story.results[-1:] for one in _figures(result)] or None,
-    ).to_dict()
+    )
+    content: dict[str, Any] = data.to_dict()  # type: ignore[no-untyped-call]
     content.pop("model_name", None)  # the library leaves it among the keys of a model without results
     return content
 
