@@ -44,6 +44,9 @@ from robustctl.threats import Norm, require_plausible
 from robustctl.trusted_copy import PROBE, Trusted, trusted_copy
 from robustctl.version import __version__
 
+MEASURED = 128
+"""Fewer images are attacked in float32 without measuring. The measurement takes up to a second, which is a good part of
+the time that their attacks take, and so few rows do not tell how fast a full batch is."""
 BF16_PAYS = 0.8
 """bf16 is taken if it needs at most this share of float32's time: a smaller gain is within the noise of a short
 measurement."""
@@ -76,7 +79,8 @@ def confirmed(
 
     Args:
         model: on the device to be used. data: images of its shape.
-        begun: whether verdicts of a confirmed request are there; then its precision is taken, without measuring.
+        begun: whether verdicts of a confirmed request are there; then its precision is taken, without measuring. Fewer
+            than ``MEASURED`` images are not measured either.
         world: the first process decides for all.
     """
     images = data.images(range(min(PROBE, len(data)))).to(device_of(model))
@@ -95,6 +99,8 @@ def confirmed(
         return request, trusted
     other = trusted_copy(model, "float32", images)
     if world.broadcast(begun(plain)):
+        return plain, other
+    if len(data) < MEASURED:
         return plain, other
     seconds = world.broadcast(seconds_per_image(model, data, [trusted, other], request.batch_size))
     say(", ".join(f"{name} takes {1000 * one:.3g} ms per gradient" for name, one in seconds.items()))

@@ -20,6 +20,7 @@ def test_the_precision_that_took_less_time_is_taken_and_recorded(
     linear, linear_spec, linear_data, tmp_path, monkeypatch, capsys, bf16, chosen
 ):
     seconds = {"bf16": bf16, "float32": 2.0}
+    monkeypatch.setattr(union, "MEASURED", len(linear_data))
     monkeypatch.setattr(faster, "_timed", lambda model, data, network, size: seconds[network.precision])
     found = union.evaluate_union(
         linear,
@@ -53,6 +54,16 @@ def test_nothing_is_measured_where_the_precision_is_said(linear, linear_data, mo
     for precision in ("bf16", "float32"):
         said = dataclasses.replace(REQUEST, precision=precision, measure=False)
         assert union.confirmed(linear, linear_data, said)[0].precision == precision
+
+
+def test_few_images_are_attacked_in_float32_without_measuring_but_verdicts_in_bf16_still_count(
+    linear, linear_data, monkeypatch
+):
+    monkeypatch.setattr(faster, "_timed", lambda *args: pytest.fail("measured"))
+    assert len(linear_data) < union.MEASURED
+    assert union.confirmed(linear, linear_data, REQUEST)[0].precision == "float32"
+    resumed, _ = union.confirmed(linear, linear_data, REQUEST, lambda one: one.precision == "bf16")
+    assert resumed.precision == "bf16"
 
 
 def test_each_network_is_timed_on_as_many_images_as_a_tenth_of_a_second_allows(linear, linear_data, monkeypatch):
