@@ -23,6 +23,7 @@ ROOMS = (
     "standards",
     "files",
     "reading",
+    "yaml_faults",
     "terminal",
     "progress",
     "locks",

@@ -3,27 +3,23 @@
 A fault is reported by the user's own key and the line it stands on; all faults are reported at once.
 """
 
-import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any
 
-import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from robustctl import discovery, reading
-from robustctl.discovery import did_you_mean, unknown
+from robustctl.discovery import unknown
 from robustctl.errors import RequestError
 from robustctl.recipe import base
 from robustctl.recipe.schema import Settings
 from robustctl.threats import hull_l2_radius
+from robustctl.yaml_faults import Document, Key, counted, dotted, messages
 
 METHODS = "robustctl.training.methods"
 MAX_BYTES = 1_000_000
-
-Key = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
@@ -174,13 +170,12 @@ def _of_dataset(name: str, dataset: str) -> Path:
     return root() / dataset / f"{name}.yaml"
 
 
-class _Text:
+class _Text(Document):
     """A recipe's raw values, and for every key the place that set it."""
 
     def __init__(self, path: Path, overrides: Sequence[str], *, is_base: bool = False) -> None:
+        super().__init__()
         self.path, self.is_base = path, is_base
-        self.places: dict[Key, str] = {(): "line 1"}
-        self.faults: list[str] = []
         self.text, self.has_base = "", False
         self.values = self._read()
         for override in overrides:
@@ -194,7 +189,7 @@ class _Text:
         node, values = reading.compose_yaml(self.text, f"recipe {self.path}")
         if not isinstance(values, dict) or node is None:
             raise RequestError(f"recipe {self.path} holds no mapping of keys to values")
-        self._walk(node, ())
+        self.note_lines(node, ())
         self.has_base = base.KEY in values
         return self._on_base(values[base.KEY], values) if self.has_base and not self.is_base else values
 
@@ -210,19 +205,6 @@ class _Text:
         self.faults += other.faults
         self.places = {**{key: f"{name}, {line}" for key, line in other.places.items() if key}, **self.places}
         return base.merged(other.values, own)
-
-    def _walk(self, node: yaml.Node, key: Key) -> None:
-        if isinstance(node, yaml.MappingNode):
-            for name, value in node.value:
-                inner = (*key, str(name.value))
-                if inner in self.places:
-                    self.faults.append(f"line {name.start_mark.line + 1}: {dotted(inner)}: given twice")
-                self.places[inner] = f"line {name.start_mark.line + 1}"
-                self._walk(value, inner)
-        elif isinstance(node, yaml.SequenceNode):
-            for i, value in enumerate(node.value):
-                self.places[(*key, i)] = f"line {value.start_mark.line + 1}"
-                self._walk(value, (*key, i))
 
     def _override(self, override: str) -> None:
         name, equals, text = override.partition("=")
@@ -240,17 +222,6 @@ class _Text:
             self.places.setdefault(tuple(parts[:i]), f"--set {override}")
         self.places[tuple(parts)] = f"--set {override}"
 
-    def place(self, key: Key) -> str:
-        """What set ``key``, or the block that lacks it."""
-        while key not in self.places:
-            key = key[:-1]
-        return self.places[key]
-
-
-def dotted(key: Key) -> str:
-    """``optim.lr`` for ("optim", "lr")."""
-    return ".".join(map(str, key))
-
 
 def _check(text: _Text) -> Settings:
     faults = list(text.faults)
@@ -261,15 +232,11 @@ def _check(text: _Text) -> Settings:
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
-        faults += _messages(text, error, Settings, (), skip_method=bool(method_faults))
+        faults += messages(text, error, Settings, (), skip=("method",) if method_faults else None)
     if faults or settings is None:
         listed = "\n  ".join(dict.fromkeys(faults))
-        raise RequestError(f"recipe {text.path} has {_count(len(set(faults)))}:\n  {listed}")
+        raise RequestError(f"recipe {text.path} has {counted(len(set(faults)))}:\n  {listed}")
     return settings
-
-
-def _count(n: int) -> str:
-    return "1 fault" if n == 1 else f"{n} faults"
 
 
 def _method(text: _Text, values: dict[str, Any]) -> Iterator[str]:
@@ -285,95 +252,4 @@ def _method(text: _Text, values: dict[str, Any]) -> Iterator[str]:
     try:
         values["method"] = config.model_validate(block)
     except ValidationError as error:
-        yield from _messages(text, error, config, ("method",), skip_method=False)
-
-
-def _messages(
-    text: _Text, error: ValidationError, model: type[BaseModel], prefix: Key, skip_method: bool
-) -> Iterator[str]:
-    """One line a fault, in the order of the file's schema."""
-    for fault in error.errors():
-        key = prefix + _own_key(text.values, prefix, fault["loc"], fault["type"] == "missing")
-        if skip_method and key[:1] == ("method",):
-            continue
-        place, name = text.place(key), dotted(key)
-        if fault["type"] == "extra_forbidden":
-            options = _fields(model, key[len(prefix) : -1], text.values, prefix)
-            yield f"{place}: {name}: unknown key.{did_you_mean(str(key[-1]), options)} Known: {', '.join(options)}."
-        elif fault["type"] == "missing":
-            yield f"{place}: {name}: missing"
-        elif not key:
-            yield from (_placed(text, line) for line in _reason(fault).splitlines())
-        else:
-            value = fault["input"]
-            yield f"{place}: {name}: {_reason(fault)}{_given(value)}"
-
-
-def _placed(text: _Text, line: str) -> str:
-    """A message of a whole-recipe check begins with the key it is about."""
-    key = tuple(line.split(":")[0].split(" ")[0].split("."))
-    return f"{text.place(key)}: {line}"
-
-
-def _reason(fault: Any) -> str:
-    if fault["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        expected = str(fault["ctx"].get("expected_tags", "")).replace("'", "")
-        near = difflib.get_close_matches(str(fault["ctx"].get("tag", "")), expected.split(", "), n=1)
-        return f"unknown name.{f' Did you mean {near[0]!r}?' if near else ''} Available: {expected or 'see the docs'}"
-    message: str = fault["msg"].removeprefix("Value error, ")
-    return message[:1].lower() + message[1:]
-
-
-def _given(value: Any) -> str:
-    return f" (given: {value!r})" if isinstance(value, str | int | float | bool | None) else ""
-
-
-def _own_key(values: Any, prefix: Key, location: Sequence[str | int], missing: bool) -> Key:
-    """Pydantic's location without the parts that it invents (names of union members, ``[key]``)."""
-    for part in prefix:
-        values = values[part]
-    key: list[str | int] = []
-    for i, part in enumerate(location):
-        if isinstance(values, dict) and (part in values or (missing and i == len(location) - 1)):
-            key.append(part)
-            values = values.get(part)
-        elif isinstance(values, list | tuple) and isinstance(part, int) and part < len(values):
-            key.append(part)
-            values = values[part]
-    return tuple(key)
-
-
-def _fields(model: type[BaseModel], key: Key, values: Any, prefix: Key) -> list[str]:
-    """Names of the keys that may stand in the block at ``key`` of a model."""
-    block = values
-    for part in prefix:
-        block = block[part]
-    options: list[type[BaseModel]] = [model]
-    for part in key:
-        block = block[part]
-        if isinstance(part, int):
-            continue
-        options = [
-            inner
-            for option in options
-            if part in option.model_fields
-            for inner in _models(option.model_fields[part].annotation)
-        ]
-        tagged = [option for option in options if isinstance(block, dict) and _tag(option) == block.get("name")]
-        options = tagged or options
-    return sorted({name for option in options for name in option.model_fields})
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    """The pydantic models inside a type such as ``Annotated[A | B, ...] | None`` or ``tuple[A, ...]``."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    if get_origin(annotation) in (Annotated, Union, UnionType, tuple, list):
-        return [model for part in get_args(annotation) for model in _models(part)]
-    return []
-
-
-def _tag(model: type[BaseModel]) -> str | None:
-    field = model.model_fields.get("name")
-    tags = get_args(field.annotation) if field and get_origin(field.annotation) is Literal else ()
-    return tags[0] if len(tags) == 1 else None
+        yield from messages(text, error, config, ("method",))
