@@ -25,7 +25,7 @@ def test_every_recipe_ships_in_the_wheel(installed: set[str]) -> None:
 
 def test_bundled_entries_and_weights_ship_in_the_wheel(installed: set[str]) -> None:
     bundled = {str(path.relative_to(ROOT)) for path in (ROOT / "robustctl").rglob("*") if path.suffix != ".py"}
-    wanted = {path for path in bundled if path.endswith((".yaml", ".safetensors", "py.typed"))}
+    wanted = {path for path in bundled if path.endswith((".yaml", ".safetensors", "py.typed", ".html", ".css"))}
     assert "robustctl/models/weights/digits-linf.safetensors" in wanted
     assert wanted <= installed
 

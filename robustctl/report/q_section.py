@@ -1,36 +1,39 @@
 """The page's section on intermediate-q results: for each distribution the curves of Z_q against q, and the numbers."""
 
 import math
-from collections.abc import Iterator, Sequence
-from html import escape
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from robustctl.intermediate.results import IntermediateResult
 from robustctl.report import style
 from robustctl.report.style import LEFT, WIDTH
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 Labelled = Sequence[tuple[str, IntermediateResult]]
 
 HEIGHT, TOP, BOTTOM = 360, 12, 310  # of the picture, and of its axes; y grows downwards
 
 
-def render(curves: Labelled) -> str:
+def render(curves: Labelled) -> "Markup":
     """The section; results of different distributions share no axis, so each distribution has a chart of its own."""
     texts = dict.fromkeys(result.distribution.text for _, result in curves)
-    groups = [[one for one in curves if one[1].distribution.text == text] for text in texts]
-    return "\n".join(
-        [
-            "<h2>Between random and worst perturbations</h2>",
-            '<p class="soft">Z_q = E[loss^q]^(1/q) of the cross-entropy in nats over random perturbations: the mean at '
-            "q = 1, closer to the worst as q grows. Bands and brackets: 95 % over images. Dashed: the strongest "
-            "attack.</p>",
-            *(_group(text, group) for text, group in zip(texts, groups, strict=True)),
-        ]
-    )
+    groups = [_group(text, [one for one in curves if one[1].distribution.text == text]) for text in texts]
+    return style.fill("q_section.html", groups=groups, HEIGHT=HEIGHT, TOP=TOP, BOTTOM=BOTTOM)
 
 
-def _group(text: str, curves: Labelled) -> str:
-    labels = [f"{label} (n {result.data.n})" for label, result in curves]
-    return f"<h3>{escape(text)}</h3>{style.chart(labels, _marks(curves), HEIGHT)}{style.table(_rows(curves))}"
+def _group(text: str, curves: Labelled) -> dict[str, object]:
+    """What the template says about one distribution."""
+    x, y = _axes(curves)
+    return {
+        "text": text,
+        "labels": [f"{label} (n {result.data.n})" for label, result in curves],
+        "x_ticks": [(x.at(tick), f"{tick:g}") for tick in x.ticks()],
+        "y_ticks": [(y.at(tick), f"{tick:g}") for tick in y.ticks()],
+        "curves": [_curve(result, x, y, style.colour(i)) for i, (_, result) in enumerate(curves)],
+        "rows": list(_rows(curves)),
+    }
 
 
 class _Axis:
@@ -56,45 +59,32 @@ class _Axis:
         return [tick for tick in finer if self.low <= tick <= self.high]
 
 
-def _marks(curves: Labelled) -> Iterator[str]:
-    """Axes, and of each result its band, its curve and the strongest attack's loss."""
+def _axes(curves: Labelled) -> tuple[_Axis, _Axis]:
+    """The axes of q and of the loss that hold all curves, their bands and the strongest attacks' losses."""
     drawn = [one for _, result in curves for one in result.shown_curve()]
     values = [one.value for one in drawn if one.value > 0] or [1.0]
     bottom = min(values) / 10  # a logarithmic axis has no zero: a band that reaches it ends here
     losses = [*values, *(max(end, bottom) for one in drawn for end in one.ci95)]
     losses += [result.adversarial_loss.value for _, result in curves if result.adversarial_loss]
     x = _Axis([one.q for one in drawn], LEFT, LEFT + WIDTH)
-    y = _Axis([max(loss, bottom) for loss in losses], BOTTOM, TOP)
-    yield from _grid(x, y)
-    for i, (_, result) in enumerate(curves):
-        yield from _curve(result, x, y, style.colour(i))
+    return x, _Axis([max(loss, bottom) for loss in losses], BOTTOM, TOP)
 
 
-def _grid(x: _Axis, y: _Axis) -> Iterator[str]:
-    for tick in x.ticks():
-        yield f'<line class="grid" x1="{x.at(tick):.1f}" x2="{x.at(tick):.1f}" y1="{TOP}" y2="{BOTTOM}"/>'
-        yield f'<text class="soft" x="{x.at(tick):.1f}" y="{BOTTOM + 18}" text-anchor="middle">{tick:g}</text>'
-    for tick in y.ticks():
-        yield f'<line class="grid" x1="{LEFT}" x2="{LEFT + WIDTH}" y1="{y.at(tick):.1f}" y2="{y.at(tick):.1f}"/>'
-        yield f'<text class="soft" x="{LEFT - 12}" y="{y.at(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>'
-    yield f'<text x="{LEFT + WIDTH / 2}" y="{HEIGHT - 8}" text-anchor="middle">q</text>'
-    middle = (TOP + BOTTOM) / 2
-    yield f'<text x="24" y="{middle}" text-anchor="middle" transform="rotate(-90 24 {middle})">Z_q (nats)</text>'
-
-
-def _curve(result: IntermediateResult, x: _Axis, y: _Axis, colour: str) -> Iterator[str]:
+def _curve(result: IntermediateResult, x: _Axis, y: _Axis, colour: str) -> dict[str, object]:
+    """The band, the line and the points of one result, and the height of the strongest attack's loss."""
     curve = result.shown_curve()
-    upper = [f"{x.at(one.q):.1f},{y.at(one.ci95[1]):.1f}" for one in curve]
-    lower = [f"{x.at(one.q):.1f},{y.at(one.ci95[0]):.1f}" for one in reversed(curve)]
-    yield f'<polygon points="{" ".join(upper + lower)}" fill="{colour}" fill-opacity="0.15"/>'
-    line = " ".join(f"{x.at(one.q):.1f},{y.at(one.value):.1f}" for one in curve)
-    yield f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>'
-    for one in curve:
-        title = f"<title>q = {one.q:g}: {one.value:.4g}</title>"
-        yield f'<circle cx="{x.at(one.q):.1f}" cy="{y.at(one.value):.1f}" r="5" fill="{colour}">{title}</circle>'
-    if result.adversarial_loss:
-        at = f"{y.at(result.adversarial_loss.value):.1f}"
-        yield f'<line x1="{LEFT}" x2="{LEFT + WIDTH}" y1="{at}" y2="{at}" stroke="{colour}" stroke-dasharray="6 4"/>'
+
+    def corners(pairs: Iterable[tuple[float, float]]) -> str:
+        return " ".join(f"{x.at(q):.1f},{y.at(loss):.1f}" for q, loss in pairs)
+
+    upper, lower = [(one.q, one.ci95[1]) for one in curve], [(one.q, one.ci95[0]) for one in reversed(curve)]
+    return {
+        "colour": colour,
+        "band": corners(upper + lower),
+        "line": corners((one.q, one.value) for one in curve),
+        "points": [(x.at(one.q), y.at(one.value), f"q = {one.q:g}: {one.value:.4g}") for one in curve],
+        "worst": y.at(result.adversarial_loss.value) if result.adversarial_loss else None,
+    }
 
 
 def _rows(curves: Labelled) -> Iterator[list[str]]:

@@ -151,8 +151,9 @@ def _change(name: str, first: UnionResult, second: UnionResult) -> list[str]:
     if name == "average":
         return [f"{100 * (second.average - first.average):+.1f}", ""]
     before, after = first.points.column(name), second.points.column(name)
-    return [f"{100 * (sum(after) - sum(before)) / len(after):+.1f}", _p_text(mcnemar(before, after).p_value)]
+    return [f"{100 * (sum(after) - sum(before)) / len(after):+.1f}", p_text(mcnemar(before, after).p_value)]
 
 
-def _p_text(p_value: float) -> str:
+def p_text(p_value: float) -> str:
+    """A p-value with three digits; smaller ones as ``<0.001``."""
     return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"

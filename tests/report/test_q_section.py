@@ -49,7 +49,7 @@ def test_a_distribution_has_a_chart_of_its_own(intermediate_result) -> None:
 def test_labels_are_escaped(intermediate_result) -> None:
     text = q_section.render([(NASTY, intermediate_result)])
     assert NASTY not in text
-    assert "&lt;b&gt;&amp;&quot;" in text
+    assert "&lt;b&gt;&amp;&#34;" in text
 
 
 @pytest.mark.parametrize(
