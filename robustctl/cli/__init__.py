@@ -22,7 +22,7 @@ from typing import Annotated
 
 import typer
 
-from robustctl import discovery, terminal
+from robustctl import discovery, parent, terminal
 from robustctl.errors import InterruptedRun, RobustctlError
 from robustctl.version import __version__
 
@@ -75,6 +75,7 @@ def main() -> None:
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signal.signal(signal.SIGHUP, _stop)
     terminal.accept_any_text()
+    parent.watch()
     try:
         app()
         sys.stdout.flush()  # a full disk behind a redirection is noticed here, and not while Python exits
