@@ -25,6 +25,7 @@ ROOMS = (
     "reading",
     "yaml_faults",
     "terminal",
+    "parent",
     "progress",
     "locks",
     "user_code",
