@@ -1,4 +1,4 @@
-"""Builds the loop from checked settings, a model and data."""
+"""Builds the parts of a training from checked settings, a model and data."""
 
 import copy
 import shutil
@@ -17,8 +17,10 @@ from robustctl.spec import WEIGHTS, ModelSpec, Resize
 from robustctl.threats import Norm
 from robustctl.training import state_file
 from robustctl.training.batches import Batches, Images, Streamed, hold_out
-from robustctl.training.loop import BEST, SAVE_SECONDS, Loop
+from robustctl.training.loop import BEST
 from robustctl.training.methods import TrainingMethod
+from robustctl.training.parts import Parts
+from robustctl.training.passes import passes_of
 from robustctl.training.selection import Selector
 
 RESIDENT_SHARE = 0.4
@@ -26,28 +28,26 @@ RESIDENT_SHARE = 0.4
 IMAGENET_SIDE = 224
 
 
-def build_loop(
+def build_parts(
     model: Classifier,
     spec: ModelSpec,
     data: ImageData | EncodedData,
     settings: Settings,
-    directory: Path,
     *,
     seed: int,
     device: torch.device,
     world: World | None = None,
     start_norm: Norm | None = None,
-    resuming: bool = False,
-    save_seconds: float = SAVE_SECONDS,
-) -> Loop:
-    """Put everything on the device and, when resuming, go to the saved position.
+) -> Parts:
+    """Check that everything fits, and put it on the device. Nothing is written.
 
     Args:
         model: trained in place.
         data: the whole training split; the recipe's selection images are held out of it, and held in memory.
+        start_norm: the norm that the model was trained for before, if one is known.
 
     Raises:
-        RequestError: the recipe does not fit the model, the data or the processes, or the saved state is damaged.
+        RequestError: the recipe does not fit the model, the data or the processes.
     """
     world = world or World()
     lr = learning_rate(settings, spec)
@@ -60,24 +60,22 @@ def build_loop(
     model.to(memory_format=torch.channels_last)
     if world.size > 1:
         share_batch_norm(model)
-    loop = Loop(
-        model,
-        spec,
-        settings,
-        make_method(settings),
-        _batches(train, spec, settings, seed, device),
-        Selector(_images(selected, device), settings.evaluate_threats, settings.selection.steps, world),
-        directory=directory,
+    method = make_method(settings)
+    batches = _batches(train, spec, settings, seed, device)
+    return Parts(
+        model=model,
+        spec=spec,
+        settings=settings,
+        method=method,
+        batches=batches,
+        passes=tuple(passes_of(settings, batches, method.replays, spec.input_shape[-1])),
+        selector=Selector(_images(selected, device), settings.evaluate_threats, settings.selection.steps, world),
         lr=lr,
         seed=seed,
         device=device,
         world=world,
         start_norm=start_norm,
-        save_seconds=save_seconds,
     )
-    if resuming and (state := state_file.load(directory)) is not None:
-        loop.restore(state)
-    return loop
 
 
 def make_method(settings: Settings) -> TrainingMethod:

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+import torch
+from torch import nn
+
 from robustctl.errors import RunError
 
 WATCHED_STEPS = 5
@@ -59,6 +62,13 @@ class Guards:
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.first_loss = state["first_loss"]
+
+
+def require_finite(model: nn.Module, step: int) -> None:
+    """Raise RunError if a weight is infinite or not a number after ``step`` steps."""
+    finite = torch.stack([parameter.isfinite().all() for parameter in model.parameters()])
+    if not finite.all():
+        raise RunError(f"weights are not finite after step {step}; a smaller optim.lr usually helps")
 
 
 class StopRequest:

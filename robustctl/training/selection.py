@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from robustctl import geometry, seeds
 from robustctl.attacks.apgd import apgd
 from robustctl.attacks.pgd import pgd
+from robustctl.errors import RunError
 from robustctl.oracle import Oracle
 from robustctl.processes import World
+from robustctl.recipe.schema import OverfittingCheck
 from robustctl.seeds import Purpose
 from robustctl.threats import Threat
 from robustctl.training.batches import Images
@@ -48,6 +50,32 @@ class Selector:
             x_adv = apgd(oracle, x, y, threat, steps=self.steps)
             rows.append((oracle.logits(x_adv).argmax(1) == y) & rows[0])
         return torch.stack([*rows, torch.stack(rows).all(0)])
+
+
+class OverfittingGuard:
+    """Stops a training whose PGD accuracy on training images falls: catastrophic overfitting to a one-step attack.
+
+    Attributes:
+        best: the highest accuracy in [0,1] up to now.
+    """
+
+    def __init__(self, settings: OverfittingCheck, threats: tuple[Threat, ...], seed: int) -> None:
+        self.settings, self.threats, self.seed = settings, threats, seed
+        self.best = 0.0
+
+    def measure(self, model: nn.Module, x: Tensor, y: Tensor) -> float:
+        """The lowest accuracy over the threats on a batch of images x with labels (n,) or, under mixup, (n, k)."""
+        labels, steps = y.argmax(1) if y.dim() == 2 else y, self.settings.steps
+        return min(pgd_accuracy(model, x, labels, threat, steps, self.seed) for threat in self.threats)
+
+    def judge(self, accuracy: float, epoch: int) -> None:
+        """Raise RunError if ``accuracy``, measured after ``epoch`` (from 1), is lower than the recipe allows."""
+        if accuracy < self.best - self.settings.drop:
+            raise RunError(
+                f"catastrophic overfitting in epoch {epoch}: PGD accuracy on a training batch fell from "
+                f"{self.best:.3f} to {accuracy:.3f}; the weights of epoch {epoch - 1} are kept"
+            )
+        self.best = max(self.best, accuracy)
 
 
 def pgd_accuracy(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, steps: int, seed: int) -> float:

@@ -14,7 +14,7 @@ from robustctl.oracle import Oracle
 from robustctl.recipe.schema import Apgd, CrossEntropy, Trades
 from robustctl.seeds import Purpose
 from robustctl.threats import Norm, Threat
-from robustctl.training.step_context import Engine
+from robustctl.training.step_context import StepContext
 
 
 class Step:
@@ -27,8 +27,8 @@ class Step:
         error: share of wrong predictions at the points that ``losses`` saw last, over all processes.
     """
 
-    def __init__(self, engine: Engine, x: Tensor, y: Tensor, number: int, watch: bool = False) -> None:
-        self.engine = engine
+    def __init__(self, context: StepContext, x: Tensor, y: Tensor, number: int, watch: bool = False) -> None:
+        self.context = context
         self.x = x
         self.y = y
         self.number = number
@@ -37,7 +37,7 @@ class Step:
 
     @property
     def model(self) -> nn.Module:
-        return self.engine.model
+        return self.context.model
 
     @property
     def labels(self) -> Tensor:
@@ -47,14 +47,14 @@ class Step:
     @cached_property
     def generator(self) -> torch.Generator:
         """The same in all processes; a function of seed and step number."""
-        return seeds.generator(self.engine.seed, Purpose.TRAIN_NORM, self.number)
+        return seeds.generator(self.context.seed, Purpose.TRAIN_NORM, self.number)
 
     @cached_property
     def generators(self) -> list[torch.Generator]:
         """One an image of this process; an image's does not depend on the number of processes."""
-        first = self.engine.world.rank * len(self.x)
+        first = self.context.world.rank * len(self.x)
         positions = range(first, first + len(self.x))
-        return seeds.generators(self.engine.seed, Purpose.TRAIN_START, positions, self.number)
+        return seeds.generators(self.context.seed, Purpose.TRAIN_START, positions, self.number)
 
     def choose(self, probabilities: Sequence[float]) -> int:
         """Draw an index; all processes draw the same."""
@@ -63,8 +63,8 @@ class Step:
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits (n, k) with a graph, in training mode."""
-        with self.engine.autocast():
-            out = self.engine.network(x)
+        with self.context.autocast():
+            out = self.context.network(x)
         return out if out.dtype == torch.float64 else out.float()
 
     @cached_property
@@ -82,7 +82,7 @@ class Step:
         ``target`` is what ``losses.ce`` compares logits with: labels, or soft labels (n, k). What the attack did is
         recorded, and in the first steps watched by the guards.
         """
-        with self.engine.autocast(), Oracle(self.model) as oracle:
+        with self.context.autocast(), Oracle(self.model) as oracle:
             target = self._target(oracle)
             x_adv = attack(oracle, target)
             if self.watch:
@@ -92,7 +92,7 @@ class Step:
 
     def judge(self, x_adv: Tensor, norm: Norm) -> Tensor:
         """What the attack maximises, (n,), at its points of ``norm``, without a graph; the error is recorded."""
-        with self.engine.autocast(), Oracle(self.model) as oracle:
+        with self.context.autocast(), Oracle(self.model) as oracle:
             logits = oracle.logits(x_adv)
             self.record_error(norm, logits)
             return losses.ce(logits, self._target(oracle))
@@ -109,7 +109,7 @@ class Step:
 
     def outer(self, logits: Tensor) -> Tensor:
         """The outer loss (n,) of adversarial logits (n, k)."""
-        outer = self.engine.outer
+        outer = self.context.outer
         if isinstance(outer, CrossEntropy):
             return losses.ce(logits, self.y)
         return self.natural() + outer.beta * kl(self.clean_logits, logits)
@@ -121,17 +121,17 @@ class Step:
         """
         if mask is None:
             return values.mean()
-        count = self.engine.world.mean(mask.sum().to(values.dtype)).clamp_min(1 / self.engine.world.size)
+        count = self.context.world.mean(mask.sum().to(values.dtype)).clamp_min(1 / self.context.world.size)
         return (values * mask).sum() / count
 
     def record(self, name: str, value: Tensor | float) -> None:
         """Add a value to the metrics; they report its mean."""
-        self.engine.meter.add(name, value)
+        self.context.meter.add(name, value)
 
     def record_error(self, name: str, logits: Tensor) -> None:
         """Set ``error``, and report it under ``name`` together with that name's share of the batches."""
         wrong = (logits.detach().argmax(1) != self.labels).float().mean()
-        self.error = self.engine.world.mean(wrong)
+        self.error = self.context.world.mean(wrong)
         self.record(f"robust_error/{name}", self.error)
 
     def record_share(self, name: str, taken: Tensor) -> None:
@@ -143,12 +143,12 @@ class Step:
 
     def _target(self, oracle: Oracle) -> Tensor:
         # Cross-entropy with the clean prediction as soft label is TRADES's KL up to a constant of each image.
-        if isinstance(self.engine.outer, Trades):
+        if isinstance(self.context.outer, Trades):
             return oracle.logits(self.x).softmax(1)
         return self.y
 
     def _attack(self, oracle: Oracle, target: Tensor, threat: Threat) -> Tensor:
-        attack = self.engine.attack
+        attack = self.context.attack
         assert attack is not None, "the recipe was checked"
         steps = attack.steps[threat.norm]
         start = None

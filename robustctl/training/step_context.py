@@ -14,7 +14,7 @@ from robustctl.training.meter import Meter
 
 
 @dataclass(frozen=True)
-class Engine:
+class StepContext:
     """What stays the same from step to step.
 
     Attributes:
@@ -35,8 +35,8 @@ class Engine:
     @classmethod
     def of(
         cls, model: nn.Module, settings: Settings, meter: Meter, world: World, seed: int, device: torch.device
-    ) -> "Engine":
-        """The engine that a recipe asks for."""
+    ) -> "StepContext":
+        """The context that a recipe asks for."""
         return cls(
             model=model,
             network=network(model, settings.compile, world),

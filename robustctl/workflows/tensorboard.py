@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from robustctl.training.loop import Listener
+from robustctl.training.metrics_log import Listener
 
 
 def tensorboard(directory: Path) -> Listener:

@@ -4,7 +4,6 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from robustctl.progress import say
 from robustctl.publish.push import preflight
 from robustctl.runs import Run
 from robustctl.spec import ModelSpec
-from robustctl.training.build import build_loop, require_outputs, require_space, resizing_spec
+from robustctl.training.build import build_parts, require_outputs, require_space, resizing_spec
 from robustctl.training.loop import Loop
 from robustctl.workflows.run_record import create_run
 from robustctl.workflows.start_model import start_model
@@ -82,27 +81,26 @@ def _train(
             if w.leads:
                 lock.enter_context(run.training())
             w.wait()
-        loop = build_loop(
+        parts = build_parts(
             model,
             spec,
             plan.data,
             plan.settings,
-            run.path if run else Path(),
             seed=plan.seed,
             device=device,
             world=w,
             start_norm=plan.located.spec.norm if plan.located else None,
-            resuming=resuming,
         )
         if run is None:  # only now that nothing can be wrong with the request any more
             run = create_run(plan, model, device, w)
-            loop.directory = run.path
             if w.leads:
                 lock.enter_context(run.training())
-        if plan.request.tensorboard and w.leads:
-            loop.listeners.append(tensorboard(run.path / "tensorboard"))
-        if resuming and loop.done(plan.request.max_steps) and _is_recorded(run, loop):
-            _say(w, [f"{run.path} has done its {loop.step} steps already"])
+        listeners = [tensorboard(run.path / "tensorboard")] if plan.request.tensorboard and w.leads else []
+        loop = Loop(parts, run.path, listeners)
+        if resuming:
+            loop.resume()
+        if resuming and loop.position.is_done(plan.request.max_steps) and _is_recorded(run, loop):
+            _say(w, [f"{run.path} has done its {loop.position.step} steps already"])
         else:  # also if it was killed between its last state and its record: weights and status are written now
             _run_loop(loop, run, plan.request.max_steps, w)
     return run
@@ -110,20 +108,20 @@ def _train(
 
 def _is_recorded(run: Run, loop: Loop) -> bool:
     record = run.read()
-    return record.status == "finished" and record.step == loop.step
+    return record.status == "finished" and record.step == loop.position.step
 
 
 def _run_loop(loop: Loop, run: Run, max_steps: int | None, w: World) -> None:
     """Train, and record how it ended."""
-    _update(w, run, status="running", steps=loop.steps, message="")
+    _update(w, run, status="running", steps=loop.position.steps, message="")
     try:
         outcome = loop.run(max_steps)
     except InterruptedRun as stop:
-        _update(w, run, status="interrupted", step=loop.step, message=str(stop), seconds=loop.seconds)
+        _update(w, run, status="interrupted", step=loop.position.step, message=str(stop), seconds=loop.monitor.seconds)
         raise
     except RunError as error:
         kept = f"{error}. The last good weights are in {run.path}."
-        _update(w, run, status="failed", step=loop.step, message=kept, seconds=loop.seconds)
+        _update(w, run, status="failed", step=loop.position.step, message=kept, seconds=loop.monitor.seconds)
         raise RunError(kept) from error
     _update(w, run, status="finished", step=outcome.step, best=outcome.best, seconds=outcome.seconds)
     _say(w, [f"done in {outcome.seconds:.0f} s; next: robustctl eval {run.path} --union"])

@@ -15,11 +15,11 @@ from robustctl.processes import World
 from robustctl.recipe.read import from_resolved
 from robustctl.recipe.schema import CrossEntropy, Pgd, Settings
 from robustctl.spec import Architecture, ModelSpec
-from robustctl.training.build import build_loop
-from robustctl.training.loop import Loop
+from robustctl.training.build import build_parts
+from robustctl.training.loop import SAVE_SECONDS, Loop
 from robustctl.training.meter import Meter
 from robustctl.training.step import Step
-from robustctl.training.step_context import Engine
+from robustctl.training.step_context import StepContext
 
 RADII = {"linf": "0.1", "l2": "0.5", "l1": "1.5"}
 
@@ -41,7 +41,7 @@ class Example:
 
     def step(self, outer: Any = None, number: int = 0) -> Step:
         """A fresh step; every attack starts at the clean image, unless ``attack`` is replaced."""
-        engine = Engine(
+        context = StepContext(
             model=self.model,
             network=self.model,
             attack=self.attack,
@@ -51,7 +51,7 @@ class Example:
             world=World(),
             seed=0,
         )
-        return Step(engine, self.x, self.y, number)
+        return Step(context, self.x, self.y, number)
 
     def gradients(self, loss: Tensor) -> list[Tensor]:
         """Gradients of a loss in all parameters."""
@@ -123,20 +123,20 @@ MakeLoop = Callable[..., Loop]
 def make_loop() -> MakeLoop:
     """Builds a loop over ``random_data`` in a directory; ``resuming`` goes on from what is saved there."""
 
-    def make(settings: Settings, directory: Path, *, resuming: bool = False, **options: Any) -> Loop:
+    def make(
+        settings: Settings,
+        directory: Path,
+        *,
+        resuming: bool = False,
+        save_seconds: float = SAVE_SECONDS,
+        **options: Any,
+    ) -> Loop:
         directory.mkdir(exist_ok=True)
         torch.manual_seed(0)
-        model = build(SPEC)
-        return build_loop(
-            model,
-            SPEC,
-            random_data(),
-            settings,
-            directory,
-            seed=0,
-            device=torch.device("cpu"),
-            resuming=resuming,
-            **options,
-        )
+        parts = build_parts(build(SPEC), SPEC, random_data(), settings, seed=0, device=torch.device("cpu"), **options)
+        loop = Loop(parts, directory, save_seconds=save_seconds)
+        if resuming:
+            loop.resume()
+        return loop
 
     return make

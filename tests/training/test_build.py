@@ -12,7 +12,15 @@ from robustctl.errors import RequestError
 from robustctl.processes import World
 from robustctl.spec import Architecture, ModelSpec
 from robustctl.training import state_file
-from robustctl.training.build import build_loop, copies_on_disk, learning_rate, new_head, require_outputs, require_space
+from robustctl.training.build import (
+    build_parts,
+    copies_on_disk,
+    learning_rate,
+    new_head,
+    require_outputs,
+    require_space,
+)
+from robustctl.training.loop import Loop
 
 
 class Usage(NamedTuple):
@@ -55,7 +63,8 @@ def test_room_that_is_asked_for_is_what_a_run_takes_at_most(
     )
     model = build(spec)  # large enough for the tensors to outweigh their names
     data = ImageData(torch.rand(24, 1, 8, 8), torch.arange(24) % 10, 10, "random", "train", torch.arange(24))
-    loop = build_loop(model, spec, data, settings, tmp_path, seed=0, device=torch.device("cpu"), save_seconds=0.0)
+    parts = build_parts(model, spec, data, settings, seed=0, device=torch.device("cpu"))
+    loop = Loop(parts, tmp_path, save_seconds=0.0)
     sizes, one_step = [0], loop._one_step
 
     def measured(this: Any) -> None:

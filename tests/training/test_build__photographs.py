@@ -12,7 +12,7 @@ from robustctl.data import EncodedData, ImageData
 from robustctl.errors import RequestError
 from robustctl.spec import Architecture, ModelSpec, Resize
 from robustctl.training.batches import Images, Streamed
-from robustctl.training.build import build_loop, input_shape, resizing_spec
+from robustctl.training.build import build_parts, input_shape, resizing_spec
 from robustctl.training.loop import Loop
 
 SPEC = ModelSpec(
@@ -37,15 +37,18 @@ def loop_over(
     torch.manual_seed(0)
     settings = settings_for({"name": "fgsm", "start": "uniform", "step": 1.25}, **changes)
     cpu = torch.device("cpu")
-    return build_loop(build(SPEC), SPEC, images, settings, directory, seed=0, device=cpu, resuming=resuming)
+    loop = Loop(build_parts(build(SPEC), SPEC, images, settings, seed=0, device=cpu), directory)
+    if resuming:
+        loop.resume()
+    return loop
 
 
 def test_training_is_streamed_and_selection_is_in_memory(
     images: EncodedData, settings_for: Any, tmp_path: Path
 ) -> None:
     loop = loop_over(images, settings_for, tmp_path / "run", augment={"resized_crop": 0.2, "flip": True})
-    assert isinstance(loop.batches.data, Streamed) and len(loop.batches.data.y) == 24
-    assert isinstance(loop.selector.images, Images) and loop.selector.images.x.shape == (8, 3, 32, 32)
+    assert isinstance(loop.parts.batches.data, Streamed) and len(loop.parts.batches.data.y) == 24
+    assert isinstance(loop.parts.selector.images, Images) and loop.parts.selector.images.x.shape == (8, 3, 32, 32)
     loop.run()
     checkpoint.load_model(tmp_path / "run")
 

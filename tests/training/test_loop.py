@@ -70,11 +70,11 @@ def test_resumed_run_ends_bit_for_bit_where_an_uninterrupted_one_does(
     settings = of(settings_for, case)
     whole = make_loop(settings, tmp_path / "whole")
     whole.run()
-    stop = random.Random(case).randrange(1, whole.steps)
+    stop = random.Random(case).randrange(1, whole.position.steps)
     first = make_loop(settings, tmp_path / "parts", save_seconds=0.0)
     first.run(max_steps=stop)
     second = make_loop(settings, tmp_path / "parts", resuming=True)
-    assert second.step == stop
+    assert second.position.step == stop
     second.run()
     for name, tensor in weights(tmp_path / "whole").items():
         assert torch.equal(tensor, weights(tmp_path / "parts")[name]), f"{name} differs after a stop at step {stop}"
@@ -91,20 +91,20 @@ def test_run_killed_between_its_last_step_and_its_end_still_ends(
     whole.run()
     killed = make_loop(settings, tmp_path / "parts", save_seconds=0.0)
 
-    end = killed._end
+    finish = killed._finish_pass
 
-    def end_or_die(this: Any) -> None:
-        if killed.step == whole.steps:
+    def finish_or_die() -> None:
+        if killed.position.step == whole.position.steps:
             raise MemoryError  # stands for a kill: nothing is saved after it
-        end(this)
+        finish()
 
-    killed._end = end_or_die
+    killed._finish_pass = finish_or_die
     with pytest.raises(MemoryError):
         killed.run()
     resumed = make_loop(settings, tmp_path / "parts", resuming=True)
-    assert resumed.step == whole.steps and not resumed.done()
+    assert resumed.position.step == whole.position.steps and not resumed.position.is_done()
     resumed.run()
-    assert resumed.done() and resumed.best == whole.best
+    assert resumed.position.is_done() and resumed.best == whole.best
     assert all(
         torch.equal(value, weights(tmp_path / "parts")[key]) for key, value in weights(tmp_path / "whole").items()
     )
@@ -141,14 +141,14 @@ def test_sigterm_saves_and_says_how_to_go_on(settings_for: Make, make_loop: Make
 
     def step_and_signal(this: Any) -> None:
         one_step(this)
-        if loop.step == 3:
+        if loop.position.step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
     loop._one_step = step_and_signal  # type: ignore[method-assign]
     with pytest.raises(InterruptedRun, match="--resume"):
         loop.run()
     resumed = make_loop(of(settings_for, "at"), tmp_path / "run", resuming=True)
-    assert resumed.step == 3
+    assert resumed.position.step == 3
     resumed.run()
     assert all(torch.equal(value, weights(tmp_path / "run")[key]) for key, value in weights(tmp_path / "whole").items())
 
@@ -181,7 +181,7 @@ def test_sigterm_while_the_pair_is_measured_leaves_a_run_that_resumes(
 def test_pair_is_measured_once(settings_for: Make, make_loop: Make, tmp_path: Path) -> None:
     settings = of(settings_for, "ramp-auto")
     loop = make_loop(settings, tmp_path / "run")
-    loop._one_pass = None  # stands for a kill before the first step
+    loop._steps = None  # stands for a kill before the first step
     with pytest.raises(TypeError):
         loop.run()
     make_loop(settings, tmp_path / "run", resuming=True).run()
@@ -217,10 +217,12 @@ def test_attack_that_does_not_attack_is_found_after_natural_training(
 
     monkeypatch.setattr(Step, "_compare", backwards)
     loop = make_loop(settings_for({"name": "at"}, **before), tmp_path / "run")
-    natural = sum(one.steps for one in loop.passes[: [one.kind for one in loop.passes].index("method")])
+    natural = sum(
+        one.steps for one in loop.position.passes[: [one.kind for one in loop.position.passes].index("method")]
+    )
     with pytest.raises(RunError, match="does not attack"):
         loop.run()
-    assert loop.step == natural + 1 > WATCHED_STEPS
+    assert loop.position.step == natural + 1 > WATCHED_STEPS
 
 
 def test_catastrophic_overfitting_stops_before_the_bad_weights_are_saved(
@@ -228,11 +230,11 @@ def test_catastrophic_overfitting_stops_before_the_bad_weights_are_saved(
 ) -> None:
     settings = settings_for({"name": "fgsm", "start": "zero", "step": 1.0}, overfitting_check={"steps": 2, "drop": 0.2})
     accuracies = iter([0.5, 0.0])
-    monkeypatch.setattr("robustctl.training.loop.pgd_accuracy", lambda *args: next(accuracies))
+    monkeypatch.setattr("robustctl.training.selection.pgd_accuracy", lambda *args: next(accuracies))
     loop = make_loop(settings, tmp_path / "run")
     with pytest.raises(RunError, match=r"catastrophic overfitting in epoch 2.*0\.500 to 0\.000"):
         loop.run()
-    assert loop.step == 10
+    assert loop.position.step == 10
     state = state_file.load(tmp_path / "run")
     assert state is not None and state["at"] == [1, 0, 5]
     assert all(torch.equal(state["model"][name], value) for name, value in weights(tmp_path / "run").items())
@@ -297,8 +299,10 @@ def test_images_per_second_are_of_training_alone_and_seconds_of_everything(
 
         return timed
 
-    monkeypatch.setattr("robustctl.training.loop.time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr("robustctl.training.loop.pgd_accuracy", lasting(100, lambda *args: 0.5))
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr("robustctl.training.loop.time", clock)
+    monkeypatch.setattr("robustctl.training.monitor.time", clock)
+    monkeypatch.setattr("robustctl.training.selection.pgd_accuracy", lasting(100, lambda *args: 0.5))
     monkeypatch.setattr("robustctl.training.loop.state_file.save", lasting(100, state_file.save))
     monkeypatch.setattr(loop, "_one_step", lasting(1, loop._one_step))
     outcome = loop.run()

@@ -18,7 +18,7 @@ from robustctl.architectures import build
 from robustctl.recipe import read as recipe
 from robustctl.spec import Architecture, ModelSpec
 from robustctl.training import state_file
-from robustctl.training.build import build_loop
+from robustctl.training.build import build_parts
 from robustctl.training.loop import Loop
 
 RECIPES = [name for name in recipe.names() if name.startswith("digits/")]
@@ -41,8 +41,11 @@ def make_loop(name: str, directory: Path, resuming: bool = False) -> Loop:
     directory.mkdir(exist_ok=True)
     torch.manual_seed(0)
     settings = recipe.from_resolved(content)
-    options: dict[str, Any] = {"seed": 0, "device": torch.device("cpu"), "resuming": resuming, "save_seconds": 0.0}
-    return build_loop(build(SPEC), SPEC, images(), settings, directory, **options)
+    parts = build_parts(build(SPEC), SPEC, images(), settings, seed=0, device=torch.device("cpu"))
+    loop = Loop(parts, directory, save_seconds=0.0)
+    if resuming:
+        loop.resume()
+    return loop
 
 
 @cache
@@ -57,20 +60,20 @@ def die(*arguments: Any) -> None:
 def train_and_die(name: str, loop: Loop) -> None:
     """Train until a step that the recipe's name decides, and die before it, within it, or while its state is saved."""
     chance = random.Random(name)
-    fatal, place = chance.randrange(1, loop.steps), chance.choice(["before", "within", "saving"])
+    fatal, place = chance.randrange(1, loop.position.steps), chance.choice(["before", "within", "saving"])
     one_step, save = loop._one_step, torch.save
 
     def step(this: Any) -> None:
-        if loop.step == fatal and place == "before":
+        if loop.position.step == fatal and place == "before":
             die()
-        if loop.step == fatal and place == "within":
+        if loop.position.step == fatal and place == "within":
             for optimizer in loop.optimizers.values():
                 optimizer.step = die  # type: ignore[method-assign]
         one_step(this)
 
     def save_half(state: Any, path: Path) -> None:
         save(state, path)
-        if loop.step > fatal:
+        if loop.position.step > fatal:
             os.truncate(path, path.stat().st_size // 2)
             die()
 
@@ -102,7 +105,7 @@ def test_killed_run_resumes_to_the_bits_of_an_uninterrupted_one(name: str, kille
     directory = killed / name.replace("/", "-")
     state = state_file.load(directory)
     whole = make_loop(name, tmp_path / "whole")
-    assert state is not None and 0 <= state["at"][2] < whole.steps
+    assert state is not None and 0 <= state["at"][2] < whole.position.steps
     whole.run()
     resumed = make_loop(name, directory, resuming=True)
     resumed.run()

@@ -15,7 +15,7 @@ from robustctl.models import find
 from robustctl.recipe import read as recipe
 from robustctl.recipe.schema import Phase, Settings
 from robustctl.spec import Architecture, ModelSpec
-from robustctl.training.build import build_loop, learning_rate
+from robustctl.training.build import build_parts, learning_rate
 from robustctl.training.loop import Loop
 
 SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32), "imagenet": (3, 32, 32)}
@@ -62,7 +62,10 @@ def loop_of(name: str, folder: Path, *, resuming: bool = False) -> Loop:
         spec = spec.model_copy(update={"architecture": wide})
     torch.manual_seed(0)
     data, cpu = random_data(spec.input_shape), torch.device("cpu")
-    return build_loop(build(spec), spec, data, settings, folder, seed=0, device=cpu, resuming=resuming)
+    loop = Loop(build_parts(build(spec), spec, data, settings, seed=0, device=cpu), folder)
+    if resuming:
+        loop.resume()
+    return loop
 
 
 @cache
@@ -108,7 +111,9 @@ def test_recipe_runs_for_two_steps(name: str, tmp_path: Path) -> None:
     loop = loop_of(name, tmp_path)
     before = {key: value.clone() for key, value in loop.model.state_dict().items()}
     # Natural passes come first where the recipe has them; what they did is rewound before gradient projection.
-    before_method = sum(one.steps for one in loop.passes[: [one.kind for one in loop.passes].index("method")])
+    before_method = sum(
+        one.steps for one in loop.position.passes[: [one.kind for one in loop.position.passes].index("method")]
+    )
     outcome = loop.run(max_steps=before_method + 2)
     assert outcome.step == before_method + 2
     assert any(not torch.equal(value, before[key]) for key, value in loop.model.state_dict().items())
@@ -119,7 +124,7 @@ def test_recipe_runs_for_two_steps(name: str, tmp_path: Path) -> None:
 def test_every_method_resumes_bit_for_bit_after_a_stop_in_the_middle_of_an_epoch(name: str, tmp_path: Path) -> None:
     whole = loop_of(name, tmp_path / "whole")
     whole.run()
-    loop_of(name, tmp_path / "parts").run(max_steps=whole.steps // 2 - 1)
+    loop_of(name, tmp_path / "parts").run(max_steps=whole.position.steps // 2 - 1)
     loop_of(name, tmp_path / "parts", resuming=True).run()
     a, b = (checkpoint.read_tensors(tmp_path / part / "model.safetensors") for part in ("whole", "parts"))
     assert all(torch.equal(a[key], b[key]) for key in a)

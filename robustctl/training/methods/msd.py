@@ -31,7 +31,7 @@ class Config(SeveralNormsConfig):
 
 class Method(SeveralNorms):
     def loss(self, step: Step) -> Tensor:
-        attack = step.engine.pgd
+        attack = step.context.pgd
         steps = max(attack.steps[threat.norm] for threat in self.threats)
         sizes = [attack.step[threat.norm] * threat.eps for threat in self.threats]
 

@@ -75,10 +75,10 @@ class Method(TrainingMethod):
         from robustctl.sampling.noise import Noise
 
         grid = quadrature.uniform(self.config.q, self.config.samples)
-        with step.engine.autocast(), Oracle(step.model) as oracle:
+        with step.context.autocast(), Oracle(step.model) as oracle:
             sampler = make_sampler(self.perturbation, oracle, step.x, step.labels, self.config.leapfrog)
             points, acceptance = anneal(sampler, grid.t, self.step_share, Noise(step.generators, 1, step.x))
-        return points.transpose(0, 1).flatten(0, 1), float(step.engine.world.mean(acceptance))
+        return points.transpose(0, 1).flatten(0, 1), float(step.context.world.mean(acceptance))
 
     def state(self) -> dict[str, Any]:
         return {"step_share": self.step_share, "tuned": self.tuned}
