@@ -39,9 +39,9 @@ def load_model(name: str | Path, *, model_code: str | None = None) -> "Classifie
     from robustctl.workflows.obtain import obtain
 
     run = runs.find(str(name))
-    located = obtain(str(run.path if run else name), pull=True)
+    found_model = obtain(str(run.path if run else name), pull=True)
     with user_code.granted(user_code.parse("model_code", model_code) if model_code else None):
-        return checkpoint.load_from(located.spec, located.weights)
+        return checkpoint.load_from(found_model.spec, found_model.weights)
 
 
 def evaluate(

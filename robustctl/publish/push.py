@@ -16,7 +16,7 @@ from robustctl.hub.plain_directory import sha256
 from robustctl.models.licence import LICENCES
 from robustctl.publish import card
 from robustctl.publish.card import Place, Story
-from robustctl.publish.redact import TOKEN, last_part, scrub, scrubbed, secret_in
+from robustctl.publish.redact import TOKEN, last_part, redact, redacted, secret_in
 from robustctl.results.union import UnionResult
 from robustctl.version import __version__
 
@@ -141,10 +141,10 @@ def run_files(
     files: dict[str, bytes | Path] = {
         "model.safetensors": run / "model.safetensors",
         "config.json": (run / "config.json").read_bytes(),
-        "robustctl/run.json": _json(scrubbed(kept, paths)),
+        "robustctl/run.json": _json(redacted(kept, paths)),
     }
     if (run / "recipe.yaml").is_file():
-        files["recipe.yaml"] = scrub((run / "recipe.yaml").read_text(encoding="utf-8"), paths).encode()
+        files["recipe.yaml"] = redact((run / "recipe.yaml").read_text(encoding="utf-8"), paths).encode()
     for result in results:
         files[f"robustctl/{result_name(result)}.json"] = result_bytes(result)
     return files

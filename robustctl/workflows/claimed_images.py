@@ -7,7 +7,6 @@ from robustctl.errors import RequestError
 from robustctl.home import home
 from robustctl.publish.redact import LOCAL
 from robustctl.results.union import UnionResult
-from robustctl.runs import Record
 from robustctl.spec import ModelSpec
 from robustctl.workflows.images import HUB_ID, load_images
 
@@ -18,7 +17,7 @@ def claimed_images(
     *,
     source: str | None = None,
     reading: Reading | None = None,
-    record: Record | None = None,
+    record: RunRecord | None = None,
     fetch: bool = True,
 ) -> ImageData:
     """Read the points of a result; whether they are the same images as then is for the caller to compare.

@@ -11,11 +11,10 @@ from robustctl.evaluation import witnesses
 from robustctl.evaluation.witnesses import Batch, PublishedWitnesses, StoredWitnesses, Witnesses
 from robustctl.hub.names import FILE, REPO_ID
 from robustctl.models import pull as pulling
-from robustctl.models.find import Located, entry_files, split_revision
+from robustctl.models.find import FoundModel, entry_files, split_revision
 from robustctl.reading import is_file, read_json
 from robustctl.results import union as results
 from robustctl.results.union import UnionResult
-from robustctl.runs import Record
 from robustctl.spec import CONFIG
 from robustctl.threats import Norm, Threat
 from robustctl.workflows.obtain import obtain
@@ -68,15 +67,15 @@ class Claims:
     """A model and what is claimed for it.
 
     Attributes:
-        located: the model.
+        found_model: the model.
         claims: in the order of their names.
         record: of the run that made the model, if it is a run on this machine.
         directory: what a push made, if the claims lie there.
     """
 
-    located: Located
+    found_model: FoundModel
     claims: list[Claim]
-    record: Record | None = None
+    record: RunRecord | None = None
     directory: Path | None = None
 
 
@@ -102,13 +101,13 @@ def find_claims(text: str, model: str | None = None) -> Claims:
     if text.startswith(FILE) or (REPO_ID.fullmatch(repo) and run is None and not Path(text).exists()):
         pulling.pull(repo, revision)
     subject = find_subject(text)
-    directory = subject.located.weights.parent
+    directory = subject.found_model.weights.parent
     if run is None and (directory / RECORDS).is_dir():
-        return _published(subject.located, directory)
+        return _published(subject.found_model, directory)
     found = [_read(path, False) for path in sorted(subject.eval_dir.glob("*.json")) if _is_claim(path)]
     if not found:
         raise RequestError(f"{text} has no result of an evaluation; evaluate it: robustctl eval {text}")
-    return Claims(subject.located, found, subject.record)
+    return Claims(subject.found_model, found, subject.record)
 
 
 def _of_file(path: Path, model: str | None) -> Claims:
@@ -122,22 +121,22 @@ def _of_file(path: Path, model: str | None) -> Claims:
             raise RequestError(f"{path}: {claim.fault}")
         model = claim.result.model
     try:
-        located = obtain(model)
+        found_model = obtain(model)
     except RequestError as error:
         raise RequestError(f"{path} does not lie beside its model: {error}. Name it: --model MODEL") from None
     run = runs.find(str(around))
-    return Claims(located, [claim], run.read() if run else None, around if claim.published else None)
+    return Claims(found_model, [claim], run.read() if run else None, around if claim.published else None)
 
 
-def _published(located: Located, directory: Path) -> Claims:
+def _published(found_model: FoundModel, directory: Path) -> Claims:
     """The claims of a directory that a push made, without the evaluations of what the model was made from."""
     names = [f"{RECORDS}/{begin}*.json" for begin in (CLAIM, PROPOSAL)]
     found = [_read(path, True) for name in names for path in sorted(directory.glob(name)) if _is_claim(path)]
     base = _base_sha256(directory)
     claims = [one for one in found if one.result is None or one.result.weights_sha256 != base]
     if not claims:
-        raise RequestError(f"{located.name} publishes no result of an evaluation")
-    return Claims(located, claims, directory=directory)
+        raise RequestError(f"{found_model.name} publishes no result of an evaluation")
+    return Claims(found_model, claims, directory=directory)
 
 
 def _base_sha256(directory: Path) -> str | None:

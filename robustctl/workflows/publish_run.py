@@ -22,7 +22,7 @@ from robustctl.publish.push import Package, Target, preflight
 from robustctl.report.table import markdown, told_apart
 from robustctl.results import union as results
 from robustctl.results.union import UnionResult, unlike
-from robustctl.runs import Record, Run
+from robustctl.runs import Run, RunRecord
 from robustctl.spec import WEIGHTS, CodeRecord, ModelSpec, read_spec
 from robustctl.user_code import UserCode
 from robustctl.workflows.publish_witnesses import Evaluated, make_witnesses
@@ -217,7 +217,7 @@ def make_package(run: Run, target: Target, asked: Choices, digest: str, scratch:
     return push.Package(story, files, origin=run.path)
 
 
-def _code_of(record: Record, spec: ModelSpec, publish: bool) -> tuple[PublishedCode | None, Path | None]:
+def _code_of(record: RunRecord, spec: ModelSpec, publish: bool) -> tuple[PublishedCode | None, Path | None]:
     """The user's own code that builds a model, as its card tells of it, and its file where that is to be published.
 
     Raises:
@@ -245,7 +245,7 @@ def _code_of(record: Record, spec: ModelSpec, publish: bool) -> tuple[PublishedC
     return replace(code, path=f"robustctl/code/{recorded.file}"), named.file
 
 
-def _paths(record: Record) -> list[str]:
+def _paths(record: RunRecord) -> list[str]:
     """What in a record is a local path, in whatever characters: what has a public name is none."""
     extra = record.recipe.get("extra")
     found = [extra.get("path")] if isinstance(extra, dict) else []
@@ -256,21 +256,21 @@ def _paths(record: Record) -> list[str]:
     return [text for text in map(str, filter(None, found)) if "/" in text or "\\" in text]
 
 
-def _is_public(record: Record) -> bool:
+def _is_public(record: RunRecord) -> bool:
     """Whether the start is called by a name that others know: an entry's, or a pulled repo's, but not a directory's."""
     known = record.base in entry_files() or record.base in pulled()
     return record.base == record.model and known and not str(record.base).startswith(FILE)
 
 
-def _public(record: Record, paths: list[str]) -> dict[str, Any]:
+def _public(record: RunRecord, paths: list[str]) -> dict[str, Any]:
     """The content of ``run.json`` for everybody; a start without a public name keeps its last part."""
-    content: dict[str, Any] = redact.scrubbed(record.model_dump(mode="json", by_alias=True), paths)
+    content: dict[str, Any] = redact.redacted(record.model_dump(mode="json", by_alias=True), paths)
     if record.base and not _is_public(record):
         content["base"] = content["model"] = redact.last_part(record.base)
     return content
 
 
-def _which(record: Record, weights: str) -> str:
+def _which(record: RunRecord, weights: str) -> str:
     """Which weights of a run these are, in words."""
     if weights == "last":
         return f"the last ones, after {record.step} of {record.steps} steps"
@@ -300,7 +300,7 @@ def _results(folder: Path, weights_sha256: str) -> dict[Path, UnionResult]:
     return found
 
 
-def _before(record: Record, after: list[UnionResult]) -> list[UnionResult]:
+def _before(record: RunRecord, after: list[UnionResult]) -> list[UnionResult]:
     """The newest evaluation of the start that compares with the newest of the run."""
     if not (record.base and record.base_sha256 and after):
         return []
@@ -308,7 +308,7 @@ def _before(record: Record, after: list[UnionResult]) -> list[UnionResult]:
     return [one for one in found if not unlike(one, after[-1])][-1:]
 
 
-def _base_repo(record: Record) -> str | None:
+def _base_repo(record: RunRecord) -> str | None:
     """The start as a repo of the hub, where it is one."""
     if not record.base or not _is_public(record):
         return None

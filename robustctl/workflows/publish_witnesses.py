@@ -7,7 +7,6 @@ from pathlib import Path
 from robustctl.errors import RequestError
 from robustctl.progress import say
 from robustctl.results.union import UnionResult
-from robustctl.runs import Record
 from robustctl.spec import ModelSpec
 from robustctl.threats import Norm
 
@@ -27,7 +26,7 @@ class Evaluated:
 def make_witnesses(
     evaluated: Sequence[Evaluated],
     spec: ModelSpec,
-    record: Record | None,
+    record: RunRecord | None,
     folder: Path,
     *,
     wanted: bool | None,
@@ -68,7 +67,7 @@ def make_witnesses(
     return files
 
 
-def _write(one: Evaluated, spec: ModelSpec, record: Record | None, path: Path, fetch: bool) -> dict[Norm, int]:
+def _write(one: Evaluated, spec: ModelSpec, record: RunRecord | None, path: Path, fetch: bool) -> dict[Norm, int]:
     """Write the witnesses of one evaluation; returns how many there are by norm."""
     store = one.path.with_suffix(".sqlite")
     if not store.is_file():

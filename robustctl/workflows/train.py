@@ -89,7 +89,7 @@ def _train(
             seed=plan.seed,
             device=device,
             world=w,
-            start_norm=plan.located.spec.norm if plan.located else None,
+            start_norm=plan.found_model.spec.norm if plan.found_model else None,
         )
         if run is None:  # only now that nothing can be wrong with the request any more
             run = create_run(plan, model, device, w)

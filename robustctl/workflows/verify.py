@@ -54,7 +54,7 @@ def verify(
         raise RequestError(f"--sample is {sample}; give the number of survivors to attack in each norm")
     claims = find_claims(what, model)
     chosen = secrets.randbelow(2**31) if seed is None else seed
-    classifier = checkpoint.load_from(claims.located.spec, claims.located.weights).to(pick_device(device))
+    classifier = checkpoint.load_from(claims.found_model.spec, claims.found_model.weights).to(pick_device(device))
     found = []
     for claim in claims.claims:
         one = _verify(claims, claim, classifier, data, reading, sample, chosen)
@@ -72,7 +72,7 @@ def _verify(
     sample: int,
     seed: int,
 ) -> Verification:
-    spec, name, result = claims.located.spec, claims.located.name, claim.result
+    spec, name, result = claims.found_model.spec, claims.found_model.name, claim.result
     if result is None:
         return _refused(model, spec, name, claim)
     findings = _card_findings(claims, result)

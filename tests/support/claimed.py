@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from robustctl.hub import plain_directory
-from robustctl.models.find import locate
-from robustctl.runs import Record, Run
+from robustctl.models.find import find_model
+from robustctl.runs import Run
 
 EVALUATION = ("--data", "digits", "--n", "40", "--attack", "fast", "--precision", "float32", "--eps", "linf=0.2,l1=0.5")
 
@@ -22,12 +22,12 @@ EVALUATION = ("--data", "digits", "--n", "40", "--attack", "fast", "--precision"
 def make_run(folder: Path) -> Run:
     """A finished run whose weights are those of ``digits-linf``, evaluated on 40 digits in three norms."""
     folder.mkdir(parents=True)
-    located = locate("digits-linf")
-    shutil.copyfile(located.weights, folder / "model.safetensors")
-    (folder / "config.json").write_text(located.spec.model_dump_json(by_alias=True))
+    found_model = find_model("digits-linf")
+    shutil.copyfile(found_model.weights, folder / "model.safetensors")
+    (folder / "config.json").write_text(found_model.spec.model_dump_json(by_alias=True))
     (folder / "recipe.yaml").write_text("method: e-at\n")
     Run(folder).write(
-        Record(
+        RunRecord(
             command="train",
             model="kw-small",
             licence="mit",
