@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from samples import result
 
-from robustctl.publish import redact as scrubbing
+from robustctl.publish import redact as redact_module
 from robustctl.publish.redact import data_names, hub_dataset, last_part, published, redact, redacted, secret_in
 
 USER = "alice"
@@ -13,7 +13,7 @@ USER = "alice"
 
 @pytest.fixture(autouse=True)
 def alice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scrubbing, "_user", lambda: USER)
+    monkeypatch.setattr(redact_module, "_user", lambda: USER)
 
 
 @pytest.mark.parametrize(
