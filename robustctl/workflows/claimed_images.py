@@ -7,6 +7,7 @@ from robustctl.errors import RequestError
 from robustctl.home import home
 from robustctl.publish.redact import LOCAL
 from robustctl.results.union import UnionResult
+from robustctl.runs import RunRecord
 from robustctl.spec import ModelSpec
 from robustctl.workflows.images import HUB_ID, load_images
 

@@ -15,6 +15,7 @@ from robustctl.models.find import FoundModel, entry_files, split_revision
 from robustctl.reading import is_file, read_json
 from robustctl.results import union as results
 from robustctl.results.union import UnionResult
+from robustctl.runs import RunRecord
 from robustctl.spec import CONFIG
 from robustctl.threats import Norm, Threat
 from robustctl.workflows.obtain import obtain

@@ -7,6 +7,7 @@ from pathlib import Path
 from robustctl.errors import RequestError
 from robustctl.progress import say
 from robustctl.results.union import UnionResult
+from robustctl.runs import RunRecord
 from robustctl.spec import ModelSpec
 from robustctl.threats import Norm
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from robustctl.hub import plain_directory
 from robustctl.models.find import find_model
-from robustctl.runs import Run
+from robustctl.runs import Run, RunRecord
 
 EVALUATION = ("--data", "digits", "--n", "40", "--attack", "fast", "--precision", "float32", "--eps", "linf=0.2,l1=0.5")
 
