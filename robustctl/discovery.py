@@ -19,6 +19,9 @@ from robustctl.home import home
 OWN = ("robustctl.architectures", "robustctl.attacks")
 """Packages to which ``$ROBUSTCTL_HOME/architectures`` and ``$ROBUSTCTL_HOME/attacks`` add files of the user's own."""
 
+MOST_LISTED = 8
+"""A longer list of names is not read; the nearest are."""
+
 
 def names(package: str) -> list[str]:
     """List the public modules of a package and the user's own files beside them, sorted, without importing them.
@@ -85,11 +88,14 @@ def _shipped(package: str) -> list[str]:
 
 
 def unknown(kind: str, name: str, available: Iterable[str]) -> RequestError:
-    """The error for a name that does not exist: what was asked, the nearest name, the whole list."""
+    """The error for a name that does not exist: what was asked, and all names, or of many the three nearest."""
     options = sorted(available)
-    return RequestError(
-        f"unknown {kind} {name!r}.{did_you_mean(name, options)} Available: {', '.join(options) or 'none'}."
-    )
+    if len(options) > MOST_LISTED:
+        near = difflib.get_close_matches(name, options, n=3, cutoff=0.0)
+        listed = f"The nearest of {len(options)}: {', '.join(near)}."
+    else:
+        listed = f"Available: {', '.join(options) or 'none'}."
+    return RequestError(f"unknown {kind} {name!r}.{did_you_mean(name, options)} {listed}")
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:

@@ -44,6 +44,13 @@ def say(line: str) -> None:
         terminal.tell(line)
 
 
+def duration(seconds: float) -> str:
+    """``40 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 @contextmanager
 def progress(description: str, total: int | None, done: int = 0) -> Iterator[Advance]:
     """Show progress through ``total`` units (None: not known yet) while the block runs.

@@ -1,7 +1,7 @@
 """Run directories: what a training left on disk. No torch here.
 
 <time>-<model>-<recipe>/
-    run.json            what was asked and what came of it (``RunRecord``)
+    run.json            what was asked and what came of it (``Record``)
     recipe.yaml         the recipe as it was written, whole
     config.json         the model's spec
     model.safetensors   the last weights (``robustctl.checkpoint`` reads both)
@@ -41,7 +41,7 @@ LOCK_SECONDS = 1.0  # somebody who only looks holds it for a moment
 Status = Literal["running", "interrupted", "failed", "finished"]
 
 
-class RunRecord(BaseModel):
+class Record(BaseModel):
     """The content of ``run.json``.
 
     Attributes:
@@ -97,11 +97,11 @@ class Run:
     def name(self) -> str:
         return self.path.resolve().name
 
-    def read(self) -> RunRecord:
+    def read(self) -> Record:
         """Read ``run.json``; raises RequestError where it is missing or damaged."""
         try:
             content = read_json(self.path / RECORD)
-            record = RunRecord.model_validate(content)
+            record = Record.model_validate(content)
         except FileNotFoundError:
             raise RequestError(f"{self.path} is no run directory: it has no {RECORD}") from None
         except (RequestError, ValidationError, ValueError) as error:
@@ -113,7 +113,7 @@ class Run:
             )
         return record.model_copy(update={"checksum": None})  # it is of the file
 
-    def write(self, record: RunRecord) -> None:
+    def write(self, record: Record) -> None:
         """Write ``run.json`` atomically."""
         content = record.model_dump(by_alias=True, mode="json")
         content["checksum"] = _checksum(content)
@@ -131,7 +131,7 @@ class Run:
         steps = [int(found[1]) for line in lines if (found := STEP.search(line))]
         return max([recorded, *steps])
 
-    def update(self, **changes: Any) -> RunRecord:
+    def update(self, **changes: Any) -> Record:
         """Change some fields of ``run.json``."""
         record = self.read().model_copy(update=changes)
         self.write(record)
@@ -180,12 +180,17 @@ def create(model_name: str, recipe_name: str, path: Path | None = None) -> Run:
         RequestError: ``path`` is there already and is not an empty directory.
         RunError: the place is not writable.
     """
-    if path is not None and path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise RequestError(f"--out {path} is there already; choose another name, or continue it with --resume")
+    require_free(path)
     path = path or _fresh(model_name, recipe_name)
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
     return Run(path)
+
+
+def require_free(path: Path | None) -> None:
+    """Raise RequestError if a run's directory that the user chose is there already and is not empty."""
+    if path is not None and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RequestError(f"--out {path} is there already; choose another name, or continue it with --resume")
 
 
 def list_runs() -> list[Run]:

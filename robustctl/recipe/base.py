@@ -5,6 +5,8 @@ from typing import Any
 import yaml
 
 KEY = "base"
+NOT_INHERITED = "reported"
+"""What a paper reports for the base is not about a recipe that stands on it."""
 
 
 def merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
@@ -12,7 +14,9 @@ def merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 
     Blocks are joined key by key, and a key's value is replaced whole (``train.threats`` with all its norms). A block
     of another ``name`` replaces the base's, as does ``architecture``, whose keys are names; an own null drops a block.
+    ``reported`` is never the base's.
     """
+    base = {key: block for key, block in base.items() if key != NOT_INHERITED}
     values = {**base, **{key: _block(key, base.get(key), block) for key, block in own.items() if key != KEY}}
     return {key: block for key, block in values.items() if block is not None or key not in own}
 

@@ -20,6 +20,8 @@ from robustctl.yaml_faults import Document, Key, counted, dotted, messages
 
 METHODS = "robustctl.training.methods"
 MAX_BYTES = 1_000_000
+NOT_TRAINED = ("about", "reported")
+"""Blocks that tell people something and change no training."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def from_resolved(values: dict[str, Any]) -> Settings:
 def differences(old: Any, new: Any, key: Key = ()) -> list[str]:
     """Where two resolved recipes differ, one text a key."""
     if isinstance(old, dict) and isinstance(new, dict):
-        names = list(dict.fromkeys([*old, *new]))
+        names = [name for name in dict.fromkeys([*old, *new]) if key or name not in NOT_TRAINED]
         return [line for name in names for line in differences(old.get(name), new.get(name), (*key, name))]
     return [] if old == new else [f"{dotted(key)} (given {new!r}, the run has {old!r})"]
 

@@ -22,7 +22,7 @@ from robustctl.recipe.fields import Block, NonNegativeFinite, PositiveFinite, Ra
 from robustctl.recipe.method import MethodConfig
 from robustctl.recipe.schedules import Schedule
 from robustctl.spec import Scalar
-from robustctl.threats import Threat
+from robustctl.threats import Norm, Threat
 
 
 def _for_every_architecture(value: Any) -> Any:
@@ -53,6 +53,28 @@ class About(Block):
 
     paper: str
     cost: str
+
+
+Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+class Reported(Block):
+    """What a paper reports for this recipe as it is, in percent; a table of ours shows it beside what was measured.
+
+    It is about one architecture, and one norm that the start was trained for (none from random weights); with ``model``
+    about one start alone.
+    """
+
+    source: str
+    architecture: ArchitectureName
+    start: Norm | None = None
+    model: str | None = None
+    clean: Percent | None = None
+    linf: Percent | None = None
+    l2: Percent | None = None
+    l1: Percent | None = None
+    average: Percent | None = None
+    union: Percent | None = None
 
 
 class Train(Block):
@@ -290,6 +312,7 @@ class Settings(Block):
 
     dataset: str
     about: About
+    reported: tuple[Reported, ...] = ()
     method: SerializeAsAny[MethodConfig]
     train: Train
     evaluate: Evaluate

@@ -63,3 +63,45 @@ def student95(degrees: int) -> float:
     from scipy.special import stdtrit
 
     return float(stdtrit(degrees, 0.975))
+
+
+def paired_means(first: Sequence[float], second: Sequence[float]) -> float:
+    """Two-sided p-value of a paired t-test: whether the mean difference of two values per point is 0.
+
+    Args:
+        first, second: of equal length n, the same points in the same order. One point, or none that differs, gives 1.
+    """
+    from scipy.special import stdtr
+
+    differences = [b - a for a, b in zip(first, second, strict=True)]
+    n, mean = len(differences), math.fsum(differences) / len(differences)
+    if n < 2 or not any(differences):
+        return 1.0
+    variance = math.fsum((one - mean) ** 2 for one in differences) / (n - 1)
+    return 2 * float(stdtr(n - 1, -abs(mean) / math.sqrt(variance / n))) if variance > 0 else 0.0
+
+
+def welch(first: Sequence[float], second: Sequence[float]) -> float:
+    """Two-sided p-value of Welch's t-test: whether two samples of at least two values have one mean."""
+    from scipy.special import stdtr
+
+    means = [math.fsum(one) / len(one) for one in (first, second)]
+    parts = [
+        math.fsum((value - mean) ** 2 for value in one) / (len(one) - 1) / len(one)
+        for one, mean in zip((first, second), means, strict=True)
+    ]
+    total = sum(parts)
+    if total == 0:
+        return 1.0 if means[0] == means[1] else 0.0
+    degrees = total**2 / sum(part**2 / (len(one) - 1) for part, one in zip(parts, (first, second), strict=True))
+    return 2 * float(stdtr(degrees, -abs(means[1] - means[0]) / math.sqrt(total)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction of p-values for their number (Holm 1979), in the order given."""
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        corrected[i] = largest
+    return corrected

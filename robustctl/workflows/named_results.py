@@ -32,7 +32,7 @@ def read_all(texts: list[str]) -> list[tuple[str, "UnionResult"]]:
     paths = []
     for text in texts:
         run = runs.find(text)
-        paths.append(Path(text) if run is None else _newest_union(run))
+        paths.append(Path(text) if run is None else newest_union(run))
     return _labelled([(path, results.read(path)) for path in paths])
 
 
@@ -69,7 +69,7 @@ def _named(text: str) -> list[Path]:
         return [Path(text)]
     curves = {results.read(path).distribution.text: path for path in _files(run, INTERMEDIATE)}
     if not curves:
-        return [_newest_union(run)]
+        return [newest_union(run)]
     return [*_files(run, UNION)[-1:], *curves.values()]
 
 
@@ -82,7 +82,8 @@ def _everything() -> list[Path]:
     return [path for path in files if _schema(path) in (UNION, INTERMEDIATE)]
 
 
-def _newest_union(run: "Run") -> Path:
+def newest_union(run: "Run") -> Path:
+    """The newest result of a run's unions; RequestError if it has none."""
     found = _files(run, UNION)
     if not found:
         raise RequestError(f"run {run.name} has no result yet; make one with robustctl eval {run.path}")

@@ -11,6 +11,7 @@ import torch
 from robustctl import runs, user_code
 from robustctl.architectures import Classifier
 from robustctl.errors import InterruptedRun, RunError
+from robustctl.hub import client
 from robustctl.oracle import pick_device
 from robustctl.processes import World, local_device, world
 from robustctl.progress import say
@@ -19,6 +20,7 @@ from robustctl.runs import Run
 from robustctl.spec import ModelSpec
 from robustctl.training.build import build_parts, require_outputs, require_space, resizing_spec
 from robustctl.training.loop import Loop
+from robustctl.workflows import rehearsal
 from robustctl.workflows.run_record import create_run
 from robustctl.workflows.start_model import start_model
 from robustctl.workflows.tensorboard import tensorboard
@@ -28,6 +30,7 @@ from robustctl.workflows.training_plan import (
     oddities,
     plan_afresh,
     plan_resumption,
+    plan_without_images,
     run_to_resume,
 )
 from robustctl.workflows.training_request import TrainingRequest
@@ -48,7 +51,7 @@ def train(request: TrainingRequest) -> Run | None:
     """
     if request.max_steps is not None and request.dry_run:
         request = replace(request, max_steps=None)
-    if request.push is not None and not request.dry_run:
+    if request.push is not None:
         preflight(request.push)
     device = local_device(pick_device(request.device))
     code = user_code.parse("--model-code", request.model_code) if request.model_code else None
@@ -57,7 +60,13 @@ def train(request: TrainingRequest) -> Run | None:
             os.environ["ROBUSTCTL_QUIET"] = "1"
         # One process looks for the run: of two that try its lock at once, one would take it for held.
         run = w.broadcast(run_to_resume(request) if request.resume and w.leads else None)
-        plan = plan_resumption(request, run) if run else plan_afresh(request, code, scope)
+        try:
+            plan = plan_resumption(request, run) if run else plan_afresh(request, code, scope)
+        except RunError as missing:  # images that cannot be had now; a dry run says what it can
+            if not request.dry_run:
+                raise
+            _say(w, plan_without_images(request))
+            raise RunError(f"nothing was started: {missing}") from None
         model, spec = start_model(plan)
         spec = resizing_spec(spec, plan.data)
         if run is None:
@@ -65,9 +74,44 @@ def train(request: TrainingRequest) -> Run | None:
                 _say(w, [line])
         _say(w, header(plan, spec))
         if request.dry_run:
+            _rehearse(plan, run, model, spec, device, w)
             return None
         finished = _train(plan, run, model, spec, device, w)
         return finished if w.leads else None
+
+
+def _rehearse(
+    plan: TrainingPlan, run: Run | None, model: Classifier, spec: ModelSpec, device: torch.device, w: World
+) -> None:
+    """Check all that a run would refuse, and say what it takes; nothing is written.
+
+    Raises:
+        RunError: the weights are not here and cannot be fetched now.
+    """
+    require_outputs(model, spec)
+    place = run.path if run else plan.request.out or runs.root()
+    require_space(model, plan.settings, place)
+    runs.require_free(plan.request.out if run is None else None)
+    located = plan.located
+    parts = build_parts(
+        model,
+        spec,
+        plan.data,
+        plan.settings,
+        seed=plan.seed,
+        device=device,
+        world=w,
+        start_norm=located.spec.norm if located else None,
+    )
+    _say(w, rehearsal.decisions(parts))
+    absent = located is not None and not located.weights.is_file()
+    taken = rehearsal.cost(parts, plan.settings.about, weights_are_here=not absent)
+    _say(w, taken.lines())
+    if absent and client.is_offline():
+        raise RunError(
+            f"nothing was started: the weights of {plan.model} are not here, and HF_HUB_OFFLINE forbids to fetch them; "
+            f"bring them first: robustctl pull {plan.model}"
+        )
 
 
 def _train(
@@ -89,7 +133,7 @@ def _train(
             seed=plan.seed,
             device=device,
             world=w,
-            start_norm=plan.found_model.spec.norm if plan.found_model else None,
+            start_norm=plan.located.spec.norm if plan.located else None,
         )
         if run is None:  # only now that nothing can be wrong with the request any more
             run = create_run(plan, model, device, w)

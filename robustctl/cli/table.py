@@ -1,0 +1,72 @@
+"""Results of methods and seeds as one table."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robustctl import terminal
+from robustctl.errors import RequestError
+from robustctl.progress import say
+
+EXAMPLES = """
+robustctl table before.json after.json --against digits-linf
+robustctl table study.yaml --format latex
+robustctl table before.json after.json --format csv --columns clean,union
+"""
+
+
+def command(
+    result: Annotated[list[str], typer.Argument(help="Result files, runs (their newest result) or studies (.yaml).")],
+    format: Annotated[str, typer.Option("--format", "-f", help="text, markdown, latex, csv or json.")] = "text",
+    rows: Annotated[
+        str, typer.Option("--rows", help="method (its seeds in one row) or result (each a row of its own).")
+    ] = "method",
+    columns: Annotated[
+        str, typer.Option("--columns", help="Figures: of clean, linf, l2, l1, average, union.")
+    ] = "clean,linf,l2,l1,average,union",
+    against: Annotated[
+        str | None, typer.Option("--against", help="A row, e.g. e-at: the others get p-values against it.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the table here.")] = None,
+) -> None:
+    """One row per method: mean and standard deviation over seeds, the points' interval, the best marked.
+
+    What was measured differently (images, radii, protocol) gets a table of its own.
+    """
+    from robustctl.discovery import unknown
+    from robustctl.files import write_text
+    from robustctl.report.method_formats import FORMATS
+    from robustctl.report.methods import COLUMNS, build
+    from robustctl.workflows.method_results import scored
+    from robustctl.workflows.study import read_study, results
+
+    if format not in FORMATS:
+        raise unknown("format", format, FORMATS)
+    if rows not in ("method", "result"):
+        raise RequestError(f"--rows {rows}: choose method or result")
+    chosen = [part.strip() for part in columns.split(",")]
+    for name in chosen:
+        if name not in COLUMNS:
+            raise unknown("column", name, COLUMNS)
+    if output is not None and not output.absolute().parent.is_dir():
+        raise RequestError(f"-o {output}: there is no directory {output.absolute().parent}")
+    found = []
+    for text in result:
+        if not text.endswith((".yaml", ".yml")):
+            found.append(scored(text))
+            continue
+        there, missing = results(read_study(Path(text)))
+        found += there
+        if missing:
+            say(
+                f"{text}: {len(missing)} of its {len(there) + len(missing)} results are missing; robustctl study {text}"
+            )
+    if not found:
+        raise RequestError(f"there is no result yet; make some with robustctl study {result[0]}")
+    text = FORMATS[format](build(found, [name for name in COLUMNS if name in chosen], rows, against))
+    if output is None:
+        terminal.show(text)
+    else:
+        write_text(output, text + "\n")
+        terminal.tell(f"table: {output}")

@@ -1,0 +1,283 @@
+"""The steps of a study: trainings and evaluations, each with a name that follows from what it does. No torch here.
+
+Two studies that ask for the same training share its run, and a study that is started again finds what it has done.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from robustctl import runs
+from robustctl.discovery import names, unknown
+from robustctl.errors import RequestError
+from robustctl.models.find import Located, locate
+from robustctl.recipe import read as recipes
+from robustctl.recipe.fields import threats as threats_of
+from robustctl.recipe.read import Recipe
+from robustctl.runs import Run
+from robustctl.spec import WEIGHTS
+from robustctl.standards import STANDARDS
+from robustctl.study.schema import START, Study, StudyData
+from robustctl.threats import Threat
+from robustctl.yaml_faults import Key
+
+FOLDER = "study"
+"""Below the runs' root: results, logs and jobs of all studies."""
+
+Tell = Callable[[Key, object], None]
+"""Is told the key of a study at which something is wrong, and what."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One run: what is trained how from which seed.
+
+    Attributes:
+        command: ``finetune`` a model, or ``train`` an architecture.
+        recipe: checked, overrides applied.
+        data: None takes what the recipe's data set usually has.
+        name: of its run directory.
+    """
+
+    command: str
+    model: str
+    recipe: Recipe
+    seed: int
+    data: StudyData | None
+    name: str
+
+    @property
+    def run(self) -> Run:
+        """Its run directory, which need not be there yet."""
+        return Run(runs.root() / self.name)
+
+    @property
+    def method(self) -> str:
+        """What a table calls it: the recipe's short name."""
+        return self.recipe.short_name
+
+    def done(self) -> bool:
+        """Whether the run has all its steps and its record says so."""
+        try:
+            record = self.run.read()
+        except RequestError:
+            return False
+        return record.status == "finished" and record.step >= record.steps > 0
+
+    def arguments(self, device: str) -> list[str]:
+        """The command line that does it, or goes on with it."""
+        run = self.run
+        if (run.path / "state").is_dir() and any((run.path / "state").iterdir()):
+            return [self.command, "--resume", "--out", str(run.path), "--device", device]
+        written = [self.command, self.model, "--recipe", str(self.recipe.path), "--seed", str(self.seed)]
+        for override in self.recipe.overrides:
+            written += ["--set", override]
+        if self.data is not None:
+            written += ["--data", self.data.source, "--split", self.data.train_split, *_columns(self.data)]
+            if self.data.classes is not None and self.command == "finetune":
+                written += ["--classes", str(self.data.classes)]
+        return [*written, "--device", device, "--out", str(run.path)]
+
+    def clear(self) -> None:
+        """Remove a run directory that holds nothing to go on from: it was stopped before its first save."""
+        path = self.run.path
+        if not path.is_dir() or (path / WEIGHTS).exists() or (path / "state").exists():
+            return
+        for file in path.iterdir():
+            if file.is_file():
+                file.unlink()
+        path.rmdir()
+
+    def progress(self) -> tuple[int, int]:
+        """Steps done and steps in all; (0, 0) before its record is there."""
+        try:
+            return self.run.steps_done(), self.run.read().steps
+        except RequestError:
+            return 0, 0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of a run, or of a model as it is (``of`` is None)."""
+
+    of: Training | None
+    model: str
+    data: StudyData | None
+    n: int | None
+    threats: tuple[Threat, ...]
+    protocol: str
+    precision: str
+    name: str
+
+    @property
+    def result(self) -> Path:
+        """Its result file, which is there once it is done."""
+        return runs.root() / FOLDER / "results" / f"{self.name}.json"
+
+    @property
+    def method(self) -> str:
+        """What a table calls it: the recipe's short name, or ``start``."""
+        return self.of.method if self.of else START
+
+    def done(self) -> bool:
+        """Whether its result is there; it is written in one piece."""
+        return self.result.is_file()
+
+    def arguments(self, device: str) -> list[str]:
+        """The command line that does it, or goes on with it."""
+        written = ["eval", str(self.of.run.path) if self.of else self.model, "--attack", self.protocol]
+        if self.threats:
+            written += ["--norms", ",".join(threat.norm for threat in self.threats)]
+            written += ["--eps", ",".join(map(str, self.threats))]
+        if self.data is not None:
+            written += ["--data", self.data.source, "--split", self.data.split, *_columns(self.data)]
+            written += ["--classes", str(self.data.classes)] if self.data.classes else []
+        written += ["--n", str(self.n)] if self.n else []
+        return [*written, "--precision", self.precision, "--device", device, "--json", str(self.result)]
+
+
+def _columns(data: StudyData) -> list[str]:
+    return ["--columns", data.columns] if data.columns else []
+
+
+Step = Training | Evaluation
+
+
+@dataclass
+class Plan:
+    """The steps of a study in the order of its lists."""
+
+    trainings: list[Training] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
+
+    def needed(self, training: Training) -> bool:
+        """Whether a training is still to be done: not if all its results are there."""
+        mine = [one for one in self.evaluations if one.of == training]
+        return not training.done() and (not mine or not all(one.done() for one in mine))
+
+
+def plan(study: Study, tell: Tell) -> Plan:
+    """The steps of a study.
+
+    Args:
+        tell: is told each fault; the plan holds the steps that have none.
+    """
+    found = Plan()
+    for key, command, texts in (("models", "finetune", study.models), ("architectures", "train", study.architectures)):
+        for i, text in enumerate(texts):
+            try:
+                if command == "train":
+                    _require_architecture(text)
+                located = locate(text) if command == "finetune" else None
+            except RequestError as error:
+                tell((key, i), error)
+                continue
+            for data in study.data or (None,):
+                _add(found, study, command, text, located, data, tell)
+    return found
+
+
+def _require_architecture(text: str) -> None:
+    family, known = text.partition("/")[0], names("robustctl.architectures")
+    if family not in known:
+        raise unknown("architecture", family, known)
+
+
+def _add(
+    found: Plan, study: Study, command: str, model: str, located: Located | None, data: StudyData | None, tell: Tell
+) -> None:
+    dataset = located.spec.dataset if located else None
+    for i, name in enumerate(study.recipes):
+        if name == START:
+            if located is None:
+                tell(("recipes", i), f"{START} is a model as it is; an architecture has no weights to evaluate")
+                continue
+            radii = STANDARDS[dataset].threats if dataset in STANDARDS else ()
+            found.evaluations += _evaluations(study, None, model, _identity(model, located), data, radii, tell)
+            continue
+        try:
+            chosen = recipes.load(name, study.overrides, dataset or dataset_of(name, data.source if data else None))
+        except RequestError as error:
+            _tell_of_recipe(study, i, str(error), tell)
+            continue
+        for seed in study.seeds:
+            training = _training(command, model, located, chosen, seed, data)
+            if any(one.name == training.name for one in found.trainings):  # one recipe under two names
+                continue
+            found.trainings.append(training)
+            radii = chosen.settings.evaluate_threats
+            found.evaluations += _evaluations(study, training, model, training.name, data, radii, tell)
+
+
+def _tell_of_recipe(study: Study, i: int, error: str, tell: Tell) -> None:
+    """Tell what is wrong with a recipe: what ``set`` changed wrongly stands there, not in the recipe."""
+    first, *others = error.splitlines()
+    rest = []
+    for line in others:
+        for name, override in zip(study.set, study.overrides, strict=True):
+            if line.strip().startswith(f"--set {override}: "):
+                tell(("set", name), line.strip().removeprefix(f"--set {override}: ").removeprefix(f"{name}: "))
+                break
+        else:
+            rest.append(line)
+    if rest or not others:
+        tell(("recipes", i), "\n  ".join([first, *rest]))
+
+
+def dataset_of(recipe_name: str, source: str | None) -> str | None:
+    """The data set for which a recipe is looked up: none where its name says it, else that of the images."""
+    if "/" in recipe_name or recipe_name.endswith((".yaml", ".yml")):
+        return None
+    return next((name for name, standard in STANDARDS.items() if source in (name, standard.source)), None)
+
+
+def _training(
+    command: str, model: str, located: Located | None, chosen: Recipe, seed: int, data: StudyData | None
+) -> Training:
+    resolved = {key: value for key, value in chosen.resolved().items() if key not in recipes.NOT_TRAINED}
+    said = data.model_dump(mode="json", include={"source", "train_split", "columns", "classes"}) if data else None
+    digest = _digest([command, _identity(model, located), resolved, said])
+    name = f"{_slug(model)}-{_slug(chosen.short_name)}-seed{seed}-{digest}"
+    return Training(command, model, chosen, seed, data, name)
+
+
+def _evaluations(
+    study: Study,
+    training: Training | None,
+    model: str,
+    identity: str,
+    data: StudyData | None,
+    usual: Sequence[Threat],
+    tell: Tell,
+) -> Iterator[Evaluation]:
+    said = data.model_dump(mode="json", include={"source", "split", "columns", "classes"}) if data else None
+    n = (data.n if data else None) or study.n
+    unions = [threats_of(radii) for radii in study.threats] or [tuple(usual)]
+    for union in unions:
+        if not union:
+            tell(("models",), f"no usual radii are known for {model}; give them: threats: {{linf: 8/255}}")
+            continue
+        for protocol in study.protocols:
+            digest = _digest([identity, said, n, list(map(str, union)), protocol, study.precision])
+            name = f"{_slug(training.name if training else model)}-{_slug(protocol)}-{digest}"
+            yield Evaluation(training, model, data, n, union, protocol, study.precision, name)
+
+
+def _identity(model: str, located: Located | None) -> str:
+    """An entry is pinned by its name; of a directory the weights count, which may be others tomorrow."""
+    if located is None or located.entry is not None or not located.weights.is_file():
+        return model
+    with located.weights.open("rb") as file:
+        return f"{located.name} {hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._]+", "-", Path(text).name or text).strip("-.") or "model"

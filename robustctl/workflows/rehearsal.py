@@ -1,0 +1,211 @@
+"""What a dry run of a training says: what is decided, and its steps, time, memory and disk."""
+
+import re
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import torch
+
+from robustctl.errors import RobustctlError
+from robustctl.progress import duration, say
+from robustctl.recipe import read as recipes
+from robustctl.recipe.read import Recipe
+from robustctl.recipe.schema import About, Settings
+from robustctl.threats import Threat
+from robustctl.training import optim
+from robustctl.training.build import copies_on_disk
+from robustctl.training.meter import Meter
+from robustctl.training.parts import Parts
+from robustctl.training.passes import Pass
+from robustctl.training.step import Step
+from robustctl.training.step_context import StepContext
+
+MEASURED_STEPS = 2
+LONGEST_STEP = 60.0
+"""Seconds: steps that would take longer are not measured, but estimated from two images."""
+COST = re.compile(r"(\d+(?:\.\d+)?) s an epoch on one ([A-Z0-9][\w ]*?)(?= \(|[,;]|$)")
+DECIDED = {"weight": "lambda"}
+"""Keys of methods whose symbol in the papers says more."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a training takes.
+
+    Attributes:
+        steps: optimiser steps. seconds: in all; None if nothing is known. how: where the seconds are from.
+        memory: bytes at the peak so far, if it was measured. disk: bytes of the run.
+    """
+
+    steps: int
+    seconds: float | None
+    how: str
+    memory: int | None
+    disk: int
+
+    def lines(self) -> list[str]:
+        """For people."""
+        time_ = "time: not known" if self.seconds is None else f"time: about {duration(self.seconds)}, {self.how}"
+        memory = f"memory: {self.memory / 1e6:.0f} MB at the peak" if self.memory else "memory: not measured"
+        return [f"steps: {self.steps}", time_, f"{memory}; disk: {self.disk / 1e6:.1f} MB for the run"]
+
+
+def decisions(parts: Parts) -> list[str]:
+    """The method with its keys (lambda, q, the pair), the schedule and the projection, in lines."""
+    settings = parts.settings
+    keys = settings.method.model_dump(exclude={"name"})
+    texts = [f"{DECIDED.get(key, key)} {_short(value)}" for key, value in keys.items()]
+    lines = [f"method: {', '.join([settings.method.name, *texts])}"]
+    try:
+        found = parts.method.prepare(_no_probe, parts.start_norm)
+    except _Probed:
+        lines.append("the method measures the start before the first step and decides then")
+    else:
+        if "pair" in found:
+            lines.append(f"pair: q is {found['pair'][0]}, r is {found['pair'][1]}")
+    return [*lines, outline(settings)]
+
+
+def outline(settings: Settings) -> str:
+    """Optimiser, schedule and projection in a line."""
+    schedule = settings.schedule.model_dump(exclude={"name"})
+    texts = ", ".join(f"{key} {_short(value)}" for key, value in schedule.items())
+    projection = f"beta {settings.projection.beta:g} after each epoch" if settings.projection else "none"
+    return (
+        f"schedule: {settings.schedule.name}{f' ({texts})' if texts else ''}, {settings.optim.name}, "
+        f"batch size {settings.train.batch_size}; gradient projection: {projection}"
+    )
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {one}" for key, one in value.items()) + "}"
+    return "[" + ", ".join(map(str, value)) + "]" if isinstance(value, list | tuple) else str(value)
+
+
+class _Probed(Exception):
+    pass
+
+
+def _no_probe(_threat: Threat, _steps: int) -> NoReturn:
+    raise _Probed
+
+
+def cost(parts: Parts, about: About | None, *, weights_are_here: bool) -> Cost:
+    """What a training takes: measured on two batches if the weights are here, else as the recipe's header has it.
+
+    The model is changed by the steps that are measured.
+
+    Raises:
+        RunError: there is not enough memory for a step, or the first loss is not finite.
+    """
+    steps = sum(one.steps for one in parts.passes)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in parts.model.state_dict().values())
+    disk = copies_on_disk(parts.settings) * size
+    if weights_are_here:
+        seconds, how = _measured(parts)
+        return Cost(steps, seconds, how, _peak(parts.device), disk)
+    return Cost(steps, *from_header(about, parts.settings.train.epochs), None, disk)
+
+
+def from_header(about: About | None, epochs: int) -> tuple[float | None, str]:
+    """Seconds of a training by its recipe's cost, and on what device."""
+    found = COST.search(about.cost) if about else None
+    if found is None:
+        return None, ""
+    return epochs * float(found[1]), f"on one {found[2]}, by the recipe: {found[1]} s an epoch"
+
+
+def _measured(parts: Parts) -> tuple[float, str]:
+    context = StepContext.of(parts.model, parts.settings, Meter(), parts.world, parts.seed, parts.device)
+    parts.model.train()
+    kinds = list(dict.fromkeys(one.kind for one in parts.passes))
+    firsts = {kind: next(one for one in parts.passes if one.kind == kind) for kind in kinds}
+    counts = {kind: sum(one.steps for one in parts.passes if one.kind == kind) for kind in kinds}
+    guess = _guess(parts, context)
+    if guess > LONGEST_STEP:
+        total = guess * counts["method"]
+        return total, f"{guess:.0f} s per step on {parts.device}, estimated from two images (a step is too long to try)"
+    say("measuring two batches ...")
+    means = {kind: _seconds_per_step(parts, context, firsts[kind]) for kind in kinds}
+    total = sum(counts[kind] * means[kind] for kind in kinds)
+    selection = parts.settings.train.epochs * _selection(parts)
+    return total + selection, f"{means['method']:.3g} s per step on {parts.device}, measured on two batches"
+
+
+def _seconds_per_step(parts: Parts, context: StepContext, one: Pass) -> float:
+    """Mean time of two steps of a pass; a step before them, which is slower, does not count."""
+    optimizer = optim.optimizer(parts.model, parts.settings.optim, parts.lr, parts.device)
+    begun = 0.0
+    for number in range(1 + MEASURED_STEPS):
+        if number == 1:
+            _wait(parts.device)
+            begun = time.monotonic()
+        x, y = parts.batches.get(0, number % one.steps, *one.size, parts.world.part(one.phase.batch_size))
+        step = Step(context, x, y, number)
+        optimizer.zero_grad(set_to_none=True)
+        loss = parts.method.loss(step) if one.kind == "method" else step.mean(step.natural())
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    _wait(parts.device)
+    return (time.monotonic() - begun) / MEASURED_STEPS
+
+
+def _selection(parts: Parts) -> float:
+    """Seconds that it takes to select by one epoch, the first of which is measured here."""
+    begun = time.monotonic()
+    parts.selector.measure(parts.model)
+    parts.model.train()
+    return time.monotonic() - begun
+
+
+def _guess(parts: Parts, context: StepContext) -> float:
+    """Seconds of a step, from a forward and backward pass of two images: one per step of the attack and two more."""
+    settings = parts.settings
+    one = next(one for one in parts.passes if one.kind == "method")
+    x, y = parts.batches.get(0, 0, *one.size, parts.world.part(one.phase.batch_size))
+    few = Step(context, x[:2], y[:2], 0)
+    begun = time.monotonic()
+    few.mean(few.natural()).backward()  # type: ignore[no-untyped-call]
+    _wait(parts.device)
+    passes = max(settings.attack.steps.values()) + 2 if settings.attack else 2
+    seconds = (time.monotonic() - begun) / 2 * one.phase.batch_size * passes
+    return 0.0 if parts.device.type == "cuda" else seconds  # a GPU is fast, and its first pass is no measure
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _peak(device: torch.device) -> int:
+    """Bytes at the peak: of the GPU's memory, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def published_row(chosen: Recipe, model: str | None) -> str | None:
+    """The recipe whose paper reports a row for this model, if it is a sibling of the chosen one, as a hint."""
+    if model is None or any(one.model == model for one in chosen.settings.reported):
+        return None
+    for name, settings in _siblings(chosen):
+        for one in settings.reported:
+            if one.model == model:
+                return f"hint: the published row of {model} is that of --recipe {name} ({one.source})"
+    return None
+
+
+def _siblings(chosen: Recipe) -> Iterator[tuple[str, Settings]]:
+    """The recipes of the same data set whose names go on from the chosen one's, as ramp-extra from ramp."""
+    for name in recipes.names():
+        if name.startswith(f"{chosen.settings.dataset}/{chosen.short_name}-"):
+            try:
+                yield name, recipes.load(name).settings
+            except RobustctlError:
+                continue

@@ -1,0 +1,118 @@
+"""Runs a study: reads it, checks all of it, does what is missing, and gathers its results for a table."""
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from robustctl.errors import RequestError
+from robustctl.models.find import locate
+from robustctl.report.methods import Scored
+from robustctl.results.union import read
+from robustctl.runs import root
+from robustctl.study import cells
+from robustctl.study.cells import FOLDER, Evaluation, Plan
+from robustctl.study.pool import Pool, Processes
+from robustctl.study.run import carry_out, only_one
+from robustctl.study.schema import START, Study, StudyFile
+from robustctl.yaml_faults import Key
+
+Executor = Literal["processes", "slurm"]
+
+
+def read_study(path: Path) -> Plan:
+    """Read a study's file and make its plan.
+
+    Raises:
+        RequestError: all faults of the file, with their lines: keys, models, recipes, protocols, radii.
+    """
+    file = StudyFile(path)
+    faults = [file.fault(key, text) for key, text in protocol_faults(file.study)]
+    plan = cells.plan(file.study, lambda key, text: faults.append(file.fault(key, text)))
+    file.refuse(faults)
+    return plan
+
+
+def plan_of(study: Study) -> Plan:
+    """The plan of a study that was put together from options; raises RequestError with its first fault."""
+
+    def refuse(_: Key, text: object) -> None:
+        raise RequestError(str(text))
+
+    return cells.plan(study, refuse)
+
+
+def protocol_faults(study: Study) -> list[tuple[Key, str]]:
+    """Protocols and attacks that are not there, by their place in the study."""
+    if not study.protocols:
+        return []
+    from robustctl.evaluation.union import require_protocol
+    from robustctl.workflows.outside_attacks import parse_attacks
+
+    norms = {norm for radii in study.threats for norm in radii} or {"linf", "l2", "l1"}
+    found: list[tuple[Key, str]] = []
+    for i, text in enumerate(study.protocols):
+        try:
+            require_protocol(parse_attacks(text)[0], norms)
+        except RequestError as error:
+            found.append((("protocols", i), str(error)))
+    return found
+
+
+def pool(executor: Executor, jobs: int, options: Sequence[str]) -> Pool:
+    """Where the steps run.
+
+    Args:
+        options: ``key=value`` each, for submitit.
+    """
+    if executor == "processes":
+        if options:
+            raise RequestError("--slurm is read with --executor slurm; leave it out here")
+        return Processes(max(1, (os.cpu_count() or 1) // jobs))
+    from robustctl.study.slurm import Jobs
+
+    pairs = dict(_pair(text) for text in options)
+    return Jobs(root() / FOLDER / "jobs", pairs)
+
+
+def _pair(text: str) -> tuple[str, str | int]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise RequestError(f"--slurm {text!r} is not of the form key=value, e.g. slurm_partition=gpu")
+    return name.strip(), int(value) if value.strip().isdigit() else value.strip()
+
+
+def run(plan: Plan, name: str, pool: Pool, devices: Sequence[str], jobs: int, again: str) -> None:
+    """Do the steps of a plan that are missing; raises as ``study.run.carry_out`` does.
+
+    Args:
+        name: of the study, of which one command runs at a time.
+    """
+    with only_one(name):
+        carry_out(plan, pool, devices, jobs, again)
+
+
+def results(plan: Plan) -> tuple[list[Scored], list[Evaluation]]:
+    """The results of a plan that are there, and the evaluations that are missing."""
+    there = [one for one in plan.evaluations if one.done()]
+    return [_scored(one) for one in there], [one for one in plan.evaluations if not one.done()]
+
+
+def _scored(one: Evaluation) -> Scored:
+    from robustctl.spec import read_spec
+    from robustctl.workflows.method_results import reported
+
+    result, training = read(one.result), one.of
+    start = None
+    with contextlib.suppress(RequestError):
+        start = locate(one.model)
+    name = Path(one.model).name or one.model
+    if training is None:
+        return Scored(START, name, None, result)
+    paper = None
+    if not training.recipe.overrides:
+        with contextlib.suppress(RequestError):
+            settings, spec = training.recipe.settings, read_spec(training.run.path)
+            paper = reported(settings, spec, start.spec if start else None, one.model, result)
+    return Scored(training.method, name, training.seed, result, paper)
