@@ -39,9 +39,9 @@ def load_model(name: str | Path, *, model_code: str | None = None) -> "Classifie
     from robustctl.workflows.obtain import obtain
 
     run = runs.find(str(name))
-    located = obtain(str(run.path if run else name), pull=True)
+    found_model = obtain(str(run.path if run else name), pull=True)
     with user_code.granted(user_code.parse("model_code", model_code) if model_code else None):
-        return checkpoint.load_from(located.spec, located.weights)
+        return checkpoint.load_from(found_model.spec, found_model.weights)
 
 
 def evaluate(
@@ -290,6 +290,8 @@ def push(
     licence: str | None = None,
     allow_flags: bool = False,
     with_code: bool = False,
+    witnesses: bool | None = None,
+    weights: str = "last",
     dry_run: bool = False,
 ) -> "Published":
     """Publish a run: weights, config, model card with results, recipe, evaluations. Twice is the same as once.
@@ -300,6 +302,8 @@ def push(
         licence: hub identifier, if it cannot be inherited.
         allow_flags: push although the evaluation raised flags; the card names them.
         with_code: also publish the source of code of your own that builds the model.
+        witnesses: publish the adversarial images too; None: up to 200 MB of them, where they are still here.
+        weights: ``last``, or ``best`` by the selection split.
         dry_run: only say what would be pushed; no network.
 
     Raises:
@@ -310,7 +314,16 @@ def push(
     from robustctl.workflows.publish_run import publish_run
 
     target = Target(repo, private, revision, create_pr)
-    return publish_run(str(run), target, licence=licence, allow_flags=allow_flags, dry_run=dry_run, with_code=with_code)
+    return publish_run(
+        str(run),
+        target,
+        licence=licence,
+        allow_flags=allow_flags,
+        dry_run=dry_run,
+        with_code=with_code,
+        witnesses=witnesses,
+        weights=weights,
+    )
 
 
 def _trained(command: Any, data: Any, **request: Any) -> "Run":

@@ -1,7 +1,7 @@
 """Run directories: what a training left on disk. No torch here.
 
 <time>-<model>-<recipe>/
-    run.json            what was asked and what came of it (``Record``)
+    run.json            what was asked and what came of it (``RunRecord``)
     recipe.yaml         the recipe as it was written, whole
     config.json         the model's spec
     model.safetensors   the last weights (``robustctl.checkpoint`` reads both)
@@ -41,7 +41,7 @@ LOCK_SECONDS = 1.0  # somebody who only looks holds it for a moment
 Status = Literal["running", "interrupted", "failed", "finished"]
 
 
-class Record(BaseModel):
+class RunRecord(BaseModel):
     """The content of ``run.json``.
 
     Attributes:
@@ -97,11 +97,11 @@ class Run:
     def name(self) -> str:
         return self.path.resolve().name
 
-    def read(self) -> Record:
+    def read(self) -> RunRecord:
         """Read ``run.json``; raises RequestError where it is missing or damaged."""
         try:
             content = read_json(self.path / RECORD)
-            record = Record.model_validate(content)
+            record = RunRecord.model_validate(content)
         except FileNotFoundError:
             raise RequestError(f"{self.path} is no run directory: it has no {RECORD}") from None
         except (RequestError, ValidationError, ValueError) as error:
@@ -113,7 +113,7 @@ class Run:
             )
         return record.model_copy(update={"checksum": None})  # it is of the file
 
-    def write(self, record: Record) -> None:
+    def write(self, record: RunRecord) -> None:
         """Write ``run.json`` atomically."""
         content = record.model_dump(by_alias=True, mode="json")
         content["checksum"] = _checksum(content)
@@ -131,7 +131,7 @@ class Run:
         steps = [int(found[1]) for line in lines if (found := STEP.search(line))]
         return max([recorded, *steps])
 
-    def update(self, **changes: Any) -> Record:
+    def update(self, **changes: Any) -> RunRecord:
         """Change some fields of ``run.json``."""
         record = self.read().model_copy(update=changes)
         self.write(record)

@@ -14,9 +14,9 @@ from pydantic import (
     model_validator,
 )
 
+from robustctl.conventions import KNOWN
 from robustctl.errors import RequestError
 from robustctl.reading import read_json
-from robustctl.standards import KNOWN
 from robustctl.threats import Norm, Threat
 from robustctl.user_code import Scalar as Scalar
 

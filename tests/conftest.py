@@ -17,7 +17,7 @@ from robustctl.spec import Architecture, ModelSpec
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
-pytest_plugins = ["registry_fixtures", "result_fixtures"]
+pytest_plugins = ["claimed", "registry_fixtures", "result_fixtures"]
 
 # Several workers share the cores: one thread each is fastest, here and in the processes that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"

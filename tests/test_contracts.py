@@ -20,7 +20,7 @@ ROOMS = (
     "home",
     "discovery",
     "threats",
-    "standards",
+    "conventions",
     "files",
     "reading",
     "yaml_faults",

@@ -93,9 +93,9 @@ def test_the_entry_is_found_by_its_file(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "entries").mkdir()
     (tmp_path / "entries" / "example-small.yaml").write_text(_example("robustctl/models/entries/example-small.yaml"))
     monkeypatch.setattr(find, "BUNDLED", tmp_path)
-    located = find.locate("example-small")
-    assert located.entry is not None and not located.weights.exists()
-    assert (located.spec.dataset, located.spec.norm, located.licence) == ("digits", "linf", "mit")
+    found_model = find.find_model("example-small")
+    assert found_model.entry is not None and not found_model.weights.exists()
+    assert (found_model.spec.dataset, found_model.spec.norm, found_model.licence) == ("digits", "linf", "mit")
 
 
 def teardown_module() -> None:

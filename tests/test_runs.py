@@ -6,7 +6,7 @@ from robustctl import runs
 from robustctl.errors import RequestError
 
 
-def record(**changes: object) -> runs.Record:
+def record(**changes: object) -> runs.RunRecord:
     values = {
         "schema": "robustctl.run/1",
         "command": "finetune",
@@ -20,7 +20,7 @@ def record(**changes: object) -> runs.Record:
         "versions": {},
         "started": "2026-01-01T00:00:00",
     }
-    return runs.Record.model_validate({**values, **changes})
+    return runs.RunRecord.model_validate({**values, **changes})
 
 
 def test_names_of_runs_hold_time_model_and_recipe_and_never_collide() -> None:

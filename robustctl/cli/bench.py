@@ -60,9 +60,9 @@ def attack(
     threats = choose_threats(subject, norms, eps)
     where = pick_device(device)
     chosen = pick_precision(precision, where)
-    images = load_images(data or subject.default_data(), split, n, subject.located.spec)
-    images.require(subject.located.spec.input_shape, subject.located.spec.n_classes)
-    classifier = checkpoint.load_from(subject.located.spec, subject.located.weights).to(where)
+    images = load_images(data or subject.default_data(), split, n, subject.found_model.spec)
+    images.require(subject.found_model.spec.input_shape, subject.found_model.spec.n_classes)
+    classifier = checkpoint.load_from(subject.found_model.spec, subject.found_model.weights).to(where)
     images_a_batch = batch_size or default_batch_size(where)
     predicted = referee.predictions(classifier, images, images_a_batch)
     if own_labels:
@@ -82,7 +82,7 @@ def attack(
         peer=vs is not None,
         report=terminal.tell,
     )
-    _show(result | {"model": subject.located.name}, json)
+    _show(result | {"model": subject.found_model.name}, json)
 
 
 @app.command()
@@ -138,10 +138,10 @@ def intermediate(
     if perturbation.kind != "linf":
         raise RequestError(f"--distribution {distribution}: the comparison is for linf:RADIUS")
     subject = find_subject(model)
-    perturbation.require(subject.located.spec.input_shape)
-    images = load_images(data or subject.default_data(), split, n, subject.located.spec)
-    images.require(subject.located.spec.input_shape, subject.located.spec.n_classes)
-    classifier = checkpoint.load_from(subject.located.spec, subject.located.weights).to(pick_device(device))
+    perturbation.require(subject.found_model.spec.input_shape)
+    images = load_images(data or subject.default_data(), split, n, subject.found_model.spec)
+    images.require(subject.found_model.spec.input_shape, subject.found_model.spec.n_classes)
+    classifier = checkpoint.load_from(subject.found_model.spec, subject.found_model.weights).to(pick_device(device))
     result = compare(
         classifier,
         images,
@@ -152,7 +152,7 @@ def intermediate(
         rounds=rounds,
         report=terminal.tell,
     )
-    _show(result | {"model": subject.located.name}, json)
+    _show(result | {"model": subject.found_model.name}, json)
 
 
 def _show(result: dict[str, object], json: Path | None) -> None:

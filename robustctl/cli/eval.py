@@ -149,7 +149,7 @@ def command(
         return
     if json is not None:
         result.write(json)
-    terminal.show(before_after([(subject.located.name, result)]))
+    terminal.show(before_after([(subject.found_model.name, result)]))
     for line in result.origins():
         terminal.show(line)
     say(f"result: {path}")

@@ -33,13 +33,13 @@ def list_models(
     from robustctl import discovery
     from robustctl.errors import RequestError
     from robustctl.models.entry import read
-    from robustctl.models.find import entry_files, entry_weights, locate, pulled
+    from robustctl.models.find import entry_files, entry_weights, find_model, pulled
     from robustctl.threats import parse_norm
 
     models: dict[str, ModelSpec] = {name: read(path) for name, path in sorted(entry_files().items())}
     for repo in pulled():
         try:
-            models[repo] = locate(repo).spec
+            models[repo] = find_model(repo).spec
         except RequestError as error:  # the others are listed all the same
             terminal.tell(f"{repo}: {error}")
     datasets = {spec.dataset for spec in models.values()}
@@ -63,7 +63,7 @@ def show(name: Name) -> None:
     """Everything that is known about a model."""
     import yaml
 
-    from robustctl.models.find import entry_files, entry_weights, locate, read_entry
+    from robustctl.models.find import entry_files, entry_weights, find_model, read_entry
 
     if name in entry_files():
         entry = read_entry(name)
@@ -72,9 +72,9 @@ def show(name: Name) -> None:
         loose = [source for source in entry.files if not source.pinned]
     else:
         loose = []
-        located = locate(name)
-        weights = located.weights
-        content = located.spec.model_dump(by_alias=True, mode="json") | {"licence": located.licence}
+        found_model = find_model(name)
+        weights = found_model.weights
+        content = found_model.spec.model_dump(by_alias=True, mode="json") | {"licence": found_model.licence}
     terminal.show(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110).rstrip())
     for source in loose:
         binds = "the SHA-256 above" if source.sha256 else "the hash of the first download"

@@ -21,6 +21,14 @@ def command(
     with_code: Annotated[
         bool, typer.Option("--with-code", help="Also publish your own code that builds the model (--model-code).")
     ] = False,
+    witnesses: Annotated[
+        bool | None,
+        typer.Option(
+            "--witnesses/--no-witnesses",
+            help="Publish the adversarial images too, so that anybody can verify the figures. Without: up to 200 MB.",
+        ),
+    ] = None,
+    weights: Annotated[str, typer.Option(help="last, or best by the selection split.")] = "last",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be pushed; no network.")] = False,
 ) -> None:
     """Push a run to the hub: weights, config, card with results, recipe, evaluations. Twice is the same as once."""
@@ -33,7 +41,16 @@ def command(
         from robustctl.workflows.publish_run import publish_run
 
     target = Target(repo, private, revision, create_pr)
-    published = publish_run(run, target, licence=licence, allow_flags=allow_flags, dry_run=dry_run, with_code=with_code)
+    published = publish_run(
+        run,
+        target,
+        licence=licence,
+        allow_flags=allow_flags,
+        dry_run=dry_run,
+        with_code=with_code,
+        witnesses=witnesses,
+        weights=weights,
+    )
     if dry_run:
         for name, size in sorted(published.sizes.items()):
             terminal.show(f"{size:>12,} {name}" if size else f"{'card':>12} {name}")

@@ -43,8 +43,8 @@ def validate(
     """Check a recipe; every fault is listed with its line. Says whether E-AT's assumption holds for its radii."""
     from math import prod
 
+    from robustctl.conventions import KNOWN
     from robustctl.recipe import read as recipe
-    from robustctl.standards import KNOWN
     from robustctl.threats import require_plausible
 
     checked = recipe.load(name, overrides or ())

@@ -12,7 +12,7 @@ from torch import Tensor
 from robustctl.data.decode import as_grey, gather, open_image, size_of
 from robustctl.data.image_data import ImageData, Labelled
 from robustctl.data.resize import centre
-from robustctl.data.split import Source
+from robustctl.data.split import ImagesOnDisk
 from robustctl.errors import RequestError
 from robustctl.spec import Resize
 
@@ -28,7 +28,7 @@ class EncodedData(Labelled):
         any_size: the images have sizes of their own, and are resized and cut to a model's.
     """
 
-    encoded: Source
+    encoded: ImagesOnDisk
     y: Tensor
     n_classes: int
     source: str

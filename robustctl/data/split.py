@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 from robustctl.data.decode import Encoded
 
 
-class Source(Encoded, Protocol):
+class ImagesOnDisk(Encoded, Protocol):
     """The images of a split on the disk. Reading one raises RequestError if it is not there any more."""
 
     def name(self, i: int) -> str:
@@ -17,7 +17,7 @@ class Source(Encoded, Protocol):
     def shuffled(self, indices: Tensor, generator: Generator) -> Tensor:
         """Positions in ``indices`` in a random order in which the images can be read fast."""
 
-    def first(self, n: int) -> "Source":
+    def first(self, n: int) -> "ImagesOnDisk":
         """The first ``n`` images alone: no more is read than they need."""
 
 
@@ -34,7 +34,7 @@ class Split:
         notes: what a user must know about the reading, a sentence each.
     """
 
-    images: Source
+    images: ImagesOnDisk
     y: Tensor
     n_classes: int
     class_names: tuple[str, ...] | None = None

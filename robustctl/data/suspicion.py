@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robustctl.conventions import KNOWN
 from robustctl.data.image_data import ImageData, to_float
-from robustctl.standards import KNOWN
 
 DARK = 0.1
 """Below, no image of the whole data reaches a tenth of the scale."""

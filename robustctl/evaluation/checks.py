@@ -23,7 +23,7 @@ ZERO_GRADIENT_SHARE = 0.01
 
 
 @dataclass(frozen=True)
-class Recorded:
+class KnownAccuracy:
     """A clean accuracy that is known: its value in [0,1], from n images (None: unknown), of a source and split."""
 
     value: float
@@ -44,7 +44,7 @@ def require_pixels(data: ImageData) -> None:
         )
 
 
-def pixel_flags(data: ImageData, dataset: str, recorded: Recorded | None, force: bool) -> list[str]:
+def pixel_flags(data: ImageData, dataset: str, recorded: KnownAccuracy | None, force: bool) -> list[str]:
     """Flags ``pixels`` for images whose values are not as images are, with the likely cause.
 
     Args:
@@ -89,7 +89,7 @@ def is_random(model: nn.Module, data: ImageData) -> bool:
     return not all(torch.equal(scores, logits(model, x)) for _ in range(3))
 
 
-def clean_flags(correct: Sequence[bool], data: ImageData, recorded: Recorded | None, force: bool) -> list[str]:
+def clean_flags(correct: Sequence[bool], data: ImageData, recorded: KnownAccuracy | None, force: bool) -> list[str]:
     """Compare the clean accuracy with the recorded one.
 
     Args:

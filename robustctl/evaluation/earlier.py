@@ -48,7 +48,7 @@ def take_over(
             if radii.get(threat.norm) != threat.eps:
                 continue
             wanted = set(positions) - store.broken(threat.norm)
-            for chunk in chunks(_broken(path, threat.norm, wanted), batch_size):
+            for chunk in chunks(broken_in(path, threat.norm, wanted), batch_size):
                 done = store.judged(threat.norm, family)
                 store.add(threat.norm, family, _judged(model, data, threat, chunk, done, passes))
 
@@ -65,7 +65,7 @@ def counts(store: Store, threats: Sequence[Threat]) -> dict[str, dict[Norm, int]
     return {protocol: norms for protocol, norms in found.items() if norms} or None
 
 
-def _broken(path: Path, norm: Norm, wanted: set[int]) -> Iterator[Broken]:
+def broken_in(path: Path, norm: Norm, wanted: set[int]) -> Iterator[Broken]:
     """One adversarial image per point; none if the file is in use."""
     query = f"""SELECT position, min(x_adv) FROM verdicts WHERE norm = ? AND broken = 1
                 AND family NOT LIKE '{SECOND}%' GROUP BY position"""

@@ -1,9 +1,9 @@
-"""One attack family on many points with the batch kept full.
+"""Runs one attack family on many points and keeps the batch full.
 
-A *job* is one start of the family (a restart, a target) at one point. A point that is broken leaves at once with all
-its jobs, and the next job takes the free row, so that the batch keeps its size as long as the family has jobs to begin.
-Then it shrinks while the last jobs end: each family of each norm has such a tail of its own. Since the attack's state
-and its randomness belong to the row, what happens to a point does not depend on the rows around it.
+An *attempt* is one run of the family (a restart, a target) at one point. A point that is broken leaves at once with all
+its attempts, and the next attempt takes the free row, so that the batch keeps its size as long as there are attempts to
+begin. Then it shrinks while the last attempts end: each family of each norm has such a tail of its own. The attack's
+state and its randomness belong to the row, so what happens to a point does not depend on the rows around it.
 """
 
 from collections import OrderedDict, deque
@@ -23,8 +23,8 @@ from robustctl.oracle import Loss, Oracle
 from robustctl.threats import Threat
 
 SHRINK = 0.8
-"""Free rows that no job can fill are dropped when at most this share of the batch is live: every new batch shape costs
-the libraries below some preparation."""
+"""Free rows that no attempt can fill are dropped when at most this share of the batch is live. They are not dropped one
+by one, because every new batch shape costs the libraries below some preparation."""
 LOSSES: dict[str, Loss] = {
     "ce": losses.ce,
     "dlr": losses.dlr,
@@ -53,27 +53,27 @@ class _Point:
     index: int  # in its split, for the random seeds
     x: Tensor
     y: int
-    targets: list[int]  # target class of each job, -1 where the loss has none
-    next_job: int = 0
+    targets: list[int]  # target class of each attempt, -1 where the loss has none
+    next_attempt: int = 0
     running: int = 0
-    survived: int = 0  # jobs that ended without breaking it
+    survived: int = 0  # attempts that ended without breaking it
     best_margin: float = -float("inf")
     best: Tensor | None = None
     close: bool = False  # is the best margin just below 0
 
     @property
-    def has_jobs(self) -> bool:
-        return self.next_job < len(self.targets)
+    def has_attempts(self) -> bool:
+        return self.next_attempt < len(self.targets)
 
 
 @dataclass(frozen=True)
-class _Job:
+class _Attempt:
     point: _Point
     number: int
 
 
 class _Ready:
-    """Begun points that may begin another job, by how many they have running.
+    """Begun points that may begin another attempt, by how many they have running.
 
     Placing a point and picking one take a time that does not grow with the number of points.
     """
@@ -82,9 +82,9 @@ class _Ready:
         self.by_running: list[OrderedDict[_Point, None]] = []
 
     def place(self, point: _Point, side_by_side: bool) -> None:
-        """Put a point where it belongs now. ``side_by_side``: its jobs may run beside each other from the start."""
+        """Put a point where it belongs now. ``side_by_side``: its attempts may run beside each other from the start."""
         self.drop(point)
-        if point.has_jobs and (not point.running or side_by_side or point.survived):
+        if point.has_attempts and (not point.running or side_by_side or point.survived):
             while len(self.by_running) <= point.running:
                 self.by_running.append(OrderedDict())
             self.by_running[point.running][point] = None
@@ -95,12 +95,12 @@ class _Ready:
             points.pop(point, None)
 
     def first(self) -> _Point | None:
-        """The one with the fewest running jobs that has waited longest."""
+        """The one with the fewest running attempts that has waited longest."""
         return next((next(iter(points)) for points in self.by_running if points), None)
 
 
 class FullBatch:
-    """The rows in flight, the job of each row, and the points that wait.
+    """The rows in flight, the attempt of each row, and the points that wait.
 
     Attributes:
         close: positions that survived proposals of low precision so closely that float32 could have broken them; filled
@@ -131,7 +131,7 @@ class FullBatch:
         self.waiting = deque(positions)
         self.fresh: deque[_Point] = deque()  # looked at, not begun
         self.ready = _Ready()
-        self.jobs: list[_Job | None] = []  # of each row; None is a free row
+        self.attempts: list[_Attempt | None] = []  # of each row; None is a free row
         self.done: list[tuple[_Point, Tensor]] = []  # finished, not yet handed out
         self.close: list[int] = []
 
@@ -141,7 +141,7 @@ class FullBatch:
             self.fill()
             if self.done:
                 yield self.take_done()
-            if not self.jobs:
+            if not self.attempts:
                 return
             self.step()
 
@@ -151,35 +151,36 @@ class FullBatch:
         return Finished([point.position for point in points], torch.stack(x_adv).cpu())
 
     def fill(self) -> None:
-        """Begin jobs until the batch is full; where jobs are short, let it shrink."""
-        live = sum(job is not None for job in self.jobs)
-        begun: list[_Job] = []
-        while live + len(begun) < self.batch_size and (job := self._next_job()):
-            begun.append(job)
+        """Begin attempts until the batch is full; where attempts are short, let it shrink."""
+        live = sum(attempt is not None for attempt in self.attempts)
+        begun: list[_Attempt] = []
+        while live + len(begun) < self.batch_size and (attempt := self._next_attempt()):
+            begun.append(attempt)
         if begun:
             self._begin(begun)
         live += len(begun)
         if live == 0:
-            self.jobs = []
-        elif live <= SHRINK * len(self.jobs):
+            self.attempts = []
+        elif live <= SHRINK * len(self.attempts):
             self._shrink()
 
-    def _next_job(self) -> _Job | None:
-        """Of a begun point without a running job, else of a new point, else of one whose other jobs are running.
+    def _next_attempt(self) -> _Attempt | None:
+        """The attempt for the next free row; None if no attempt is left.
 
-        Jobs run side by side only at points that have survived an attack (this one's first job, or the untargeted
-        family before a targeted one): at others the first job mostly succeeds and the rest would be wasted.
+        A begun point that has no running attempt comes first, then a new point, then a begun point with other attempts
+        running. Attempts run side by side only at points that have survived one (this family's first, or an untargeted
+        family before a targeted one): elsewhere the first attempt mostly succeeds and the rest would be wasted.
         """
         point = self.ready.first()
         if point is None or point.running:
             point = self._new_point() or point
         if point is None:
             return None
-        job = _Job(point, point.next_job)
-        point.next_job += 1
+        attempt = _Attempt(point, point.next_attempt)
+        point.next_attempt += 1
         point.running += 1
         self._place(point)
-        return job
+        return attempt
 
     def _place(self, point: _Point) -> None:
         self.ready.place(point, side_by_side=self.family.targets > 0)
@@ -203,42 +204,42 @@ class FullBatch:
             else:
                 self.fresh.append(point)
 
-    def _begin(self, begun: list[_Job]) -> None:
+    def _begin(self, begun: list[_Attempt]) -> None:
         """Put new rows into the free ones, and the rest behind them."""
         device = self.oracle.device
-        x = _pixels_first(torch.stack([job.point.x for job in begun]).to(device))
+        x = _pixels_first(torch.stack([attempt.point.x for attempt in begun]).to(device))
         purpose = seeds.attack(self.threat.norm, self.family.name)
-        generators = [seeds.generator(self.seed, purpose, job.point.index, job.number) for job in begun]
+        generators = [seeds.generator(self.seed, purpose, attempt.point.index, attempt.number) for attempt in begun]
         new = self.attack.start(x, None if self.family.from_image else generators)
-        y = torch.tensor([job.point.y for job in begun], device=device)
-        target = torch.tensor([job.point.targets[job.number] for job in begun], device=device)
-        if not self.jobs:
-            self.rows, self.y, self.target, self.jobs = new, y, target, list(begun)
+        y = torch.tensor([attempt.point.y for attempt in begun], device=device)
+        target = torch.tensor([attempt.point.targets[attempt.number] for attempt in begun], device=device)
+        if not self.attempts:
+            self.rows, self.y, self.target, self.attempts = new, y, target, list(begun)
             return
-        free = [row for row, job in enumerate(self.jobs) if job is None][: len(begun)]
+        free = [row for row, attempt in enumerate(self.attempts) if attempt is None][: len(begun)]
         filling, behind = slice(len(free)), slice(len(free), None)
         if free:
             index = torch.tensor(free, device=device)
             self.rows.put(index, new.select(filling))
             self.y[index], self.target[index] = y[filling], target[filling]
-            for row, job in zip(free, begun[filling], strict=True):
-                self.jobs[row] = job
+            for row, attempt in zip(free, begun[filling], strict=True):
+                self.attempts[row] = attempt
         if len(begun) > len(free):
             self.rows = self.rows.extend(new.select(behind))
             self.y, self.target = torch.cat([self.y, y[behind]]), torch.cat([self.target, target[behind]])
-            self.jobs += begun[behind]
+            self.attempts += begun[behind]
 
     def _shrink(self) -> None:
-        kept = [row for row, job in enumerate(self.jobs) if job]
+        kept = [row for row, attempt in enumerate(self.attempts) if attempt]
         index = torch.tensor(kept, device=self.oracle.device)
         self.rows, self.y, self.target = self.rows.select(index), self.y[index], self.target[index]
-        self.jobs = [self.jobs[row] for row in kept]
+        self.attempts = [self.attempts[row] for row in kept]
 
     def step(self) -> None:
         """One gradient evaluation for every row; rows that end are freed."""
         rows, evaluated = self.rows, self.rows.x_adv
         logits, values, grad = self._evaluate(evaluated)
-        live = torch.tensor([job is not None for job in self.jobs], device=self.oracle.device)
+        live = torch.tensor([attempt is not None for attempt in self.attempts], device=self.oracle.device)
         if not bool(values[live].isfinite().all()):
             raise RunError(
                 f"the loss is not finite under {self.family.name} on {self.threat}: the model's logits overflow"
@@ -283,26 +284,27 @@ class FullBatch:
         margins = losses.margin(logits, y)
         close = (margins > -CLOSE * logits.abs().amax(1)).tolist()
         for row, point_x_adv, margin, is_close in zip(index.tolist(), x_adv, margins.tolist(), close, strict=True):
-            job = self.jobs[row]
-            if job is None:  # another row of this batch has broken the point a moment ago
+            attempt = self.attempts[row]
+            if attempt is None:  # another row of this batch has broken the point a moment ago
                 continue
-            if margin > job.point.best_margin:
-                job.point.best_margin, job.point.best, job.point.close = margin, point_x_adv.clone(), is_close
+            if margin > attempt.point.best_margin:
+                attempt.point.best_margin, attempt.point.close = margin, is_close
+                attempt.point.best = point_x_adv.clone()
             if margin > 0:
-                self._finish(job.point)
+                self._finish(attempt.point)
 
     def _free(self, ended: Tensor) -> None:
-        """End the jobs of these rows (n,); a point without further jobs is done."""
+        """End the attempts of these rows (n,); a point without further attempts is done."""
         for row in ended.nonzero().squeeze(1).tolist():
-            job = self.jobs[row]
-            if job is None:
+            attempt = self.attempts[row]
+            if attempt is None:
                 continue
-            self.jobs[row] = None
-            job.point.running -= 1
-            job.point.survived += 1
-            self._place(job.point)
-            if not job.point.running and not job.point.has_jobs:
-                self._finish(job.point)
+            self.attempts[row] = None
+            attempt.point.running -= 1
+            attempt.point.survived += 1
+            self._place(attempt.point)
+            if not attempt.point.running and not attempt.point.has_attempts:
+                self._finish(attempt.point)
 
     def _finish(self, point: _Point) -> None:
         assert point.best is not None
@@ -311,7 +313,7 @@ class FullBatch:
         else:
             self.done.append((point, point.best))
         self.ready.drop(point)
-        self.jobs = [None if job and job.point is point else job for job in self.jobs]
+        self.attempts = [None if attempt and attempt.point is point else attempt for attempt in self.attempts]
 
     def _next_stage(self, ended: Tensor) -> None:
         index = ended.nonzero().squeeze(1)
@@ -337,7 +339,7 @@ def _channels_first(x: Tensor) -> Tensor:
 
 
 def _targets(logits: Tensor, y: Tensor, family: Family) -> list[list[int]]:
-    """Target class of each job of each point: the most likely wrong classes, ``restarts`` times each.
+    """Target class of each attempt of each point: the most likely wrong classes, ``restarts`` times each.
 
     -1, once a restart, where the loss has no target.
     """

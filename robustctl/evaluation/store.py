@@ -325,7 +325,7 @@ def place(folder: Path, stem: str, key: Key) -> Path:
         stem: how the names of such stores begin, e.g. ``fast-500``.
     """
     short = digest(key)[:12]
-    stores = sorted(folder.glob(f"{stem}-{'?' * len(short)}.sqlite"))  # and no shards of any
+    stores = sorted(folder.glob(f"{stem}-{'?' * len(short)}.sqlite"))  # and none of a single process
     made = (path for path in stores if not differing(read_key(path), plain(key)))
     return next(made, folder / f"{stem}-{short}.sqlite")
 

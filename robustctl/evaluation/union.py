@@ -18,13 +18,13 @@ from robustctl.discovery import unknown
 from robustctl.errors import RequestError
 from robustctl.evaluation import (
     adaptive,
+    by_processes,
     checks,
     earlier,
     external,
     jobs,
     reference,
     second_opinion,
-    shards,
 )
 from robustctl.evaluation.attack_flags import attack_flags
 from robustctl.evaluation.audit import TIE, audit, clean_verdicts, mean_accuracies
@@ -139,7 +139,7 @@ def evaluate_union(
     name: str,
     device: torch.device,
     store_path: Path,
-    recorded: checks.Recorded | None = None,
+    recorded: checks.KnownAccuracy | None = None,
     alone: bool = False,
     trusted: Trusted | None = None,
     others: external.Others = external.NONE,
@@ -190,7 +190,7 @@ def evaluate_union(
         return opinions
 
     if world.size > 1:
-        shards.fill(world, store_path, key, lambda store: work(store, world))
+        by_processes.fill(world, store_path, key, lambda store: work(store, world))
         if not world.leads:
             return None
     with Store(store_path, key) as store:

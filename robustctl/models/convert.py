@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from robustctl import user_code
+from robustctl.conventions import KNOWN
 from robustctl.errors import RequestError, RobustctlError, RunError
 from robustctl.files import writing
 from robustctl.hub.download import is_web_page
@@ -23,7 +24,6 @@ from robustctl.models.entry import KeyRules, ZeroShot
 from robustctl.models.key_hints import Normalisation, network_prefix, own_normalisation, suggestion, written
 from robustctl.progress import say
 from robustctl.spec import WEIGHTS, ModelSpec
-from robustctl.standards import KNOWN
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +34,7 @@ SPARE_SECONDS = 120.0
 SLOWEST_BYTES_PER_SECOND = 4 << 20
 
 
-class ConversionJob(BaseModel):
+class Conversion(BaseModel):
     """What the process is asked. ``detect``: look for the state dict where ``keys.at`` says nothing.
 
     A file with ``zero_shot`` is a whole CLIP, and ``tokenizer`` the file of its tokenizer. ``model_code`` is the code
@@ -93,7 +93,7 @@ def convert(
     with writing(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".convert-", dir=destination.parent) as folder:
-            job = ConversionJob(
+            asked = Conversion(
                 source=source.resolve(),
                 folder=Path(folder),
                 spec=spec,
@@ -104,7 +104,7 @@ def convert(
                 model_code=granted.text if granted else None,
                 ask=ask,
             )
-            answer = _ask(job)
+            answer = _ask(asked)
             if answer.fault:
                 raise (RequestError if answer.exit_code == RequestError.exit_code else RunError)(answer.fault)
             for note in answer.notes:
@@ -114,11 +114,11 @@ def convert(
     return answer
 
 
-def _ask(job: ConversionJob) -> Answer:
+def _ask(asked: Conversion) -> Answer:
     command = [sys.executable, "-P", "-m", __name__]
-    limit = SPARE_SECONDS + job.source.stat().st_size / SLOWEST_BYTES_PER_SECOND
-    request = job.model_dump_json(by_alias=True)
-    what = f"{job.source} with {job.tokenizer.name}" if job.tokenizer else f"{job.source}"
+    limit = SPARE_SECONDS + asked.source.stat().st_size / SLOWEST_BYTES_PER_SECOND
+    request = asked.model_dump_json(by_alias=True)
+    what = f"{asked.source} with {asked.tokenizer.name}" if asked.tokenizer else f"{asked.source}"
     try:
         done = subprocess.run(command, input=request, capture_output=True, text=True, timeout=limit)
     except subprocess.TimeoutExpired:
@@ -134,44 +134,46 @@ def _ask(job: ConversionJob) -> Answer:
 
 
 def _main() -> None:
-    """The process: a job on stdin, an answer on stdout."""
-    job = ConversionJob.model_validate_json(sys.stdin.read())
+    """The process: a conversion on stdin, an answer on stdout."""
+    asked = Conversion.model_validate_json(sys.stdin.read())
     try:
-        answer = _run(job)
+        answer = _run(asked)
     except RobustctlError as error:
         answer = Answer(fault=str(error), exit_code=error.exit_code)
     except MemoryError:
-        answer = Answer(fault=f"{job.source} needs more memory than its size justifies", exit_code=1)
+        answer = Answer(fault=f"{asked.source} needs more memory than its size justifies", exit_code=1)
     print(answer.model_dump_json())
 
 
-def _run(job: ConversionJob) -> Answer:
+def _run(asked: Conversion) -> Answer:
     from robustctl import checkpoint
     from robustctl.architectures import build
 
-    _limit_memory(job.source.stat().st_size)
-    with user_code.granted(user_code.parse("--model-code", job.model_code) if job.model_code else None):
-        model = build(job.spec)
-    content: Any = checkpoint.read_tensors(job.source) if job.source.suffix == ".safetensors" else _unpickle(job.source)
-    at, tensors = _state_dict(content, job)
+    _limit_memory(asked.source.stat().st_size)
+    with user_code.granted(user_code.parse("--model-code", asked.model_code) if asked.model_code else None):
+        model = build(asked.spec)
+    content: Any = (
+        checkpoint.read_tensors(asked.source) if asked.source.suffix == ".safetensors" else _unpickle(asked.source)
+    )
+    at, tensors = _state_dict(content, asked)
     wanted = model.net.state_dict()
-    found = own_normalisation(_beside(tensors, wanted), job.spec.input_shape[0])
-    if job.ask and found:
-        raise _offer(job, found, suggestion(tensors, wanted, job.keys))
+    found = own_normalisation(_beside(tensors, wanted), asked.spec.input_shape[0])
+    if asked.ask and found:
+        raise _offer(asked, found, suggestion(tensors, wanted, asked.keys))
     try:
-        kept = _apply(tensors, job.keys, job.source)
-        if job.zero_shot and job.tokenizer:
+        kept = _apply(tensors, asked.keys, asked.source)
+        if asked.zero_shot and asked.tokenizer:
             from robustctl.models import clip_head
 
-            kept = clip_head.classifier(model.net, kept, job.zero_shot, job.tokenizer, job.source.name)
-        absent = checkpoint.load_weights(model, kept, job.source.name)
+            kept = clip_head.classifier(model.net, kept, asked.zero_shot, asked.tokenizer, asked.source.name)
+        absent = checkpoint.load_weights(model, kept, asked.source.name)
     except RequestError as error:
-        raise RequestError(f"{error}{suggestion(tensors, wanted, job.keys)}") from None
-    if job.ask:
-        _require_normalisation(job)
-    checkpoint.save_tensors(model.net.state_dict(), job.folder / WEIGHTS)
+        raise RequestError(f"{error}{suggestion(tensors, wanted, asked.keys)}") from None
+    if asked.ask:
+        _require_normalisation(asked)
+    checkpoint.save_tensors(model.net.state_dict(), asked.folder / WEIGHTS)
     count = sum(parameter.numel() for parameter in model.parameters())
-    return Answer(at=at, parameters=count, notes=_notes(job, found, absent))
+    return Answer(at=at, parameters=count, notes=_notes(asked, found, absent))
 
 
 def _beside(tensors: "Mapping[str, Tensor]", wanted: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
@@ -180,31 +182,33 @@ def _beside(tensors: "Mapping[str, Tensor]", wanted: "Mapping[str, Tensor]") -> 
     return {name: tensor for name, tensor in tensors.items() if name.removeprefix(prefix) not in wanted}
 
 
-def _offer(job: ConversionJob, found: Normalisation, keys: str) -> RequestError:
+def _offer(asked: Conversion, found: Normalisation, keys: str) -> RequestError:
     """The constants that lie in the file, for a user who has not said any."""
     both = " and ".join(found.names)
-    return RequestError(f"{job.source} holds its own normalisation ({both}); say {found.options}, {WITHOUT}{keys}")
+    return RequestError(f"{asked.source} holds its own normalisation ({both}); say {found.options}, {WITHOUT}{keys}")
 
 
-def _require_normalisation(job: ConversionJob) -> None:
+def _require_normalisation(asked: Conversion) -> None:
     """Raise RequestError if networks for the data set are usually normalised; its usual constants are shown."""
-    known = KNOWN.get(job.spec.dataset)
+    known = KNOWN.get(asked.spec.dataset)
     if known and known.mean and known.std:
         usual = f"--mean {written(known.mean)} --std {written(known.std)}"
         raise RequestError(
-            f"nothing says how {job.source.name} normalises its images. Give the constants (usual for "
-            f"{job.spec.dataset}: {usual}), {WITHOUT}"
+            f"nothing says how {asked.source.name} normalises its images. Give the constants (usual for "
+            f"{asked.spec.dataset}: {usual}), {WITHOUT}"
         )
 
 
-def _notes(job: ConversionJob, found: Normalisation | None, absent: list[str]) -> tuple[str, ...]:
+def _notes(asked: Conversion, found: Normalisation | None, absent: list[str]) -> tuple[str, ...]:
     notes = []
-    given = job.spec.normalization
+    given = asked.spec.normalization
     if found and not (given and _close(given.mean, found.mean) and _close(given.std, found.std)):
         said = f"mean {written(given.mean)}, std {written(given.std)}" if given else "none"
-        notes.append(f"{job.source.name} holds a normalisation of its own ({found.options}); what is used is {said}")
+        notes.append(f"{asked.source.name} holds a normalisation of its own ({found.options}); what is used is {said}")
     if absent:
-        notes.append(f"{job.source.name} has no counters of batch normalisation ({absent[0]}, ...); they are set to 0")
+        notes.append(
+            f"{asked.source.name} has no counters of batch normalisation ({absent[0]}, ...); they are set to 0"
+        )
     return tuple(notes)
 
 
@@ -246,28 +250,28 @@ def _pickle_fault(message: str) -> str:
     return "it is damaged or no PyTorch file"
 
 
-def _state_dict(content: object, job: ConversionJob) -> tuple[tuple[str | int, ...], "dict[str, Tensor]"]:
+def _state_dict(content: object, asked: Conversion) -> tuple[tuple[str | int, ...], "dict[str, Tensor]"]:
     """Follow ``keys.at``, or find the only state dict there is."""
-    if job.keys.at or not job.detect:
-        found = _follow(content, job)
+    if asked.keys.at or not asked.detect:
+        found = _follow(content, asked)
         if not _is_state_dict(found):
-            where = ".".join(map(str, job.keys.at)) or "its top"
-            raise RequestError(f"{job.source} has no state dict at {where}; it holds {_parts(content)}")
-        return job.keys.at, found
+            where = ".".join(map(str, asked.keys.at)) or "its top"
+            raise RequestError(f"{asked.source} has no state dict at {where}; it holds {_parts(content)}")
+        return asked.keys.at, found
     found = _candidates(content)
     if len(found) != 1:
         problem = "no state dict" if not found else "several state dicts"
         ways = "".join(f"\n  --at {'.'.join(map(str, at))}" for at in found)
-        raise RequestError(f"{job.source} holds {problem}: {_parts(content)}{ways}")
+        raise RequestError(f"{asked.source} holds {problem}: {_parts(content)}{ways}")
     return next(iter(found.items()))
 
 
-def _follow(content: Any, job: ConversionJob) -> Any:
-    for step in job.keys.at:
+def _follow(content: Any, asked: Conversion) -> Any:
+    for step in asked.keys.at:
         try:
             content = content[step]
         except (KeyError, IndexError, TypeError):
-            raise RequestError(f"{job.source} has no {step!r} on the path {list(job.keys.at)}") from None
+            raise RequestError(f"{asked.source} has no {step!r} on the path {list(asked.keys.at)}") from None
     return content
 
 

@@ -53,7 +53,7 @@ class Accuracy(BaseModel):
         return self
 
 
-class Source(BaseModel):
+class WeightsSource(BaseModel):
     """One place of the weights: a hub repo's file, a plain https file, or a page from which the user brings it.
 
     ``sha256`` and ``size`` (bytes) are of the file as published. A missing hash is taken from the first download.
@@ -78,7 +78,7 @@ class Source(BaseModel):
         return file
 
     @model_validator(mode="after")
-    def _one_place(self) -> "Source":
+    def _one_place(self) -> "WeightsSource":
         if sum(place is not None for place in (self.repo, self.url, self.page)) != 1:
             raise ValueError("give exactly one of repo, url, page")
         if self.repo and not self.revision:
@@ -148,7 +148,7 @@ class ZeroShot(BaseModel):
     classes: tuple[Annotated[str, Field(min_length=1)], ...]
     prompt: str
     text: TextTower
-    tokenizer: Source
+    tokenizer: WeightsSource
 
     @field_validator("prompt")
     @classmethod
@@ -166,7 +166,7 @@ class Entry(ModelSpec):
 
     description: str
     licence: str | None = None
-    sources: tuple[Source, ...] = ()
+    sources: tuple[WeightsSource, ...] = ()
     keys: KeyRules = KeyRules()
     zero_shot: ZeroShot | None = None
     parameters: Annotated[int, Field(gt=0)] | None = None
@@ -184,7 +184,7 @@ class Entry(ModelSpec):
         return self
 
     @property
-    def files(self) -> tuple[Source, ...]:
+    def files(self) -> tuple[WeightsSource, ...]:
         """Every source that is named, that of a CLIP's tokenizer last."""
         return (*self.sources, self.zero_shot.tokenizer) if self.zero_shot else self.sources
 

@@ -12,11 +12,11 @@ from robustctl.files import writing
 from robustctl.hub.download import MAX_BYTES, RemoteFile, Wanted, download, fault_of, probe, retried
 from robustctl.hub.plain_directory import sha256
 from robustctl.models.convert import convert
-from robustctl.models.entry import Entry, KeyRules, Source
+from robustctl.models.entry import Entry, KeyRules, WeightsSource
 from robustctl.models.find import entry_weights
 from robustctl.models.shelf import (
     MAX_TOKENIZER_BYTES,
-    Record,
+    WeightsRecord,
     changing,
     kept_original,
     read_record,
@@ -119,7 +119,7 @@ def _by_hand(name: str, entry: Entry) -> list[str]:
     ] or ["the entry names no source"]
 
 
-def _fetch(name: str, entry: Entry, source: Source, keep_original: bool) -> Path:
+def _fetch(name: str, entry: Entry, source: WeightsSource, keep_original: bool) -> Path:
     """One source: download, check against the entry or the first download, convert, record.
 
     A file that does not convert, and whose hash nobody knows, is deleted: the next download may be another one.
@@ -153,7 +153,7 @@ def _fetch(name: str, entry: Entry, source: Source, keep_original: bool) -> Path
     return weights
 
 
-def _download(name: str, source: Source, path: Path, limit: int = MAX_BYTES) -> Wanted:
+def _download(name: str, source: WeightsSource, path: Path, limit: int = MAX_BYTES) -> Wanted:
     """Bring one file of an entry to ``path``, unless it is there already; returns what was asked for."""
     from robustctl.hub import client
 
@@ -166,7 +166,11 @@ def _download(name: str, source: Source, path: Path, limit: int = MAX_BYTES) -> 
 
 
 def _wanted(
-    source: Source, path: Path, record: Record | None, limit: int = MAX_BYTES, list_files: ListFiles | None = None
+    source: WeightsSource,
+    path: Path,
+    record: WeightsRecord | None,
+    limit: int = MAX_BYTES,
+    list_files: ListFiles | None = None,
 ) -> Wanted:
     """What to download; a hash that the entry lacks is that of the first download."""
     from robustctl.hub import client
@@ -185,7 +189,7 @@ def _wanted(
     return replace(client.wanted(str(source.repo), commit, there, path), sha256=there.sha256 or digest)
 
 
-def on_hub(source: Source, list_files: ListFiles | None = None) -> tuple[str, RemoteFile]:
+def on_hub(source: WeightsSource, list_files: ListFiles | None = None) -> tuple[str, RemoteFile]:
     """The commit and the metadata of a hub source; raises RequestError where the file is gone."""
     from robustctl.hub import client
 

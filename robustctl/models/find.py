@@ -22,7 +22,7 @@ SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True)
-class Located:
+class FoundModel:
     """A model that is here.
 
     Attributes:
@@ -61,7 +61,7 @@ def entry_weights(name: str) -> Path:
     return bundled if bundled.is_file() and not own.is_file() else home() / "weights" / f"{name}.safetensors"
 
 
-def locate(text: str) -> Located:
+def find_model(text: str) -> FoundModel:
     """Find a model by what the user wrote. Nothing is fetched; ``workflows.obtain`` does that.
 
     The weights of an entry need not be here yet.
@@ -128,16 +128,16 @@ def pulled_directory(repo: str, revision: str) -> Path | None:
     return directory if (directory / CONFIG).is_file() else None
 
 
-def _from_entry(name: str) -> Located:
+def _from_entry(name: str) -> FoundModel:
     entry = read_entry(name)
-    return Located(name, entry_weights(name), entry.spec, entry, entry.licence)
+    return FoundModel(name, entry_weights(name), entry.spec, entry, entry.licence)
 
 
-def _from_directory(directory: Path, name: str) -> Located:
-    return Located(name, directory / WEIGHTS, read_spec(directory), licence=_licence(directory))
+def _from_directory(directory: Path, name: str) -> FoundModel:
+    return FoundModel(name, directory / WEIGHTS, read_spec(directory), licence=_licence(directory))
 
 
-def _from_file(weights: Path) -> Located:
+def _from_file(weights: Path) -> FoundModel:
     if not weights.is_file():
         raise RequestError(f"no weights at {weights}")
     directory = weights.resolve().parent

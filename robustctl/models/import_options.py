@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from robustctl.conventions import KNOWN
 from robustctl.discovery import names, unknown
 from robustctl.errors import RequestError
 from robustctl.models import entry as entries
 from robustctl.models.entry import Entry, KeyRules
 from robustctl.reading import parse_yaml
-from robustctl.standards import KNOWN
 from robustctl.threats import Threat, require_plausible
 from robustctl.user_code import UserCode
 

@@ -30,6 +30,8 @@ MAX_FILES = 1000
 UNQUESTIONED = 2 << 30  # to ask how large weights may be takes torch, which takes longer than to fetch a common model
 MAX_NAMED = 20 << 30  # of a model of another library
 RECORD = re.compile(r"robustctl/[\w.-]+\.json|robustctl/code/[\w.-]+\.py", re.ASCII)  # code is kept to be read
+WITNESSES = re.compile(r"witnesses/[\w.-]+\.safetensors", re.ASCII)
+ALL_WITNESSES = 2 << 30
 SHARD = re.compile(r"model-[\w-]+\.safetensors", re.ASCII)
 SPLIT = re.compile(r"\w[\w.-]*")
 CONVERTED = "refs/convert/parquet"
@@ -154,7 +156,7 @@ def _dataset_files(repo: str) -> tuple[str, list[tuple[RemoteFile, str]]]:
 def _is_ours(path: str) -> bool:
     """The files that ``push`` writes; nothing else is fetched."""
     small = (CONFIG, INDEX, "README.md", "recipe.yaml")
-    return path in small or _is_weights(path) or RECORD.fullmatch(path) is not None
+    return path in small or _is_weights(path) or any(kind.fullmatch(path) for kind in (RECORD, WITNESSES))
 
 
 def _is_weights(path: str) -> bool:
@@ -164,6 +166,9 @@ def _is_weights(path: str) -> bool:
 def _check_sizes(repo: str, files: list[RemoteFile], small: list[RemoteFile]) -> None:
     if len(files) > MAX_FILES:
         raise RequestError(f"{repo} has {len(files)} files of a model, more than {MAX_FILES}; nothing was fetched")
+    if (total := sum(file.size for file in files if WITNESSES.fullmatch(file.path))) > ALL_WITNESSES:
+        raise RequestError(f"{repo} has {total} bytes of witnesses, more than {ALL_WITNESSES}; nothing was fetched")
+    small = [file for file in small if not WITNESSES.fullmatch(file.path)]
     for file in small:
         if file.size > SMALL:
             raise RequestError(f"{repo}: {file.path} has {file.size} bytes, more than {SMALL}; nothing was fetched")

@@ -15,7 +15,7 @@ from robustctl.hub.plain_directory import fault_in, read_sums, sha256
 from robustctl.locks import held
 from robustctl.models import entry as entries
 from robustctl.models.convert import convert
-from robustctl.models.entry import Entry, KeyRules, Source, check_name
+from robustctl.models.entry import Entry, KeyRules, WeightsSource, check_name
 from robustctl.models.find import (
     BUNDLED,
     entry_files,
@@ -44,7 +44,7 @@ class Published(BaseModel):
     size: int
 
 
-class Record(BaseModel):
+class WeightsRecord(BaseModel):
     """Beside an entry's weights: what they are and where they came from.
 
     Attributes:
@@ -60,7 +60,7 @@ class Record(BaseModel):
     files: dict[str, Published]
 
     @model_validator(mode="after")
-    def _knows_its_files(self) -> "Record":
+    def _knows_its_files(self) -> "WeightsRecord":
         if not {self.source, self.tokenizer or self.source} <= set(self.files):
             raise ValueError("the hash of its own source is missing")
         return self
@@ -76,11 +76,11 @@ def record_file(name: str) -> Path:
     return home() / "weights" / f"{name}.json"
 
 
-def read_record(name: str) -> Record | None:
+def read_record(name: str) -> WeightsRecord | None:
     """The record of an entry's weights, or None where there is none."""
     path = record_file(name)
     try:
-        return Record.model_validate_json(path.read_text()) if path.is_file() else None
+        return WeightsRecord.model_validate_json(path.read_text()) if path.is_file() else None
     except ValidationError:
         raise RequestError(f"{path} is damaged; remove it together with the weights: models remove {name}") from None
 
@@ -105,7 +105,7 @@ def write_record(made: Path, name: str, source: tuple[str, Path], tokenizer: tup
             raise RequestError(
                 f"{path} is not what was first taken from {place}: SHA-256 {found.sha256}, expected {first.sha256}"
             )
-    record = Record(sha256=sha256(made), source=source[0], tokenizer=tokenizer and tokenizer[0], files=files)
+    record = WeightsRecord(sha256=sha256(made), source=source[0], tokenizer=tokenizer and tokenizer[0], files=files)
     write_text(record_file(name), record.model_dump_json(indent=2) + "\n")
 
 
@@ -211,7 +211,7 @@ def staging_of(name: str) -> Path:
     return home() / "weights" / f".{name}"
 
 
-def kept_original(name: str, source: Source) -> Path:
+def kept_original(name: str, source: WeightsSource) -> Path:
     """Where the published file of an entry is kept, if the user wants it."""
     return home() / "weights" / f"{name}-{PurePosixPath(source.file).name}"
 

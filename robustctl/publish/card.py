@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from robustctl.hub.client import EvalResult
 
 FENCE = "---"
+FRONT = re.compile(r"---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 YAML_BEGIN, YAML_END = "# robustctl: begin", "# robustctl: end"
 TEXT_BEGIN, TEXT_END = "<!-- robustctl: begin -->", "<!-- robustctl: end -->"
 
@@ -129,39 +130,70 @@ def metadata(story: Story) -> dict[str, Any]:
 def _figures(result: UnionResult) -> "list[EvalResult]":
     """The figures of ``model-index``, each with its norm and eps as arguments: the hub merges what differs elsewhere.
 
-    A norm that was not attacked on every point (``upper_bound``) has no accuracy here, and nor has the average then:
-    the table marks bounds, this form cannot. The data set is a hub id only if the images came from there: the hub
-    shows the number on that data set's page.
+    The data set is a hub id only if the images came from there: the hub shows the number on that data set's page.
     """
     from robustctl.hub.client import EvalResult
 
     source = result.data.source
     args = {"n": result.data.n, "attack": result.attack.name, "protocol": result.attack.protocol}
-
-    def figure(name: str, acc: float, ci95: tuple[float, float], **more: object) -> EvalResult:
-        return EvalResult(
+    return [
+        EvalResult(
             task_type="image-classification",
             task_name="Image Classification",
             dataset_type=_dataset_type(source),
             dataset_name=next((known for known, hub_id in HUB_DATASETS.items() if hub_id == source), source),
             dataset_split=result.data.split,
             metric_type="accuracy",
-            metric_name=name,
-            metric_value=round(acc, 6),
-            metric_args={**more, **args, "ci95": [round(bound, 6) for bound in ci95]},
+            metric_name=one.name,
+            metric_value=one.value,
+            metric_args={**one.about, **args, "ci95": [round(bound, 6) for bound in one.ci95]},
         )
+        for one in figures(result)
+    ]
 
-    figures = [figure("clean accuracy", result.clean.acc, result.clean.ci95)]
-    figures += [
-        figure(f"robust accuracy, {norm}, eps {one.eps_text}", one.acc, one.ci95, norm=norm, eps=one.eps_text)
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of the front matter: its name and value, its interval, and which threats it is about."""
+
+    name: str
+    acc: float
+    ci95: tuple[float, float]
+    about: dict[str, str]
+
+    @property
+    def value(self) -> float:
+        """The accuracy as the card has it."""
+        return round(self.acc, 6)
+
+
+def figures(result: UnionResult) -> list[Figure]:
+    """What the front matter claims.
+
+    A norm that was not attacked on every point (``upper_bound``) has no accuracy here, and nor has the average then:
+    the table marks bounds, this form cannot.
+    """
+    found = [Figure("clean accuracy", result.clean.acc, result.clean.ci95, {})]
+    found += [
+        Figure(f"robust accuracy, {norm}, eps {one.eps_text}", one.acc, one.ci95, {"norm": norm, "eps": one.eps_text})
         for norm, one in result.norms.items()
         if not one.upper_bound
     ]
-    threats = " ".join(f"{norm}:{one.eps_text}" for norm, one in result.norms.items())
+    threats = {"threats": " ".join(f"{norm}:{one.eps_text}" for norm, one in result.norms.items())}
     if not any(one.upper_bound for one in result.norms.values()):
-        figures.append(figure("average robust accuracy", result.average, result.average_ci95, threats=threats))
-    figures.append(figure("union robust accuracy", result.union.acc, result.union.ci95, threats=threats))
-    return figures
+        found.append(Figure("average robust accuracy", result.average, result.average_ci95, threats))
+    return [*found, Figure("union robust accuracy", result.union.acc, result.union.ci95, threats)]
+
+
+def figures_in(existing: str) -> dict[str, object]:
+    """Name and value of every figure in the front matter of a card; empty if it has none."""
+    found = FRONT.match(existing)
+    try:
+        content = parse_yaml(found[1], "the front matter") if found else {}
+        results = [result for model in content.get("model-index", []) for result in model["results"]]
+        return {metric["name"]: metric["value"] for result in results for metric in result["metrics"]}
+    except (RequestError, AttributeError, KeyError, TypeError):
+        return {}
 
 
 def _dataset_type(source: str) -> str:
@@ -267,7 +299,7 @@ def in_table(value: object) -> str:
 def _split(existing: str) -> tuple[str, str]:
     """The user's part of the front matter, and the user's text with a NUL where our section stood."""
     front, text = "", existing
-    found = re.match(r"---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", existing, re.DOTALL | re.MULTILINE)
+    found = FRONT.match(existing)
     if found:
         front, text = found[1], existing[found.end() :]
     front = re.sub(rf"^{YAML_BEGIN}\r?\n.*?^{YAML_END}\r?\n", "", front, flags=re.DOTALL | re.MULTILINE)

@@ -6,7 +6,7 @@ from robustctl.errors import RequestError
 from robustctl.hub.plain_directory import sha256
 from robustctl.models.entry import Accuracy, Entry
 from robustctl.models.fetch import fetch_entry
-from robustctl.models.find import locate
+from robustctl.models.find import find_model
 from robustctl.models.shelf import read_record
 from robustctl.publish.card import Story, in_table, plain
 from robustctl.publish.push import Package, Target, check_licence, place_of
@@ -20,13 +20,13 @@ def package(name: str, target: Target, licence: str | None) -> Package:
         RequestError: ``name`` is no entry, or its licence is not known and not given.
         RunError: its weights could not be fetched.
     """
-    located = locate(name)
-    if located.entry is None:
+    found_model = find_model(name)
+    if found_model.entry is None:
         raise RequestError(f"model {name!r} is no entry of the registry; push a run with robustctl push")
-    chosen = check_licence(licence or located.licence, name)
-    entry = located.entry
+    chosen = check_licence(licence or found_model.licence, name)
+    entry = found_model.entry
     fetch_entry(name, entry)
-    digest = sha256(located.weights)
+    digest = sha256(found_model.weights)
     provenance = {"SHA-256 of model.safetensors": digest}
     if record := read_record(name):
         provenance |= {"published file": record.source, "SHA-256 of the published file": record.source_sha256}
@@ -38,7 +38,7 @@ def package(name: str, target: Target, licence: str | None) -> Package:
     )
     story = Story(
         place_of(target),
-        located.spec,
+        found_model.spec,
         chosen,
         [],
         _published(entry),
@@ -48,9 +48,9 @@ def package(name: str, target: Target, licence: str | None) -> Package:
         datasets=tuple(filter(None, [HUB_DATASETS.get(entry.dataset)])),
         citation=entry.citation,
     )
-    config = located.spec.model_dump_json(by_alias=True, indent=2) + "\n"
-    files: dict[str, bytes | Path] = {"model.safetensors": located.weights, "config.json": config.encode()}
-    return Package(story, files, {located.weights: digest})
+    config = found_model.spec.model_dump_json(by_alias=True, indent=2) + "\n"
+    files: dict[str, bytes | Path] = {"model.safetensors": found_model.weights, "config.json": config.encode()}
+    return Package(story, files, {found_model.weights: digest})
 
 
 def _published(entry: Entry) -> str:

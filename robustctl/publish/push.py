@@ -16,7 +16,7 @@ from robustctl.hub.plain_directory import sha256
 from robustctl.models.licence import LICENCES
 from robustctl.publish import card
 from robustctl.publish.card import Place, Story
-from robustctl.publish.redact import TOKEN, last_part, scrub, scrubbed, secret_in
+from robustctl.publish.redact import TOKEN, last_part, redact, redacted, secret_in
 from robustctl.results.union import UnionResult
 from robustctl.version import __version__
 
@@ -25,7 +25,7 @@ SHARD_BYTES = 5_000_000_000  # the default of huggingface_hub's own writer
 # What only a push writes: left over from an earlier one, it would be read as part of this one.
 OWNED = re.compile(
     r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|robustctl/(run|eval-[\w.-]+)\.json"
-    r"|robustctl/code/[\w.-]+\.py"
+    r"|robustctl/code/[\w.-]+\.py|witnesses/eval-[\w.-]+\.safetensors"
 )
 
 
@@ -141,14 +141,23 @@ def run_files(
     files: dict[str, bytes | Path] = {
         "model.safetensors": run / "model.safetensors",
         "config.json": (run / "config.json").read_bytes(),
-        "robustctl/run.json": _json(scrubbed(kept, paths)),
+        "robustctl/run.json": _json(redacted(kept, paths)),
     }
     if (run / "recipe.yaml").is_file():
-        files["recipe.yaml"] = scrub((run / "recipe.yaml").read_text(encoding="utf-8"), paths).encode()
+        files["recipe.yaml"] = redact((run / "recipe.yaml").read_text(encoding="utf-8"), paths).encode()
     for result in results:
-        content = _json(result.model_dump(mode="json", by_alias=True))
-        files[f"robustctl/eval-{result.data.split}-{git_sha1(content)[:8]}.json"] = content
+        files[f"robustctl/{result_name(result)}.json"] = result_bytes(result)
     return files
+
+
+def result_bytes(result: UnionResult) -> bytes:
+    """An evaluation as its file is published."""
+    return _json(result.model_dump(mode="json", by_alias=True))
+
+
+def result_name(result: UnionResult) -> str:
+    """The name of that file without its ending; another content has another name."""
+    return f"eval-{result.data.split}-{git_sha1(result_bytes(result))[:8]}"
 
 
 def publish(package: Package, target: Target, *, dry_run: bool = False) -> str | None:

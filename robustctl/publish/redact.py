@@ -6,18 +6,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from robustctl.conventions import CONVENTIONS
 from robustctl.hub.names import REPO_ID
 from robustctl.models.find import home
 from robustctl.results.union import UnionResult
-from robustctl.standards import STANDARDS
 
 # Data sets of the registry's entries and of --data, as the hub knows them.
-HUB_DATASETS = {name: standard.source for name, standard in STANDARDS.items() if "/" in standard.source} | {
+HUB_DATASETS = {name: convention.source for name, convention in CONVENTIONS.items() if "/" in convention.source} | {
     "cifar100": "uoft-cs/cifar100",
     "imagenet": "ILSVRC/imagenet-1k",
     "svhn": "ufldl-stanford/svhn",
 }
-BUILT_IN = {standard.source for standard in STANDARDS.values() if "/" not in standard.source}
+BUILT_IN = {convention.source for convention in CONVENTIONS.values() if "/" not in convention.source}
 LOCAL = "local data"
 TOKEN = "a hub token"
 
@@ -56,7 +56,7 @@ def data_names(sources: Iterable[str]) -> dict[str, str]:
 def published(result: UnionResult, names: Mapping[str, str]) -> UnionResult:
     """An evaluation as it may be read by anybody; ``names`` are those of ``data_names``."""
     data = result.data.model_copy(update={"source": names[result.data.source]})
-    content = scrubbed(result.model_dump(mode="json", by_alias=True, exclude={"data"}))
+    content = redacted(result.model_dump(mode="json", by_alias=True, exclude={"data"}))
     return UnionResult.model_validate({**content, "data": data})
 
 
@@ -67,7 +67,7 @@ def last_part(path: str) -> str:
     return "local" if plain in ("", ".", "..", Path.home().name, _user()) or name.startswith("~") else plain
 
 
-def scrub(text: str, paths: Iterable[str] = ()) -> str:
+def redact(text: str, paths: Iterable[str] = ()) -> str:
     """Cut local paths in running text down to their last part.
 
     Args:
@@ -80,18 +80,18 @@ def scrub(text: str, paths: Iterable[str] = ()) -> str:
     return _PATH.sub(lambda found: found["web"] or "", text)
 
 
-def scrubbed(content: Any, paths: Iterable[str] = ()) -> Any:
+def redacted(content: Any, paths: Iterable[str] = ()) -> Any:
     """The same for every text in a JSON-like value; a text that begins like a path is one as a whole."""
     if isinstance(content, dict):
-        return {key: scrubbed(value, paths) for key, value in content.items()}
+        return {key: redacted(value, paths) for key, value in content.items()}
     if isinstance(content, list):
-        return [scrubbed(value, paths) for value in content]
+        return [redacted(value, paths) for value in content]
     if not isinstance(content, str):
         return content
     name, equals, value = content.partition("=")  # --set key=value
     if re.fullmatch(r"[\w.-]+", name) and equals and _BEGINS_LIKE_A_PATH.match(value):
         return f"{name}={last_part(value)}"
-    return last_part(content) if _BEGINS_LIKE_A_PATH.match(content) else scrub(content, paths)
+    return last_part(content) if _BEGINS_LIKE_A_PATH.match(content) else redact(content, paths)
 
 
 def secret_in(text: str) -> str | None:

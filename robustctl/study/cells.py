@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from robustctl import runs
+from robustctl.conventions import CONVENTIONS
 from robustctl.discovery import names, unknown
 from robustctl.errors import RequestError
-from robustctl.models.find import Located, locate
+from robustctl.models.find import FoundModel, find_model
 from robustctl.recipe import read as recipes
 from robustctl.recipe.fields import threats as threats_of
 from robustctl.recipe.read import Recipe
 from robustctl.runs import Run
 from robustctl.spec import WEIGHTS
-from robustctl.standards import STANDARDS
 from robustctl.study.schema import START, Study, StudyData
 from robustctl.threats import Threat
 from robustctl.yaml_faults import Key
@@ -172,12 +172,12 @@ def plan(study: Study, tell: Tell) -> Plan:
             try:
                 if command == "train":
                     _require_architecture(text)
-                located = locate(text) if command == "finetune" else None
+                found_model = find_model(text) if command == "finetune" else None
             except RequestError as error:
                 tell((key, i), error)
                 continue
             for data in study.data or (None,):
-                _add(found, study, command, text, located, data, tell)
+                _add(found, study, command, text, found_model, data, tell)
     return found
 
 
@@ -188,16 +188,22 @@ def _require_architecture(text: str) -> None:
 
 
 def _add(
-    found: Plan, study: Study, command: str, model: str, located: Located | None, data: StudyData | None, tell: Tell
+    found: Plan,
+    study: Study,
+    command: str,
+    model: str,
+    found_model: FoundModel | None,
+    data: StudyData | None,
+    tell: Tell,
 ) -> None:
-    dataset = located.spec.dataset if located else None
+    dataset = found_model.spec.dataset if found_model else None
     for i, name in enumerate(study.recipes):
         if name == START:
-            if located is None:
+            if found_model is None:
                 tell(("recipes", i), f"{START} is a model as it is; an architecture has no weights to evaluate")
                 continue
-            radii = STANDARDS[dataset].threats if dataset in STANDARDS else ()
-            found.evaluations += _evaluations(study, None, model, _identity(model, located), data, radii, tell)
+            radii = CONVENTIONS[dataset].threats if dataset in CONVENTIONS else ()
+            found.evaluations += _evaluations(study, None, model, _identity(model, found_model), data, radii, tell)
             continue
         try:
             chosen = recipes.load(name, study.overrides, dataset or dataset_of(name, data.source if data else None))
@@ -205,7 +211,7 @@ def _add(
             _tell_of_recipe(study, i, str(error), tell)
             continue
         for seed in study.seeds:
-            training = _training(command, model, located, chosen, seed, data)
+            training = _training(command, model, found_model, chosen, seed, data)
             if any(one.name == training.name for one in found.trainings):  # one recipe under two names
                 continue
             found.trainings.append(training)
@@ -232,15 +238,15 @@ def dataset_of(recipe_name: str, source: str | None) -> str | None:
     """The data set for which a recipe is looked up: none where its name says it, else that of the images."""
     if "/" in recipe_name or recipe_name.endswith((".yaml", ".yml")):
         return None
-    return next((name for name, standard in STANDARDS.items() if source in (name, standard.source)), None)
+    return next((name for name, standard in CONVENTIONS.items() if source in (name, standard.source)), None)
 
 
 def _training(
-    command: str, model: str, located: Located | None, chosen: Recipe, seed: int, data: StudyData | None
+    command: str, model: str, found_model: FoundModel | None, chosen: Recipe, seed: int, data: StudyData | None
 ) -> Training:
     resolved = {key: value for key, value in chosen.resolved().items() if key not in recipes.NOT_TRAINED}
     said = data.model_dump(mode="json", include={"source", "train_split", "columns", "classes"}) if data else None
-    digest = _digest([command, _identity(model, located), resolved, said])
+    digest = _digest([command, _identity(model, found_model), resolved, said])
     name = f"{_slug(model)}-{_slug(chosen.short_name)}-seed{seed}-{digest}"
     return Training(command, model, chosen, seed, data, name)
 
@@ -267,12 +273,12 @@ def _evaluations(
             yield Evaluation(training, model, data, n, union, protocol, study.precision, name)
 
 
-def _identity(model: str, located: Located | None) -> str:
+def _identity(model: str, found_model: FoundModel | None) -> str:
     """An entry is pinned by its name; of a directory the weights count, which may be others tomorrow."""
-    if located is None or located.entry is not None or not located.weights.is_file():
+    if found_model is None or found_model.entry is not None or not found_model.weights.is_file():
         return model
-    with located.weights.open("rb") as file:
-        return f"{located.name} {hashlib.file_digest(file, 'sha256').hexdigest()}"
+    with found_model.weights.open("rb") as file:
+        return f"{found_model.name} {hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def _digest(content: Any) -> str:

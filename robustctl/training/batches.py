@@ -45,7 +45,7 @@ def hold_out(data: Data, n: int) -> tuple[Data, Data]:
     return data.select(order[n:].sort().values), data.select(order[:n].sort().values)
 
 
-class Source(Protocol):
+class TrainingImages(Protocol):
     """Where a batch's images come from. ``y`` (n,) are the labels of all images, on ``device``."""
 
     @property
@@ -84,7 +84,7 @@ class Images:
         return to_float(self.x[positions])
 
     def take(self, positions: Tensor, crops: Tensor | None, least: float, side: int | None) -> Tensor:
-        """Images as ``Source.take`` says; whole ones in their own size."""
+        """Images as ``TrainingImages.take`` says; whole ones in their own size."""
         x = self.x[positions.to(self.device)]
         return x if crops is None else random_parts(x, crops, least, side or x.shape[-1])
 
@@ -109,7 +109,7 @@ class Streamed:
         self.pool = ThreadPoolExecutor(threads())
 
     def take(self, positions: Tensor, crops: Tensor | None, least: float, side: int | None) -> Tensor:
-        """Images as ``Source.take`` says; whole ones are resized and cut to ``side`` where they may have any size.
+        """Images as ``TrainingImages.take`` says; whole ones of any size are resized and cut to ``side``.
 
         Raises:
             RunError: an image cannot be read or decoded any more.
@@ -136,7 +136,7 @@ class Streamed:
         return self.data.encoded.shuffled(self.data.indices, generator)
 
 
-def order(data: Source, seed: int, epoch: int, length: int) -> Tensor:
+def order(data: TrainingImages, seed: int, epoch: int, length: int) -> Tensor:
     """Positions of ``length`` images for one pass: permutations one after another, each image once in each."""
     rounds = -(-length // len(data.y))
     return torch.cat([data.shuffled(seeds.generator(seed, Purpose.ORDER, epoch, turn)) for turn in range(rounds)])[
@@ -156,7 +156,7 @@ class Batches:
 
     def __init__(
         self,
-        data: Source,
+        data: TrainingImages,
         augment: Augment,
         seed: int,
         n_classes: int,

@@ -71,7 +71,7 @@ def require_finite(model: nn.Module, step: int) -> None:
         raise RunError(f"weights are not finite after step {step}; a smaller optim.lr usually helps")
 
 
-class StopRequest:
+class StopSignal:
     """Whether SIGTERM or Ctrl-C has come."""
 
     def __init__(self) -> None:
@@ -84,9 +84,9 @@ class StopRequest:
 
 
 @contextmanager
-def stop_request() -> Iterator[StopRequest]:
+def stop_signal() -> Iterator[StopSignal]:
     """Collect requests to stop while the block runs, so that no step is cut in half."""
-    request = StopRequest()
+    request = StopSignal()
     if threading.current_thread() is not threading.main_thread():
         yield request  # only the main thread may handle signals
         return

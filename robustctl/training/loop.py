@@ -21,7 +21,7 @@ from robustctl.architectures import Classifier
 from robustctl.errors import InterruptedRun
 from robustctl.progress import Advance, progress, say
 from robustctl.training import optim, state_file
-from robustctl.training.guards import WATCHED_STEPS, StopRequest, require_finite, stop_request
+from robustctl.training.guards import WATCHED_STEPS, StopSignal, require_finite, stop_signal
 from robustctl.training.metrics_log import Listener, MetricsLog
 from robustctl.training.monitor import Monitor
 from robustctl.training.parts import Parts
@@ -93,7 +93,7 @@ class Loop:
         end = min(max_steps or self.position.steps, self.position.steps)
         self.monitor.start_clock()
         self.saved = time.monotonic()
-        with kept_memory(), stop_request() as stop:
+        with kept_memory(), stop_signal() as stop:
             if self.position.step == 0:
                 self.save()  # whatever stops the run from here on, it can be resumed
                 self._prepare(stop)
@@ -109,7 +109,7 @@ class Loop:
         self.world.wait()
         return Outcome(self.position.step, self.best, self.monitor.seconds)
 
-    def _prepare(self, stop: StopRequest) -> None:
+    def _prepare(self, stop: StopSignal) -> None:
         """Let the method look at the start, and save what it found; the model is as before afterwards."""
         probe = StartProbe(self.parts, self.context, stop, self.directory)
         found = self.method.prepare(probe.robust_accuracy, self.start_norm)
@@ -129,7 +129,7 @@ class Loop:
         if this.kind == "method":
             self.method.start_epoch()
 
-    def _steps(self, end: int, stop: StopRequest, advance: Advance) -> None:
+    def _steps(self, end: int, stop: StopSignal, advance: Advance) -> None:
         """The steps of the present pass that are left, but no more than up to step ``end``."""
         this = self.position.present
         while not self.position.pass_is_done and self.position.step < end:
@@ -214,7 +214,7 @@ class Loop:
             if self.world.leads:
                 checkpoint.save_tensors(self.kept.net.state_dict(), self.directory / BEST)
 
-    def _save_if_due(self, stop: StopRequest) -> None:
+    def _save_if_due(self, stop: StopSignal) -> None:
         """Save if the last save is long ago, and stop if that was asked; all processes do the same."""
         asked, due = self.world.any([stop.asked, time.monotonic() - self.saved > self.save_seconds])
         if asked or due:

@@ -8,7 +8,7 @@ from torch import Tensor
 from robustctl.errors import InterruptedRun
 from robustctl.threats import Threat
 from robustctl.training import optim
-from robustctl.training.guards import StopRequest
+from robustctl.training.guards import StopSignal
 from robustctl.training.meter import Meter
 from robustctl.training.parts import Parts
 from robustctl.training.step import Step
@@ -22,7 +22,7 @@ class StartProbe:
         directory: of the run, for the message to somebody who interrupts the probe.
     """
 
-    def __init__(self, parts: Parts, context: StepContext, stop: StopRequest, directory: Path) -> None:
+    def __init__(self, parts: Parts, context: StepContext, stop: StopSignal, directory: Path) -> None:
         self.parts, self.stop, self.directory = parts, stop, directory
         self.context = replace(context, meter=Meter())  # these steps are no steps of the training
         self.start: dict[str, Tensor] = {name: tensor.clone() for name, tensor in parts.model.state_dict().items()}

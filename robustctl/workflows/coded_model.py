@@ -9,13 +9,13 @@ import torch
 
 from robustctl import checkpoint, user_code
 from robustctl.architectures import Classifier, OwnClassifier, build_own, opens_logits
+from robustctl.conventions import CONVENTIONS
 from robustctl.errors import RequestError
 from robustctl.models.convert import convert
 from robustctl.models.entry import KeyRules
-from robustctl.models.find import Located
+from robustctl.models.find import FoundModel
 from robustctl.progress import say
 from robustctl.spec import WEIGHTS, ModelSpec
-from robustctl.standards import STANDARDS
 from robustctl.user_code import UserCode
 
 
@@ -49,7 +49,7 @@ def build_coded(
 @contextmanager
 def coded_model(
     code: UserCode, weights: Path | None, input_shape: tuple[int, int, int], n_classes: int, dataset: str
-) -> Iterator[Located]:
+) -> Iterator[FoundModel]:
     """A model built by the user's code as one that is here: a directory that is gone when the block ends.
 
     Args:
@@ -67,12 +67,12 @@ def coded_model(
         else:
             say(f"{code.text}: with the weights that it returns (--weights FILE loads others)")
             checkpoint.save_tensors(model.net.state_dict(), place)
-        yield Located(code.short_name, place, spec)
+        yield FoundModel(code.short_name, place, spec)
 
 
 def dataset_of(source: str) -> str:
     """The known data set whose usual source this is, else the source itself."""
-    return next((name for name, one in STANDARDS.items() if source in (name, one.source)), Path(source).name)
+    return next((name for name, one in CONVENTIONS.items() if source in (name, one.source)), Path(source).name)
 
 
 def require_alone(code: UserCode | None, weights: Path | None, model: str | None) -> None:

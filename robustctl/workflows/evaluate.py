@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from robustctl import checkpoint
+from robustctl.conventions import CONVENTIONS
 from robustctl.data import Reading
 from robustctl.evaluation import union
-from robustctl.evaluation.checks import Recorded
+from robustctl.evaluation.checks import KnownAccuracy
 from robustctl.evaluation.external import External, Others
 from robustctl.evaluation.store import Key, differing, place, plain, read_key
 from robustctl.evaluation.union_request import UnionRequest
@@ -15,7 +16,6 @@ from robustctl.oracle import pick_device
 from robustctl.processes import join, local_device
 from robustctl.progress import say
 from robustctl.results.union import UnionResult
-from robustctl.standards import STANDARDS
 from robustctl.threats import require_plausible
 from robustctl.workflows.images import load_images
 from robustctl.workflows.subject import Subject
@@ -46,12 +46,12 @@ def evaluate(
     """
     union.require_protocol(request.protocol, [threat.norm for threat in request.threats])
     chosen_device = local_device(pick_device(device))
-    spec = subject.located.spec
+    spec = subject.found_model.spec
     if not request.force:  # before a download
         require_plausible(request.threats, spec.input_shape)
     images = load_images(source, split, n, spec, reading)
     images.require(spec.input_shape, spec.n_classes)
-    model = checkpoint.load_from(spec, subject.located.weights).to(chosen_device)
+    model = checkpoint.load_from(spec, subject.found_model.weights).to(chosen_device)
     with writing(subject.eval_dir):
         subject.eval_dir.mkdir(parents=True, exist_ok=True)
 
@@ -68,7 +68,7 @@ def evaluate(
         spec,
         images,
         request,
-        name=subject.located.name,
+        name=subject.found_model.name,
         device=chosen_device,
         store_path=path.with_suffix(".sqlite"),
         recorded=recorded_accuracy(subject),
@@ -83,7 +83,7 @@ def evaluate(
 def _earlier(store_path: Path) -> list[Path]:
     """The verdict stores of other evaluations beside this one."""
     found = sorted(store_path.parent.glob("*.sqlite"))
-    return [path for path in found if path != store_path and ".shard" not in path.name]
+    return [path for path in found if path != store_path and ".process" not in path.name]
 
 
 def _say_if_afresh(store_path: Path, key: Key) -> None:
@@ -94,12 +94,12 @@ def _say_if_afresh(store_path: Path, key: Key) -> None:
         say(f"new evaluation; it differs from the last one here in: {', '.join(fields)}")
 
 
-def recorded_accuracy(subject: Subject) -> Recorded | None:
+def recorded_accuracy(subject: Subject) -> KnownAccuracy | None:
     """The clean accuracy that the entry records, the most exact one where there are several."""
-    entry = subject.located.entry
+    entry = subject.found_model.entry
     clean = [one for one in entry.accuracies if one.norm is None] if entry else []
     if entry is None or not clean:
         return None
     best = max(clean, key=lambda one: one.n or 0)
-    source = STANDARDS[entry.dataset].source if entry.dataset in STANDARDS else entry.dataset
-    return Recorded(best.value, best.n, source, best.split)
+    source = CONVENTIONS[entry.dataset].source if entry.dataset in CONVENTIONS else entry.dataset
+    return KnownAccuracy(best.value, best.n, source, best.split)

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from robustctl import checkpoint, processes
 from robustctl.architectures import Classifier, device_of
+from robustctl.conventions import CONVENTIONS
 from robustctl.data import ImageData
 from robustctl.data.classes import matched
 from robustctl.data.image_data import count
@@ -29,7 +30,6 @@ from robustctl.oracle import pick_device
 from robustctl.precision import pick_precision
 from robustctl.results.union import UnionResult
 from robustctl.spec import ModelSpec
-from robustctl.standards import STANDARDS
 from robustctl.threats import Threat
 from robustctl.workflows import evaluate as named
 from robustctl.workflows import evaluate_intermediate as named_intermediate
@@ -79,7 +79,7 @@ class Images:
             source = self.source or (subject.default_data() if subject else None)
             if source is None:
                 raise RequestError("say what to evaluate on: images and labels, or data=")
-            return load_images(source, self.split, self.n, subject.located.spec if subject else None)
+            return load_images(source, self.split, self.n, subject.found_model.spec if subject else None)
         return from_dataset(cast("Dataset[Any]", self.data), self.n)
 
 
@@ -194,7 +194,7 @@ def _usual_threats(subject: Subject | None, images: Images) -> tuple[Threat, ...
     if subject is not None:
         return subject.default_threats()
     source = images.data.source if isinstance(images.data, ImageData) else images.source
-    return next((one.threats for one in STANDARDS.values() if one.source == source), ())
+    return next((one.threats for one in CONVENTIONS.values() if one.source == source), ())
 
 
 @contextmanager
@@ -203,13 +203,13 @@ def _classifier(
 ) -> Iterator[tuple[Classifier, ModelSpec, str]]:
     """The model on the device, its spec and what to call it; a module of the caller's is as before afterwards."""
     if subject is not None:
-        spec = subject.located.spec
-        yield checkpoint.load_from(spec, subject.located.weights).to(device), spec, subject.located.name
+        spec = subject.found_model.spec
+        yield checkpoint.load_from(spec, subject.found_model.weights).to(device), spec, subject.found_model.name
         return
     assert isinstance(model, nn.Module)
     with left_alone(model):
         module = model if device_of(model) == device else copy.deepcopy(model).to(device)
-        known = next((key for key, one in STANDARDS.items() if one.source == data.source), None)
+        known = next((key for key, one in CONVENTIONS.items() if one.source == data.source), None)
         classifier, spec = wrap(module, data, name=type(model).__qualname__, dataset=known)
         yield classifier, spec, type(model).__qualname__
 

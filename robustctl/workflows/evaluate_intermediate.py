@@ -58,11 +58,11 @@ def evaluate_intermediate(
         RequestError, RunError: as ``intermediate.evaluate``, and if the model or the images cannot be loaded.
     """
     request.require()
-    request.perturbation.require(subject.located.spec.input_shape)
+    request.perturbation.require(subject.found_model.spec.input_shape)
     chosen_device = pick_device(device)
-    spec = subject.located.spec
+    spec = subject.found_model.spec
     images = load_images(source, split, n, spec, reading)
-    model = checkpoint.load_from(spec, subject.located.weights)
+    model = checkpoint.load_from(spec, subject.found_model.weights)
     key = intermediate.evaluation_key(model, spec, images, request)
     with writing(subject.eval_dir):
         subject.eval_dir.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def evaluate_intermediate(
         spec,
         images,
         request,
-        name=subject.located.name,
+        name=subject.found_model.name,
         device=chosen_device,
         store_path=path.with_suffix(".sqlite"),
     )

@@ -4,13 +4,13 @@ from pathlib import Path
 
 from robustctl import runs
 from robustctl.errors import RequestError
-from robustctl.models.find import locate
+from robustctl.models.find import find_model
 from robustctl.recipe import read as recipes
 from robustctl.recipe.fields import threats
 from robustctl.recipe.schema import Settings
 from robustctl.report.methods import COLUMNS, Paper, Scored
 from robustctl.results.union import UnionResult, read
-from robustctl.runs import Record, Run
+from robustctl.runs import Run, RunRecord
 from robustctl.spec import ModelSpec, read_spec
 from robustctl.workflows.named_results import newest_union
 
@@ -49,13 +49,13 @@ def _made_by(path: Path, result: UnionResult) -> Run | None:
     return None
 
 
-def paper_of(run: Run, record: Record, result: UnionResult) -> Paper | None:
+def paper_of(run: Run, record: RunRecord, result: UnionResult) -> Paper | None:
     """What the recipe's paper reports for this training and these radii; None where it reports nothing alike."""
     if record.overrides:
         return None
     try:
         settings = recipes.load(record.recipe_name).settings
-        spec, start = read_spec(run.path), locate(record.base).spec if record.base else None
+        spec, start = read_spec(run.path), find_model(record.base).spec if record.base else None
     except RequestError:
         return None
     return reported(settings, spec, start, record.base, result)

@@ -5,14 +5,14 @@ from pathlib import Path
 from robustctl.hub.names import FILE, REPO_ID
 from robustctl.models import fetch
 from robustctl.models import pull as pulling
-from robustctl.models.find import Located, entry_files, locate, pulled_directory, read_entry, split_revision
+from robustctl.models.find import FoundModel, entry_files, find_model, pulled_directory, read_entry, split_revision
 
 
-def obtain(name: str, *, pull: bool = False) -> Located:
+def obtain(name: str, *, pull: bool = False) -> FoundModel:
     """Find a model, and fetch the weights of an entry if they are not here yet.
 
     Args:
-        name: what ``robustctl.models.find.locate`` takes.
+        name: what ``robustctl.models.find.find_model`` takes.
         pull: also pull a repo that is not here yet; without, such a repo is an error that says how to pull it.
 
     Raises:
@@ -23,10 +23,10 @@ def obtain(name: str, *, pull: bool = False) -> Located:
     remote = repo.startswith(FILE) or (REPO_ID.fullmatch(repo) is not None and not Path(name).exists())
     if pull and remote and name not in entry_files() and pulled_directory(repo, revision) is None:
         pulling.pull(repo, revision)
-    located = locate(name)
-    if located.entry is not None and not located.weights.is_file():
-        fetch.fetch_entry(name, located.entry)
-    return located
+    found_model = find_model(name)
+    if found_model.entry is not None and not found_model.weights.is_file():
+        fetch.fetch_entry(name, found_model.entry)
+    return found_model
 
 
 def bring(name: str, *, keep_original: bool = False) -> Path:

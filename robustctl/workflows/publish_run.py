@@ -1,6 +1,7 @@
 """Publishes a run: its weights, card, recipe and evaluations, after all checks."""
 
 import shlex
+import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -21,9 +22,10 @@ from robustctl.publish.push import Package, Target, preflight
 from robustctl.report.table import markdown, told_apart
 from robustctl.results import union as results
 from robustctl.results.union import UnionResult, unlike
-from robustctl.runs import Record, Run
+from robustctl.runs import Run, RunRecord
 from robustctl.spec import WEIGHTS, CodeRecord, ModelSpec, read_spec
 from robustctl.user_code import UserCode
+from robustctl.workflows.publish_witnesses import Evaluated, make_witnesses
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,29 @@ class Published:
         )
 
 
+BEST = "best.safetensors"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a push is asked for, apart from run and place; see ``publish_run``."""
+
+    licence: str | None = None
+    allow_flags: bool = False
+    with_code: bool = False
+    witnesses: bool | None = None
+    weights: str = "last"
+    dry_run: bool = False
+
+    def options(self) -> list[str]:
+        """The command line's options that say the same."""
+        flags = {"--allow-flags": self.allow_flags, "--with-code": self.with_code, "--dry-run": self.dry_run}
+        said = ["--licence", self.licence] if self.licence else []
+        said += ["--weights", self.weights] if self.weights != "last" else []
+        said += [] if self.witnesses is None else ["--witnesses" if self.witnesses else "--no-witnesses"]
+        return [*said, *(name for name, given in flags.items() if given)]
+
+
 def publish_run(
     run: str | None,
     target: Target,
@@ -59,6 +84,8 @@ def publish_run(
     allow_flags: bool = False,
     dry_run: bool = False,
     with_code: bool = False,
+    witnesses: bool | None = None,
+    weights: str = "last",
 ) -> Published:
     """Push a run to a repo of the hub or to a plain directory; twice is the same as once.
 
@@ -69,24 +96,29 @@ def publish_run(
         allow_flags: push although the evaluation raised flags; the card names them.
         dry_run: say what would be pushed; no network.
         with_code: also publish the source file of a model that the user's own code builds.
+        witnesses: also publish the adversarial images that prove what is broken; None: if they can be made and are
+            not large.
+        weights: ``last``, or ``best`` by the selection split.
 
     Raises:
         RequestError: no such run, it must not be published, or the token may not write there.
         RunError: the network or the disk; the run is unchanged.
     """
+    if weights not in ("last", "best"):
+        raise RequestError(f"--weights {weights!r} is neither last nor best")
     with without_collection():
         push.check_target(target)
         found = find_run(run)
-    options = [*(["--licence", licence] if licence else []), *(["--allow-flags"] if allow_flags else [])]
-    options += ["--with-code"] if with_code else []
-    again = ["robustctl", "push", str(found.path), *target.options(), *options, *(["--dry-run"] if dry_run else [])]
-    try:
-        with without_collection():
-            package = _prepare(found, target, licence, allow_flags, dry_run, with_code)
-        address = push.publish(package, target, dry_run=dry_run)
-    except RunError as error:
-        raise RunError(f"{error}\n{found.path} is unchanged. Try again: {shlex.join(again)}") from None
-    return Published(found, target.repo, address, {**_sizes(package), "README.md": 0})
+    asked = Choices(licence, allow_flags, with_code, witnesses, weights, dry_run)
+    again = ["robustctl", "push", str(found.path), *target.options(), *asked.options()]
+    with tempfile.TemporaryDirectory(prefix="robustctl-") as scratch:
+        try:
+            with without_collection():
+                package = _prepare(found, target, asked, Path(scratch))
+            address = push.publish(package, target, dry_run=dry_run)
+        except RunError as error:
+            raise RunError(f"{error}\n{found.path} is unchanged. Try again: {shlex.join(again)}") from None
+        return Published(found, target.repo, address, {**_sizes(package), "README.md": 0})
 
 
 def _sizes(package: Package) -> dict[str, int]:
@@ -100,29 +132,31 @@ def find_run(run: str | None) -> Run:
     """The run that the user names, the newest for None; RequestError if there is none or it is not a whole run."""
     found = runs.newest() if run is None else runs.find(run)
     if found is None and run is not None and run.endswith(".safetensors"):
-        raise RequestError(f"only the last weights of a run can be pushed, not {run}; push the run: {Path(run).parent}")
+        best = " --weights best" if Path(run).name == BEST else ""
+        raise RequestError(f"push a run, not a file of weights: robustctl push {Path(run).parent}{best}")
     if found is None:
         raise RequestError(f"no run {run!r}; robustctl runs lists them")
     return found
 
 
-def _prepare(
-    run: Run, target: Target, licence: str | None, allow_flags: bool, dry_run: bool, with_code: bool
-) -> Package:
+def _prepare(run: Run, target: Target, asked: Choices, scratch: Path) -> Package:
     """The package of a run, after all checks that need no more than it and the token."""
-    weights = run.path / WEIGHTS
+    weights = run.path / (WEIGHTS if asked.weights == "last" else BEST)
+    if not weights.is_file():
+        raise RequestError(f"{weights} is not there" + ("; without a selection split no weights are the best"))
     with ThreadPoolExecutor(2) as beside:  # the hub is asked while the weights are hashed, both ways at once
         tensors, file = beside.submit(weights_sha256, weights), beside.submit(sha256, weights)
-        if not dry_run:
+        if not asked.dry_run:
             preflight(target.repo, create_pr=target.create_pr)
-        package = make_package(run, target, licence, allow_flags, tensors.result(), with_code)
+        package = make_package(run, target, asked, tensors.result(), scratch)
         return replace(package, sha256={weights: file.result()})
 
 
-def make_package(
-    run: Run, target: Target, licence: str | None, allow_flags: bool, digest: str, with_code: bool = False
-) -> Package:
+def make_package(run: Run, target: Target, asked: Choices, digest: str, scratch: Path) -> Package:
     """Everything of a run, whose tensors have the hash ``digest``, that is published; refuses what must not be.
+
+    Args:
+        scratch: a folder for files that are made for the push.
 
     Raises:
         RequestError: unfinished run, damaged weights, unknown licence, flagged results.
@@ -133,10 +167,11 @@ def make_package(
     if status != "finished":
         again = f"robustctl {record.command} --resume --out {run.path}"
         raise RequestError(f"run {run.name} is {status}; finish it first: {again}")
-    chosen = push.check_licence(licence or record.licence, record.base)
+    chosen = push.check_licence(asked.licence or record.licence, record.base)
     spec = read_spec(run.path)
-    found = _results(run.path / "eval", digest)
-    push.check_flags(found, allow_flags)
+    places = _results(run.path / "eval" if asked.weights == "last" else _eval_dir(f"{run.name}/best"), digest)
+    found = list(places.values())
+    push.check_flags(found, asked.allow_flags)
     found_before = _before(record, found)
     source = str(record.data["source"])
     names = redact.data_names([source, *(one.data.source for one in [*found_before, *found])])
@@ -151,11 +186,11 @@ def make_package(
         "recipe": " with ".join(filter(None, [content["recipe_name"], ", ".join(content["overrides"])])),
         "seed": str(record.seed),
         "data": f"{names[source]} ({record.data.get('n', '?')} images)",
-        "weights": f"the last ones, after {record.step} of {record.steps} steps",
+        "weights": _which(record, asked.weights),
         "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
         "SHA-256 of the tensors": digest,
     }
-    code, source_file = _code_of(record, spec, with_code)
+    code, source_file = _code_of(record, spec, asked.with_code)
     story = Story(
         place=push.place_of(target),
         spec=spec,
@@ -169,13 +204,20 @@ def make_package(
         datasets=tuple(filter(None, [redact.hub_dataset(source)])),
     )
     files = push.run_files(run.path, content, [*before, *results], paths)
+    if asked.weights == "best":
+        files[WEIGHTS] = run.path / BEST
+    named = [
+        Evaluated(path, one, push.result_name(shown))
+        for (path, one), shown in zip(places.items(), results, strict=True)
+    ]
+    files |= make_witnesses(named, spec, record, scratch, wanted=asked.witnesses, fetch=not asked.dry_run)
     if code and code.path:
         assert source_file is not None, "code with a path in the repo has a file here"
         files[code.path] = source_file.read_bytes()
     return push.Package(story, files, origin=run.path)
 
 
-def _code_of(record: Record, spec: ModelSpec, publish: bool) -> tuple[PublishedCode | None, Path | None]:
+def _code_of(record: RunRecord, spec: ModelSpec, publish: bool) -> tuple[PublishedCode | None, Path | None]:
     """The user's own code that builds a model, as its card tells of it, and its file where that is to be published.
 
     Raises:
@@ -203,7 +245,7 @@ def _code_of(record: Record, spec: ModelSpec, publish: bool) -> tuple[PublishedC
     return replace(code, path=f"robustctl/code/{recorded.file}"), named.file
 
 
-def _paths(record: Record) -> list[str]:
+def _paths(record: RunRecord) -> list[str]:
     """What in a record is a local path, in whatever characters: what has a public name is none."""
     extra = record.recipe.get("extra")
     found = [extra.get("path")] if isinstance(extra, dict) else []
@@ -214,42 +256,59 @@ def _paths(record: Record) -> list[str]:
     return [text for text in map(str, filter(None, found)) if "/" in text or "\\" in text]
 
 
-def _is_public(record: Record) -> bool:
+def _is_public(record: RunRecord) -> bool:
     """Whether the start is called by a name that others know: an entry's, or a pulled repo's, but not a directory's."""
     known = record.base in entry_files() or record.base in pulled()
     return record.base == record.model and known and not str(record.base).startswith(FILE)
 
 
-def _public(record: Record, paths: list[str]) -> dict[str, Any]:
+def _public(record: RunRecord, paths: list[str]) -> dict[str, Any]:
     """The content of ``run.json`` for everybody; a start without a public name keeps its last part."""
-    content: dict[str, Any] = redact.scrubbed(record.model_dump(mode="json", by_alias=True), paths)
+    content: dict[str, Any] = redact.redacted(record.model_dump(mode="json", by_alias=True), paths)
     if record.base and not _is_public(record):
         content["base"] = content["model"] = redact.last_part(record.base)
     return content
 
 
-def _results(folder: Path, weights_sha256: str) -> list[UnionResult]:
-    """The different evaluations of exactly these weights, oldest first."""
-    found = []
+def _which(record: RunRecord, weights: str) -> str:
+    """Which weights of a run these are, in words."""
+    if weights == "last":
+        return f"the last ones, after {record.step} of {record.steps} steps"
+    best = record.best or {}
+    epoch, union = best.get("epoch"), best.get("union")
+    by = (
+        f", epoch {epoch:.0f} with a union accuracy of {100 * union:.1f} % there" if epoch and union is not None else ""
+    )
+    return f"the best ones by the selection split, which was held out of the training split{by}"
+
+
+def _eval_dir(name: str) -> Path:
+    """Where evaluations of a model are that is no run."""
+    return runs.root() / "eval" / name.replace("/", "--")
+
+
+def _results(folder: Path, weights_sha256: str) -> dict[Path, UnionResult]:
+    """The different evaluations of exactly these weights by their files, oldest first."""
+    found: dict[Path, UnionResult] = {}
     for path in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime):
         try:
             result = results.read(path)
         except RequestError:
             continue  # other schemas (intermediate-q) have their own readers
-        if result.weights_sha256 == weights_sha256 and result not in found:
-            found.append(result)
+        if result.weights_sha256 == weights_sha256 and result not in found.values():
+            found[path] = result
     return found
 
 
-def _before(record: Record, after: list[UnionResult]) -> list[UnionResult]:
+def _before(record: RunRecord, after: list[UnionResult]) -> list[UnionResult]:
     """The newest evaluation of the start that compares with the newest of the run."""
     if not (record.base and record.base_sha256 and after):
         return []
-    found = _results(runs.root() / "eval" / record.base.replace("/", "--"), record.base_sha256)
+    found = _results(_eval_dir(record.base), record.base_sha256).values()
     return [one for one in found if not unlike(one, after[-1])][-1:]
 
 
-def _base_repo(record: Record) -> str | None:
+def _base_repo(record: RunRecord) -> str | None:
     """The start as a repo of the hub, where it is one."""
     if not record.base or not _is_public(record):
         return None

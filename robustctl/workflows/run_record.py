@@ -11,7 +11,7 @@ from robustctl.architectures import Classifier
 from robustctl.data import Reading
 from robustctl.files import write_text
 from robustctl.processes import World
-from robustctl.runs import Record, Run
+from robustctl.runs import Run, RunRecord
 from robustctl.version import __version__
 from robustctl.workflows.training_plan import TrainingPlan
 
@@ -27,16 +27,16 @@ def create_run(plan: TrainingPlan, model: Classifier, device: torch.device, w: W
     return runs.Run(w.broadcast(run.path))
 
 
-def _record(plan: TrainingPlan, model: Classifier, device: torch.device) -> Record:
+def _record(plan: TrainingPlan, model: Classifier, device: torch.device) -> RunRecord:
     assert plan.recipe is not None, "a fresh plan has a recipe"
-    located, data = plan.located, plan.data
-    return runs.Record(
+    found_model, data = plan.found_model, plan.data
+    return runs.RunRecord(
         schema="robustctl.run/1",
         command=plan.request.command,
         model=plan.model,
-        base=located.name if located else None,
-        base_sha256=checkpoint.weights_sha256(model) if located else None,
-        licence=located.licence if located else None,
+        base=found_model.name if found_model else None,
+        base_sha256=checkpoint.weights_sha256(model) if found_model else None,
+        licence=found_model.licence if found_model else None,
         new_head=plan.request.new_head,
         model_code=plan.request.model_code,
         recipe_name=plan.recipe.name,

@@ -24,14 +24,14 @@ def start_model(plan: TrainingPlan) -> tuple[Classifier, ModelSpec]:
     torch.manual_seed(plan.seed)
     if plan.spec is not None:
         return build(plan.spec), plan.spec
-    if plan.located is None and plan.code is not None:
+    if plan.found_model is None and plan.code is not None:
         shape = input_shape(plan.data, plan.settings)
         model, spec = build_coded(plan.code, shape, plan.data.n_classes, plan.settings.dataset)
         if spec.n_classes != plan.data.n_classes:
             raise RequestError(f"{plan.data.source} has {plan.data.n_classes} classes, {plan.model} {spec.n_classes}")
         spec = spec.model_copy(update={"classes": plan.data.class_names})
         return model, _trained_for(spec, plan.settings)
-    if plan.located is None:
+    if plan.found_model is None:
         arguments = plan.settings.architecture.get(plan.model, {})
         spec = ModelSpec(
             schema="robustctl.model/1",
@@ -42,7 +42,7 @@ def start_model(plan: TrainingPlan) -> tuple[Classifier, ModelSpec]:
             dataset=plan.settings.dataset,
         )
         return build(spec), _trained_for(spec, plan.settings)
-    spec, weights = plan.located.spec, plan.located.weights
+    spec, weights = plan.found_model.spec, plan.found_model.weights
     absent = plan.request.dry_run and not weights.is_file()
     if absent:
         say(f"the weights of {plan.model} are not here yet; they would be fetched first")

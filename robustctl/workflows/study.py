@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from robustctl.errors import RequestError
-from robustctl.models.find import locate
+from robustctl.models.find import find_model
 from robustctl.report.methods import Scored
 from robustctl.results.union import read
 from robustctl.runs import root
@@ -106,7 +106,7 @@ def _scored(one: Evaluation) -> Scored:
     result, training = read(one.result), one.of
     start = None
     with contextlib.suppress(RequestError):
-        start = locate(one.model)
+        start = find_model(one.model)
     name = Path(one.model).name or one.model
     if training is None:
         return Scored(START, name, None, result)

@@ -98,8 +98,8 @@ def _cost(training: Training, device: str) -> Cost:
         oddities(plan, spec)
         header(plan, spec)  # raises for a learning rate that is missing
         require_outputs(model, spec)
-        located = plan.located
-        norm = located.spec.norm if located else None
+        found_model = plan.found_model
+        norm = found_model.spec.norm if found_model else None
         parts = build_parts(
             model,
             spec,
@@ -110,7 +110,7 @@ def _cost(training: Training, device: str) -> Cost:
             world=World(),
             start_norm=norm,
         )
-        here = located is None or located.weights.is_file()
+        here = found_model is None or found_model.weights.is_file()
         return rehearsal.cost(parts, plan.settings.about, weights_are_here=here)
 
 

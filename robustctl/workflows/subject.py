@@ -7,36 +7,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustctl import runs, user_code
+from robustctl.conventions import CONVENTIONS
 from robustctl.data import Columns, Reading
 from robustctl.errors import RequestError
 from robustctl.progress import say
-from robustctl.standards import STANDARDS
 from robustctl.threats import NORMS, Norm, Threat, parse_norm
 from robustctl.workflows.coded_model import coded_model, dataset_of, require_alone
 from robustctl.workflows.images import load_images
 from robustctl.workflows.obtain import obtain
 
 if TYPE_CHECKING:
-    from robustctl.models.find import Located
-    from robustctl.runs import Record
+    from robustctl.models.find import FoundModel
+    from robustctl.runs import RunRecord
 
 
 @dataclass(frozen=True)
 class Subject:
     """A model to be evaluated and the run that made it, if one did."""
 
-    located: "Located"
-    record: "Record | None"
+    found_model: "FoundModel"
+    record: "RunRecord | None"
     eval_dir: Path
 
     def default_data(self) -> str:
         """What it was trained on, else its data set's usual source; RequestError when neither is known."""
-        dataset = self.located.spec.dataset
+        dataset = self.found_model.spec.dataset
         if self.record is not None:
             return str(self.record.data["source"])
-        if dataset not in STANDARDS:
+        if dataset not in CONVENTIONS:
             raise RequestError(f"data set {dataset!r} has no usual source; say where its images are with --data")
-        return STANDARDS[dataset].source
+        return CONVENTIONS[dataset].source
 
     def default_reading(self) -> Reading:
         """Columns and classes that were said when it was trained, for its own data."""
@@ -48,8 +48,8 @@ class Subject:
         if self.record is not None:
             radii = self.record.recipe["evaluate"]["threats"]
             return tuple(Threat.of(norm, str(text)) for norm, text in radii.items())
-        dataset = self.located.spec.dataset
-        return STANDARDS[dataset].threats if dataset in STANDARDS else ()
+        dataset = self.found_model.spec.dataset
+        return CONVENTIONS[dataset].threats if dataset in CONVENTIONS else ()
 
 
 def find_subject(text: str | None) -> Subject:
@@ -60,10 +60,10 @@ def find_subject(text: str | None) -> Subject:
     run = runs.newest() if text is None else runs.find(text)
     if run is None:
         assert text is not None
-        located = obtain(text)
-        made_by = runs.find(str(located.weights.resolve().parent))  # for RUN/best.safetensors
-        eval_dir = runs.root() / "eval" / located.name.replace("/", "--")
-        return Subject(located, made_by.read() if made_by else None, eval_dir)
+        found_model = obtain(text)
+        made_by = runs.find(str(found_model.weights.resolve().parent))  # for RUN/best.safetensors
+        eval_dir = runs.root() / "eval" / found_model.name.replace("/", "--")
+        return Subject(found_model, made_by.read() if made_by else None, eval_dir)
     record, status = run.read(), run.status()
     if status in ("running", "stopped"):
         say(f"{run.name} is {status}: these are the weights that it saved last")
@@ -101,8 +101,8 @@ def open_subject(
         if data is None:
             raise RequestError("--model-code: say what images the model takes, e.g. --data digits")
         images = load_images(data, split, 1, reading=reading)
-        with coded_model(code, weights, images.shape, images.n_classes, dataset_of(data)) as located:
-            yield Subject(located, None, runs.root() / "eval" / located.name)
+        with coded_model(code, weights, images.shape, images.n_classes, dataset_of(data)) as found_model:
+            yield Subject(found_model, None, runs.root() / "eval" / found_model.name)
 
 
 def choose_threats(subject: Subject, norms: str | None, eps: str | None) -> tuple[Threat, ...]:
@@ -121,7 +121,7 @@ def choose_threats(subject: Subject, norms: str | None, eps: str | None) -> tupl
         raise RequestError(f"no usual radius is known for {', '.join(missing)}; give it: --eps {missing[0]}=RADIUS")
     if not chosen:
         raise RequestError(
-            f"no usual radii are known for data set {subject.located.spec.dataset!r}; give them, "
+            f"no usual radii are known for data set {subject.found_model.spec.dataset!r}; give them, "
             "e.g. --eps linf=8/255,l2=0.5,l1=12"
         )
     return tuple(radii[norm] for norm in NORMS if norm in chosen)

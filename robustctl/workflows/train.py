@@ -92,7 +92,7 @@ def _rehearse(
     place = run.path if run else plan.request.out or runs.root()
     require_space(model, plan.settings, place)
     runs.require_free(plan.request.out if run is None else None)
-    located = plan.located
+    found_model = plan.found_model
     parts = build_parts(
         model,
         spec,
@@ -101,10 +101,10 @@ def _rehearse(
         seed=plan.seed,
         device=device,
         world=w,
-        start_norm=located.spec.norm if located else None,
+        start_norm=found_model.spec.norm if found_model else None,
     )
     _say(w, rehearsal.decisions(parts))
-    absent = located is not None and not located.weights.is_file()
+    absent = found_model is not None and not found_model.weights.is_file()
     taken = rehearsal.cost(parts, plan.settings.about, weights_are_here=not absent)
     _say(w, taken.lines())
     if absent and client.is_offline():
@@ -133,7 +133,7 @@ def _train(
             seed=plan.seed,
             device=device,
             world=w,
-            start_norm=plan.located.spec.norm if plan.located else None,
+            start_norm=plan.found_model.spec.norm if plan.found_model else None,
         )
         if run is None:  # only now that nothing can be wrong with the request any more
             run = create_run(plan, model, device, w)

@@ -5,17 +5,17 @@ from dataclasses import dataclass, field
 from math import prod
 
 from robustctl import runs
+from robustctl.conventions import CONVENTIONS
 from robustctl.data import Columns, EncodedData, ImageData, Reading
 from robustctl.data.suspicion import suspicions
 from robustctl.errors import RequestError
-from robustctl.models.find import Located, locate
+from robustctl.models.find import FoundModel, find_model
 from robustctl.publish.push import require_licence
 from robustctl.recipe import read as recipe
 from robustctl.recipe.read import Recipe
 from robustctl.recipe.schema import Settings
 from robustctl.runs import Run
 from robustctl.spec import IMAGENET, ModelSpec, read_spec
-from robustctl.standards import STANDARDS
 from robustctl.study.cells import dataset_of
 from robustctl.threats import require_plausible
 from robustctl.training import state_file
@@ -32,15 +32,15 @@ from robustctl.workflows.training_request import TrainingRequest
 class TrainingPlan:
     """A request with everything resolved.
 
-    ``located`` is the start of a fine-tuning, ``spec`` the model of a run that is resumed, ``code`` the user's own code
-    that builds the model.
+    ``found_model`` is where a fine-tuning starts, ``spec`` the model of a run that is resumed, ``code`` the user's own
+    code that builds the model.
     """
 
     request: TrainingRequest
     settings: Settings
     recipe: Recipe | None
     model: str
-    located: Located | None
+    found_model: FoundModel | None
     data: ImageData | EncodedData
     seed: int
     spec: ModelSpec | None = None
@@ -66,20 +66,20 @@ def plan_afresh(request: TrainingRequest, code: UserCode | None, scope: ExitStac
         return _plan_coded(request, request.recipe, code, scope)
     if request.model is None:
         raise RequestError(f"say what to {request.command}: robustctl {request.command} MODEL --recipe R")
-    located = locate(request.model) if request.command == "finetune" else None
-    inherited = located.licence if located else None
-    require_licence(request.push, request.licence or inherited, located.name if located else None)
-    dataset = located.spec.dataset if located else dataset_of(request.recipe, request.data)
+    found_model = find_model(request.model) if request.command == "finetune" else None
+    inherited = found_model.licence if found_model else None
+    require_licence(request.push, request.licence or inherited, found_model.name if found_model else None)
+    dataset = found_model.spec.dataset if found_model else dataset_of(request.recipe, request.data)
     chosen = recipe.load(request.recipe, request.overrides, dataset)
     reading = reading_of(request.columns, request.classes)
-    spec = located.spec if located else None
+    spec = found_model.spec if found_model else None
     data = request.images or _data(
         request.data, request.split or "train", reading, chosen.settings, spec, matching=not request.new_head
     )
-    if located and not request.dry_run:
-        located = obtain(request.model)  # a gigabyte perhaps: only now that the request is known to be right
+    if found_model and not request.dry_run:
+        found_model = obtain(request.model)  # a gigabyte perhaps: only now that the request is known to be right
     return TrainingPlan(
-        request, chosen.settings, chosen, request.model, located, data, request.seed or 0, None, reading, code
+        request, chosen.settings, chosen, request.model, found_model, data, request.seed or 0, None, reading, code
     )
 
 
@@ -87,11 +87,11 @@ def plan_without_images(request: TrainingRequest) -> list[str]:
     """What can be said of a fresh training whose images cannot be had now, and what to bring, in lines."""
     if request.recipe is None or request.model is None:
         return []
-    located = locate(request.model) if request.command == "finetune" else None
-    dataset = located.spec.dataset if located else dataset_of(request.recipe, request.data)
+    found_model = find_model(request.model) if request.command == "finetune" else None
+    dataset = found_model.spec.dataset if found_model else dataset_of(request.recipe, request.data)
     chosen = recipe.load(request.recipe, request.overrides, dataset)
     settings = chosen.settings
-    source = request.data or (STANDARDS[settings.dataset].source if settings.dataset in STANDARDS else "--data")
+    source = request.data or (CONVENTIONS[settings.dataset].source if settings.dataset in CONVENTIONS else "--data")
     lines = [
         f"{request.command} {request.model} with recipe {chosen.name} (method {settings.method.name})",
         f"trained on {', '.join(map(str, settings.train_threats))}; judged by "
@@ -100,9 +100,9 @@ def plan_without_images(request: TrainingRequest) -> list[str]:
         f"time: by the recipe, {settings.about.cost}",
         f"to bring: the images of {source}",
     ]
-    if located is not None and not located.weights.is_file():
+    if found_model is not None and not found_model.weights.is_file():
         lines.append(f"to bring: the weights of {request.model}, with robustctl pull {request.model}")
-    hint = rehearsal.published_row(chosen, located.name if located else None)
+    hint = rehearsal.published_row(chosen, found_model.name if found_model else None)
     return [*lines, hint] if hint else lines
 
 
@@ -114,15 +114,15 @@ def _plan_coded(request: TrainingRequest, recipe_name: str, code: UserCode, scop
     data = request.images or _data(
         request.data, request.split or "train", reading, chosen.settings, None, matching=False
     )
-    located = None
+    found_model = None
     if request.command == "finetune":
         shape = input_shape(data, chosen.settings)
         model = coded_model(code, request.weights, shape, data.n_classes, chosen.settings.dataset)
-        located = scope.enter_context(model)
+        found_model = scope.enter_context(model)
     elif request.weights is not None:
         raise RequestError("train starts from random weights; robustctl finetune takes --weights")
     seed = request.seed or 0
-    return TrainingPlan(request, chosen.settings, chosen, code.short_name, located, data, seed, None, reading, code)
+    return TrainingPlan(request, chosen.settings, chosen, code.short_name, found_model, data, seed, None, reading, code)
 
 
 def _data(
@@ -134,12 +134,12 @@ def _data(
         matching: whether the labels are the classes of ``spec``; else it gets a new head for those of the data.
     """
     dataset = settings.dataset
-    if source is None and dataset not in STANDARDS:
+    if source is None and dataset not in CONVENTIONS:
         raise RequestError(f"say where the images of {dataset!r} are: --data FOLDER, .npz file or hub data set")
     any_size = bool(settings.augment.resized_crop or dataset == IMAGENET or (spec and spec.resizing))
     side = spec.input_shape[-1] if spec else None
     return load_training_images(
-        source or STANDARDS[dataset].source,
+        source or CONVENTIONS[dataset].source,
         split,
         any_size=any_size,
         side=side,
@@ -229,6 +229,6 @@ def header(plan: TrainingPlan, spec: ModelSpec) -> list[str]:
         f"lr {learning_rate(settings, spec):g}",
     ]
     hints = [recipe.hull_line(settings, prod(spec.input_shape))]
-    if plan.recipe is not None and plan.located is not None:
-        hints.append(rehearsal.published_row(plan.recipe, plan.located.name))
+    if plan.recipe is not None and plan.found_model is not None:
+        hints.append(rehearsal.published_row(plan.recipe, plan.found_model.name))
     return [*lines, *(hint for hint in hints if hint)]

@@ -269,7 +269,7 @@ def test_weights_of_a_run_that_did_not_end_are_called_its_last(call, model, imag
         ({"status": "running", "step": 0, "steps": 190}, "is stopped: these are the weights that it saved last"),
         ({"status": "finished", "step": 190, "steps": 190}, ""),
     ):
-        run.write(runs.Record.model_validate({**record, **changes}))
+        run.write(runs.RunRecord.model_validate({**record, **changes}))
         code, _, err = call(*options)
         assert code == 0, err
         assert words in err

@@ -5,7 +5,7 @@ from torch import nn
 from robustctl.architectures import Classifier, Normalize
 from robustctl.errors import RequestError
 from robustctl.evaluation import checks
-from robustctl.evaluation.checks import Recorded
+from robustctl.evaluation.checks import KnownAccuracy
 from robustctl.oracle import Oracle
 from robustctl.spec import Normalization
 
@@ -102,25 +102,25 @@ CORRECT = [True] * 180 + [False] * 20
 
 def test_a_clean_accuracy_within_its_interval_passes(linear_data):
     for value in (0.86, 0.90, 0.94):
-        assert checks.clean_flags(CORRECT, linear_data, Recorded(value, 10_000, "made", "test"), False) == []
+        assert checks.clean_flags(CORRECT, linear_data, KnownAccuracy(value, 10_000, "made", "test"), False) == []
     assert checks.clean_flags(CORRECT, linear_data, None, False) == []
 
 
 @pytest.mark.parametrize("source", ["made", "elsewhere"])
 def test_a_clean_accuracy_far_off_is_refused_and_normalisation_named(linear_data, source):
     with pytest.raises(RequestError, match="normalisation is missing or applied twice"):
-        checks.clean_flags([True] * 90 + [False] * 110, linear_data, Recorded(0.9, 10_000, source, "test"), False)
+        checks.clean_flags([True] * 90 + [False] * 110, linear_data, KnownAccuracy(0.9, 10_000, source, "test"), False)
 
 
 def test_a_moderate_difference_on_other_data_is_only_flagged(linear_data):
     flags = checks.clean_flags(
-        [True] * 150 + [False] * 50, linear_data, Recorded(0.9, 10_000, "elsewhere", "test"), False
+        [True] * 150 + [False] * 50, linear_data, KnownAccuracy(0.9, 10_000, "elsewhere", "test"), False
     )
     assert flags[0].startswith("clean-accuracy: clean accuracy is 75.0 %")
 
 
 def test_force_turns_the_refusal_into_a_flag(linear_data):
-    assert checks.clean_flags([False] * 200, linear_data, Recorded(0.9, None, "made", "test"), True)
+    assert checks.clean_flags([False] * 200, linear_data, KnownAccuracy(0.9, None, "made", "test"), True)
 
 
 def test_missing_and_doubled_normalisation_move_the_clean_accuracy_of_a_normalised_model(linear):

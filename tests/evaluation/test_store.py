@@ -130,7 +130,7 @@ def test_a_kill_within_a_commit_leaves_the_store_usable(tmp_path):
         assert again.judged("linf", "a") == {0}
 
 
-def test_shards_merge_into_one(tmp_path):
+def test_stores_of_processes_merge_into_one(tmp_path):
     with Store(tmp_path / "a.sqlite", KEY) as a, Store(tmp_path / "b.sqlite", KEY) as b:
         a.add_clean([0], [True], [-1.0])
         b.add_clean([1], [False], [1.0])

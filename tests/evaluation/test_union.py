@@ -9,7 +9,7 @@ from robustctl import oracle, trusted_copy
 from robustctl.architectures import Classifier
 from robustctl.errors import RequestError, RunError
 from robustctl.evaluation import jobs, referee, reference, second_opinion, union
-from robustctl.evaluation.checks import Recorded
+from robustctl.evaluation.checks import KnownAccuracy
 from robustctl.evaluation.jobs import Setting
 from robustctl.evaluation.row_scheduler import Finished
 from robustctl.evaluation.store import Store, decode
@@ -144,7 +144,7 @@ def test_nothing_is_attacked_when_a_guard_refuses(linear, linear_spec, linear_da
             linear_data,
             STANDARD,
             tmp_path / "g.sqlite",
-            recorded=Recorded(0.2, 10_000, "made", "test"),
+            recorded=KnownAccuracy(0.2, 10_000, "made", "test"),
         )
 
 

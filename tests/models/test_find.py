@@ -3,10 +3,10 @@
 import pytest
 
 from robustctl.errors import RequestError
-from robustctl.models.find import locate
+from robustctl.models.find import find_model
 
 
 @pytest.mark.parametrize("model", ["somebody/model", "file:///shelf/model"])
 def test_a_repo_that_is_not_here_says_how_to_fetch_it(model: str) -> None:
     with pytest.raises(RequestError, match=f"fetch it: robustctl pull {model}$"):
-        locate(model)
+        find_model(model)

@@ -15,8 +15,8 @@ from robustctl import checkpoint
 from robustctl.errors import RequestError, RunError
 from robustctl.hub.plain_directory import push
 from robustctl.models import pull as module
+from robustctl.models.find import find_model, pulled
 from robustctl.models.find import home as home_dir
-from robustctl.models.find import locate, pulled
 from robustctl.models.pull import pull
 from robustctl.models.shelf import remove, verify_weights
 
@@ -33,12 +33,12 @@ def repo(hub: Server, model_dir: Path) -> str:
 def test_a_pulled_model_is_the_pushed_one_bit_by_bit(repo: str, model_dir: Path) -> None:
     directory = pull(repo)
     assert (directory / "model.safetensors").read_bytes() == (model_dir / "model.safetensors").read_bytes()
-    located = locate(repo)
+    found_model = find_model(repo)
     x = torch.rand(3, 1, 8, 8)
     pulled, _ = checkpoint.load_model(directory)
     original, _ = checkpoint.load_model(model_dir)
     assert torch.equal(pulled(x), original(x))
-    assert located.licence == "mit"
+    assert found_model.licence == "mit"
     assert not (directory / "extra.bin").exists()
 
 
@@ -46,15 +46,15 @@ def test_a_pull_is_pinned_to_the_commit_that_the_branch_was(hub: Server, repo: s
     directory = pull(repo)
     assert directory.name == hub.repos[repo].branches["main"]
     newer = hub.add(repo, {"README.md": b"newer"})
-    assert locate(repo).weights.parent == directory
+    assert find_model(repo).weights.parent == directory
     assert pull(repo).name == newer
-    assert locate(f"{repo}@{directory.name}").weights.parent == directory
+    assert find_model(f"{repo}@{directory.name}").weights.parent == directory
 
 
 def test_a_branch_is_named_with_an_at_sign(hub: Server, repo: str) -> None:
     commit = hub.add(repo, {**hub.tree(hub.repos[repo], "main"), "README.md": b"v1"}, branch="v1")
     assert pull(repo, "v1").name == commit
-    assert locate(f"{repo}@v1").weights.parent.name == commit
+    assert find_model(f"{repo}@v1").weights.parent.name == commit
 
 
 def test_remove_takes_one_revision_and_the_last_one_takes_all(hub: Server, repo: str) -> None:
@@ -154,7 +154,7 @@ def test_a_config_that_names_code_is_refused_and_leaves_nothing(hub: Server, rep
     with pytest.raises(RequestError, match="cannot read .*config.json"):
         pull(repo)
     with pytest.raises(RequestError, match="neither a directory nor a pulled repo"):
-        locate(repo)
+        find_model(repo)
 
 
 def spec(**changes: object) -> bytes:
@@ -270,7 +270,7 @@ def test_two_processes_that_pull_at_once_do_not_harm_each_other(repo: str) -> No
     for worker in workers:
         worker.join(60)
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
-    checkpoint.load_model(locate(repo).weights.parent)
+    checkpoint.load_model(find_model(repo).weights.parent)
 
 
 def test_a_full_disk_is_named_and_the_same_command_completes_later(hub: Server, repo: str) -> None:
@@ -302,9 +302,9 @@ def test_a_bad_index_of_shards_is_refused(hub: Server, repo: str, index: bytes, 
     hub.repos[repo].branches.clear()
     del files["model.safetensors"]
     hub.add(repo, {**files, "model.safetensors.index.json": index})
-    located = locate(str(pull(repo)))
+    found_model = find_model(str(pull(repo)))
     with pytest.raises(RequestError, match=message):
-        checkpoint.load_from(located.spec, located.weights)
+        checkpoint.load_from(found_model.spec, found_model.weights)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from robustctl.architectures import Classifier
 from robustctl.errors import RunError
 from robustctl.hub import plain_directory
 from robustctl.models import shelf
-from robustctl.models.find import home, locate
+from robustctl.models.find import find_model, home
 from robustctl.spec import ModelSpec
 
 MNIST = ["--arch", "kw-small", "--dataset", "mnist", "--norm", "linf", "--eps", "0.3"]
@@ -70,10 +70,10 @@ def test_an_imported_model_gives_the_logits_of_the_original(file: Path, conv_mod
 )
 def test_published_models_classify_after_import(shared: Path, file: str, options: list[str], accuracy: float) -> None:
     assert robust("models", "import", shared / "models" / file, "--name", "m", *options) == 0
-    located = locate("m")
-    source = "mnist-part" if located.spec.dataset == "mnist" else "cifar10-jpeg"
+    found_model = find_model("m")
+    source = "mnist-part" if found_model.spec.dataset == "mnist" else "cifar10-jpeg"
     images = data.load(str(shared / "data" / source), "test", 200)
-    model = checkpoint.load_from(located.spec, located.weights)
+    model = checkpoint.load_from(found_model.spec, found_model.weights)
     with torch.no_grad():
         right = (model(images.images(range(200))).argmax(1) == images.y).float().mean()
     assert right >= accuracy
@@ -86,9 +86,9 @@ def test_an_entry_can_be_given_as_yaml_and_options_override_it(file: Path, tmp_p
         "input_shape: [1, 8, 8]\nn_classes: 10\ndataset: mine\nnorm: l2\neps: '0.5'\nlicence: mit\n"
     )
     assert robust("models", "import", file, "--name", "mine", "--from-yaml", path, "--norm", "linf") == 0
-    located = locate("mine")
-    assert (located.spec.norm, located.licence) == ("linf", "mit")
-    assert located.entry is not None and located.entry.description == "of mine"
+    found_model = find_model("mine")
+    assert (found_model.spec.norm, found_model.licence) == ("linf", "mit")
+    assert found_model.entry is not None and found_model.entry.description == "of mine"
 
 
 def test_what_was_imported_is_listed_shown_verified_and_removed(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,7 +34,7 @@ def test_the_card_of_a_mirror_escapes_each_quote_once(private_home: Path) -> Non
     content["dataset"] = "cifar100"
     weights = private_home / "models" / "weights"
     weights.mkdir()
-    (weights / "evil.safetensors").write_bytes(Path(mirror.locate("digits-linf").weights).read_bytes())
+    (weights / "evil.safetensors").write_bytes(Path(mirror.find_model("digits-linf").weights).read_bytes())
     (own / "evil.yaml").write_text(yaml.safe_dump(content))
     package = mirror.package("evil", Target("alice/evil"), "mit")
     text = render(package.story)

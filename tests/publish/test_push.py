@@ -16,7 +16,7 @@ import robustctl
 from robustctl import checkpoint
 from robustctl.architectures import build
 from robustctl.errors import RequestError
-from robustctl.models.find import locate
+from robustctl.models.find import find_model
 from robustctl.models.mixin import RobustClassifier
 from robustctl.models.pull import pull
 from robustctl.publish.push import preflight
@@ -31,7 +31,7 @@ def test_pushed_and_pulled_weights_are_bit_identical_and_give_the_same_logits(hu
     x = torch.rand(2, 1, 8, 8)
     original, _ = checkpoint.load_model(run.path)
     assert torch.equal(robustctl.load_model("alice/m")(x), original(x))
-    assert locate("alice/m").licence == "mit"
+    assert find_model("alice/m").licence == "mit"
 
 
 def test_a_repo_holds_what_the_hub_users_expect(hub: Server, run: Run) -> None:
@@ -293,7 +293,7 @@ def test_a_directory_is_a_registry_with_the_same_checks(
     assert "has all of" in capsys.readouterr().out
     directory = pull(place)
     assert (directory / "model.safetensors").read_bytes() == (run.path / "model.safetensors").read_bytes()
-    assert locate(place).weights.parent == directory
+    assert find_model(place).weights.parent == directory
 
 
 def test_changed_bytes_in_a_directory_registry_are_refused(

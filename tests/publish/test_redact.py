@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 from samples import result
 
-from robustctl.publish import redact as scrubbing
-from robustctl.publish.redact import data_names, hub_dataset, last_part, published, scrub, scrubbed, secret_in
+from robustctl.publish import redact as redact_module
+from robustctl.publish.redact import data_names, hub_dataset, last_part, published, redact, redacted, secret_in
 
 USER = "alice"
 
 
 @pytest.fixture(autouse=True)
 def alice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scrubbing, "_user", lambda: USER)
+    monkeypatch.setattr(redact_module, "_user", lambda: USER)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def alice(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_paths_in_running_text_are_cut_to_their_last_part(text: str, expected: str) -> None:
-    assert scrub(text) == expected
+    assert redact(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -40,13 +40,13 @@ def test_paths_in_running_text_are_cut_to_their_last_part(text: str, expected: s
     ["8/255, a/b/c", "linf:8/255", "and/or", "https://host/a/b?c=/d/e/f", "s3://bucket/a/b", "</b/c>", "| a / b | c"],
 )
 def test_what_is_no_path_stays(text: str) -> None:
-    assert scrub(text) == scrubbed(text) == text
+    assert redact(text) == redacted(text) == text
 
 
 def test_what_is_known_to_be_a_path_is_cut_in_any_characters() -> None:
-    assert scrub("path: mine/al (1)/x.npz # 1/2", ["mine/al (1)/x.npz"]) == "path: x.npz # 1/2"
+    assert redact("path: mine/al (1)/x.npz # 1/2", ["mine/al (1)/x.npz"]) == "path: x.npz # 1/2"
     content = {"overrides": ["extra.path=/srv/al's, disk/x.npz", "a=1/2"], "n": 3, "base": "/srv/al (1)/x"}
-    assert scrubbed(content) == {"overrides": ["extra.path=x.npz", "a=1/2"], "n": 3, "base": "x"}
+    assert redacted(content) == {"overrides": ["extra.path=x.npz", "a=1/2"], "n": 3, "base": "x"}
 
 
 @pytest.mark.parametrize("path", [f"/home/{USER}", r"\\server\alice", "~", "..", "/", "~alice"])

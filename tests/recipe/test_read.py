@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from robustctl.conventions import CONVENTIONS, KNOWN
 from robustctl.errors import RequestError
 from robustctl.recipe import read as recipe
 from robustctl.recipe.schema import Settings
-from robustctl.standards import KNOWN, STANDARDS
 from robustctl.threats import require_plausible
 
 GOOD = """\
@@ -50,8 +50,8 @@ def test_shipped_recipe_is_valid_and_says_where_it_comes_from(name: str) -> None
     text = loaded.path.read_text()
     assert loaded.settings.dataset == name.split("/")[0]
     assert text.startswith("# ") and "robustctl" in text.split("dataset:")[0], "the header names the command"
-    if loaded.settings.dataset in STANDARDS:
-        standard = {threat.norm: threat.eps for threat in STANDARDS[loaded.settings.dataset].threats}
+    if loaded.settings.dataset in CONVENTIONS:
+        standard = {threat.norm: threat.eps for threat in CONVENTIONS[loaded.settings.dataset].threats}
         assert all(threat.eps == standard[threat.norm] for threat in loaded.settings.evaluate_threats)
     known = KNOWN[loaded.settings.dataset]
     require_plausible([*loaded.settings.train_threats, *loaded.settings.evaluate_threats], known.input_shape)

@@ -54,7 +54,7 @@ def finish(step: Training) -> None:
     step.run.path.mkdir(parents=True)
     record = {"command": "finetune", "model": "m", "recipe_name": "r", "recipe": {}, "seed": step.seed, "data": {}}
     more = {"device": "cpu", "hardware": "h", "versions": {}, "started": "now", "status": "finished", "step": 2}
-    step.run.write(runs.Record.model_validate({**record, **more, "steps": 2}))
+    step.run.write(runs.RunRecord.model_validate({**record, **more, "steps": 2}))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from robustctl.architectures import Classifier
 from robustctl.errors import RobustctlError
 from robustctl.hub import download
 from robustctl.models import convert as conversion
-from robustctl.runs import Record, Run
+from robustctl.runs import Run, RunRecord
 from robustctl.spec import ModelSpec
 
 
@@ -47,7 +47,7 @@ def run(private_home: Path, conv_spec: ModelSpec, conv_model: Classifier) -> Run
     (folder / "eval").mkdir(parents=True)
     checkpoint.save_model(conv_model, conv_spec, folder)
     (folder / "recipe.yaml").write_text(f"# tried on {Path.home()}/data/mine first\nmethod: e-at\n")
-    record = Record(
+    record = RunRecord(
         command="finetune",
         model="start",
         base="start",
@@ -76,7 +76,7 @@ def run(private_home: Path, conv_spec: ModelSpec, conv_model: Classifier) -> Run
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do the work of the process here, which saves starting one a file; its memory limit would stay with the tests."""
 
-    def ask(job: conversion.ConversionJob) -> conversion.Answer:
+    def ask(job: conversion.Conversion) -> conversion.Answer:
         try:
             return conversion._run(job)
         except RobustctlError as error:

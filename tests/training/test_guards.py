@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from robustctl.errors import RunError
-from robustctl.training.guards import Guards, stop_request
+from robustctl.training.guards import Guards, stop_signal
 
 
 def guards(attacks: bool = True) -> Guards:
@@ -53,7 +53,7 @@ def test_first_loss_survives_a_resumption() -> None:
 
 
 def test_first_signal_asks_and_the_second_interrupts() -> None:
-    with pytest.raises(KeyboardInterrupt), stop_request() as stop:
+    with pytest.raises(KeyboardInterrupt), stop_signal() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.asked
         os.kill(os.getpid(), signal.SIGINT)
@@ -61,6 +61,6 @@ def test_first_signal_asks_and_the_second_interrupts() -> None:
 
 def test_handlers_are_restored() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with stop_request():
+    with stop_signal():
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before

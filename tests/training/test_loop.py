@@ -16,7 +16,7 @@ from robustctl import checkpoint
 from robustctl.errors import InterruptedRun, RunError
 from robustctl.processes import World
 from robustctl.training import state_file
-from robustctl.training.guards import WATCHED_STEPS, StopRequest
+from robustctl.training.guards import WATCHED_STEPS, StopSignal
 from robustctl.training.step import Step
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -278,7 +278,7 @@ def test_average_is_what_is_kept(settings_for: Make, make_loop: Make, tmp_path: 
 def test_measured_pair_is_recorded_and_the_start_unchanged(settings_for: Make, make_loop: Make, tmp_path: Path) -> None:
     loop = make_loop(of(settings_for, "ramp-auto"), tmp_path / "run")
     start = {name: tensor.clone() for name, tensor in loop.model.state_dict().items()}
-    loop._prepare(StopRequest())
+    loop._prepare(StopSignal())
     assert all(torch.equal(value, start[name]) for name, value in loop.model.state_dict().items())
     (line,) = metrics(tmp_path / "run")
     own = line["own_robust_accuracy"]

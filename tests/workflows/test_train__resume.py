@@ -117,7 +117,7 @@ def test_best_weights_are_evaluated_and_fine_tuned_apart_from_the_last(train: Tr
     train_model(more)
     record = runs.Run(tmp_path / "more").read()
     assert (record.base, record.base_sha256) == ("run/best", hashes["run/best"][0])
-    with pytest.raises(RequestError, match="only the last weights"):
+    with pytest.raises(RequestError, match="--weights best"):
         publish_run.find_run(str(best))
 
 

@@ -56,7 +56,7 @@ KNOWN: dict[str, Known] = {
 
 
 @dataclass(frozen=True)
-class Standard:
+class Convention:
     """One data set that unions are compared on.
 
     Attributes:
@@ -72,17 +72,17 @@ class Standard:
     threats: tuple[Threat, ...]
 
 
-def _standard(name: str, source: str, linf: str, l2: str, l1: str) -> Standard:
+def _convention(name: str, source: str, linf: str, l2: str, l1: str) -> Convention:
     threats = Threat.of("linf", linf), Threat.of("l2", l2), Threat.of("l1", l1)
-    return Standard(source, KNOWN[name].input_shape, KNOWN[name].n_classes, threats)
+    return Convention(source, KNOWN[name].input_shape, KNOWN[name].n_classes, threats)
 
 
 # Radii of CIFAR-10 and MNIST: Croce and Hein 2022 (E-AT), sections 3.3 and E; CIFAR-100, whose images are of the same
 # size, takes those of CIFAR-10. Those of digits are this project's own: no ball holds another, and the hull of the l_1
 # and l_inf balls holds an l_2 ball of radius 0.4638, above 0.45.
-STANDARDS: dict[str, Standard] = {
-    "cifar10": _standard("cifar10", "uoft-cs/cifar10", "8/255", "0.5", "12"),
-    "cifar100": _standard("cifar100", "uoft-cs/cifar100", "8/255", "0.5", "12"),
-    "digits": _standard("digits", "digits", "0.15", "0.45", "1.4"),
-    "mnist": _standard("mnist", "ylecun/mnist", "0.3", "2", "10"),
+CONVENTIONS: dict[str, Convention] = {
+    "cifar10": _convention("cifar10", "uoft-cs/cifar10", "8/255", "0.5", "12"),
+    "cifar100": _convention("cifar100", "uoft-cs/cifar100", "8/255", "0.5", "12"),
+    "digits": _convention("digits", "digits", "0.15", "0.45", "1.4"),
+    "mnist": _convention("mnist", "ylecun/mnist", "0.3", "2", "10"),
 }

@@ -53,7 +53,7 @@ def test_two_processes_end_with_the_table_of_one_and_take_over_what_was_left_beh
     _, one = evaluate([sys.executable])
     (store,) = runs.root().glob("eval/model/*.sqlite")
     # As if a process had been killed before the merge, with a part of its verdicts.
-    left_behind = store.with_suffix(".shard1.sqlite")
+    left_behind = store.with_suffix(".process1.sqlite")
     store.rename(left_behind)
     with closing(sqlite3.connect(left_behind)) as connection, connection:
         connection.execute("DELETE FROM verdicts WHERE position >= 5")

@@ -24,7 +24,7 @@ def fill(world: World, path: Path, key: Key, work: Callable[[Store], object]) ->
     if world.leads:
         _merge(path, key)
     world.wait()
-    own = path.with_suffix(f".shard{world.rank}.sqlite")
+    own = path.with_suffix(f".process{world.rank}.sqlite")
     with writing(own):
         shutil.copyfile(path, own)
     with Store(own, key) as store:
@@ -37,7 +37,7 @@ def fill(world: World, path: Path, key: Key, work: Callable[[Store], object]) ->
 
 def _merge(path: Path, key: Key) -> None:
     with Store(path, key) as whole:
-        for other in sorted(path.parent.glob(f"{path.stem}.shard*.sqlite")):
+        for other in sorted(path.parent.glob(f"{path.stem}.process*.sqlite")):
             with Store(other, key) as part:
                 whole.merge(part)
             other.unlink()

@@ -1,0 +1,121 @@
+"""What a verification found: the schema ``robustctl.verification/1``. No torch here."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from robustctl.files import write_text
+from robustctl.results.rounds import Frozen
+from robustctl.results.union import DataInfo, Interval, Share, UnionResult, read_as
+from robustctl.threats import Norm
+
+Verdict = Literal["confirmed", "stronger than claimed", "cannot be checked", "not reproduced"]
+VERDICTS: tuple[Verdict, ...] = ("confirmed", "stronger than claimed", "cannot be checked", "not reproduced")
+"""From the best to the worst; of several findings the worst decides."""
+SHOWN = 10
+"""Points that a sentence names; the JSON has all of them."""
+
+
+class Finding(Frozen):
+    """One thing that keeps a claim from being confirmed: what it makes of the verdict, why, and at which points."""
+
+    verdict: Verdict
+    text: str
+    points: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        """A line for people."""
+        if not self.points:
+            return f"{self.verdict}: {self.text}"
+        named = ", ".join(map(str, self.points[:SHOWN])) + (", ..." if len(self.points) > SHOWN else "")
+        return f"{self.verdict}: {self.text} (points {named})"
+
+
+class Checked(Frozen):
+    """One figure: accuracy as claimed, as it follows from what was recomputed, and how much of it hangs on rounding.
+
+    ``proven`` counts only those points as broken whose witness breaks them here. ``ties`` are verdicts that differ and
+    whose margin is within float rounding of zero. ``witnesses`` is None for figures that need none.
+    """
+
+    claimed: Share
+    proven: Share
+    ties: Annotated[int, Field(ge=0)] = 0
+    witnesses: int | None = None
+    eps_text: str | None = None
+
+
+class Sample(Frozen):
+    """Survivors of one norm that were attacked anew: how many, which fell, and the interval of the share that falls."""
+
+    survivors: Annotated[int, Field(ge=0)]
+    sample: Annotated[int, Field(ge=0)]
+    fell: list[int]
+    ci95: Interval
+    attacks: list[str]
+    evaluations: Annotated[int, Field(ge=0)]
+
+
+class Verification(BaseModel):
+    """The verdict on one claim, and everything that it rests on.
+
+    ``claim`` is the name of the result's file and ``claim_sha256`` says which result it is, whatever it is called.
+    ``figures`` has ``clean``, each norm, ``average`` and ``union``. ``survivors`` is empty if no sample was attacked.
+    ``weights_sha256`` and ``model_sha256`` are of the model that was asked.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)  # a file has the verdict too
+
+    schema_: Literal["robustctl.verification/1"] = Field(default="robustctl.verification/1", alias="schema")
+    model: str
+    claim: str
+    claim_sha256: str | None = None
+    weights_sha256: str
+    model_sha256: str
+    data: DataInfo | None = None
+    findings: list[Finding] = []
+    figures: dict[str, Checked] = {}
+    survivors: dict[Norm, Sample] = {}
+    seed: int | None = None
+    notes: list[str] = []
+    seconds: float = 0.0
+    date: str
+    device: str
+    versions: dict[str, str]
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of the findings; confirmed if there is none."""
+        return max((one.verdict for one in self.findings), key=VERDICTS.index, default="confirmed")
+
+    def content(self) -> dict[str, Any]:
+        """As JSON has it: with the verdict, which follows from the findings."""
+        return {**self.model_dump(mode="json", by_alias=True), "verdict": self.verdict}
+
+    def write(self, path: Path) -> None:
+        """Write the JSON atomically; RunError when that is not possible."""
+        write_text(path, json.dumps(self.content(), indent=2) + "\n")
+
+
+def read(path: Path) -> Verification:
+    """Read the file of a verification; RequestError if it is none."""
+    return read_as(Verification, "robustctl.verification/1", path)
+
+
+def claim_sha256(result: UnionResult) -> str:
+    """Which claim a result makes, whatever its model and its data are called and whoever wrote it down.
+
+    Hashes of weights and images, points and their verdicts, radii, protocol and seed.
+    """
+    content = {
+        "weights": result.weights_sha256,
+        "images": result.data.content_sha256 or result.data.index_sha256,
+        "threats": {norm: one.eps_text for norm, one in result.norms.items()},
+        "protocol": result.attack.protocol,
+        "seed": result.attack.seed,
+        "points": result.points.model_dump(mode="json"),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

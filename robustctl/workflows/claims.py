@@ -1,0 +1,206 @@
+"""Finds the claims that are made for a model: results with figures, and the witnesses that belong to them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from robustctl import runs
+from robustctl.data import ImageData
+from robustctl.errors import RequestError
+from robustctl.evaluation import witnesses
+from robustctl.evaluation.witnesses import Batch, PublishedWitnesses, StoredWitnesses, Witnesses
+from robustctl.hub.names import FILE, REPO_ID
+from robustctl.models import pull as pulling
+from robustctl.models.find import FoundModel, entry_files, split_revision
+from robustctl.reading import is_file, read_json
+from robustctl.results import union as results
+from robustctl.results.union import UnionResult
+from robustctl.runs import RunRecord
+from robustctl.spec import CONFIG
+from robustctl.threats import Norm, Threat
+from robustctl.workflows.obtain import obtain
+from robustctl.workflows.subject import find_subject
+
+RECORDS, WITNESSES = "robustctl", "witnesses"
+"""Folders of a published directory."""
+CLAIM, PROPOSAL = "eval-", "proposal-"
+"""Begin the names of results: the publisher's own, and those that others have proposed."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A result on the disk.
+
+    Attributes:
+        path: its JSON file.
+        result: what it holds; None if its figures do not fit together, which ``fault`` says.
+        published: it lies in a directory that a push made.
+    """
+
+    path: Path
+    result: UnionResult | None
+    fault: str = ""
+    published: bool = False
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending."""
+        return self.path.stem
+
+    @property
+    def witness_file(self) -> Path:
+        """Where its witnesses are, if they are there."""
+        if self.published:
+            return self.path.parent.parent / WITNESSES / f"{self.path.stem}.safetensors"
+        return self.path.with_suffix(".sqlite")
+
+    def witnesses(self) -> Witnesses | None:
+        """Its own witnesses; None if it has none. RequestError for a damaged file."""
+        if self.result is None or not is_file(self.witness_file):
+            return None
+        if not self.published:
+            return StoredWitnesses(self.witness_file, self.result)
+        return witnesses.read(self.witness_file)
+
+
+@dataclass(frozen=True)
+class Claims:
+    """A model and what is claimed for it.
+
+    Attributes:
+        found_model: the model.
+        claims: in the order of their names.
+        record: of the run that made the model, if it is a run on this machine.
+        directory: what a push made, if the claims lie there.
+    """
+
+    found_model: FoundModel
+    claims: list[Claim]
+    record: RunRecord | None = None
+    directory: Path | None = None
+
+
+def find_claims(text: str, model: str | None = None) -> Claims:
+    """The claims for what the user names; a repo is brought here first.
+
+    Args:
+        text: ``USER/NAME[@REVISION]``, ``file:///path``, a model directory, a run, or the JSON file of a result.
+        model: whose result the file is, if its place does not tell.
+
+    Raises:
+        RequestError: nothing is called so, or no figures are claimed for it.
+        RunError: the repo could not be fetched.
+    """
+    if text.endswith(".json") and is_file(Path(text)):
+        return _of_file(Path(text), model)
+    if model is not None:
+        raise RequestError(f"--model is for the file of a result; {text} is a model itself")
+    if text in entry_files():
+        raise RequestError(f"{text} is an entry of the registry: its figures are its authors', and have no witnesses")
+    repo, revision = split_revision(text)
+    run = runs.find(text)
+    if text.startswith(FILE) or (REPO_ID.fullmatch(repo) and run is None and not Path(text).exists()):
+        pulling.pull(repo, revision)
+    subject = find_subject(text)
+    directory = subject.found_model.weights.parent
+    if run is None and (directory / RECORDS).is_dir():
+        return _published(subject.found_model, directory)
+    found = [_read(path, False) for path in sorted(subject.eval_dir.glob("*.json")) if _is_claim(path)]
+    if not found:
+        raise RequestError(f"{text} has no result of an evaluation; evaluate it: robustctl eval {text}")
+    return Claims(subject.found_model, found, subject.record)
+
+
+def _of_file(path: Path, model: str | None) -> Claims:
+    """One result; its model is the directory around it, or what ``model`` names, or what it says itself."""
+    around = path.resolve().parent.parent
+    claim = _read(path, path.resolve().parent.name == RECORDS)
+    if model is None and (around / CONFIG).is_file():
+        model = str(around)
+    if model is None:
+        if claim.result is None:
+            raise RequestError(f"{path}: {claim.fault}")
+        model = claim.result.model
+    try:
+        found_model = obtain(model)
+    except RequestError as error:
+        raise RequestError(f"{path} does not lie beside its model: {error}. Name it: --model MODEL") from None
+    run = runs.find(str(around))
+    return Claims(found_model, [claim], run.read() if run else None, around if claim.published else None)
+
+
+def _published(found_model: FoundModel, directory: Path) -> Claims:
+    """The claims of a directory that a push made, without the evaluations of what the model was made from."""
+    names = [f"{RECORDS}/{begin}*.json" for begin in (CLAIM, PROPOSAL)]
+    found = [_read(path, True) for name in names for path in sorted(directory.glob(name)) if _is_claim(path)]
+    base = _base_sha256(directory)
+    claims = [one for one in found if one.result is None or one.result.weights_sha256 != base]
+    if not claims:
+        raise RequestError(f"{found_model.name} publishes no result of an evaluation")
+    return Claims(found_model, claims, directory=directory)
+
+
+def _base_sha256(directory: Path) -> str | None:
+    path = directory / RECORDS / "run.json"
+    content = read_json(path) if is_file(path) else {}
+    found = content.get("base_sha256") if isinstance(content, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def _read(path: Path, published: bool) -> Claim:
+    try:
+        return Claim(path, results.read(path), published=published)
+    except RequestError as error:
+        return Claim(path, None, str(error), published)
+
+
+def _is_claim(path: Path) -> bool:
+    """Whether a file says that it is a result of a union evaluation."""
+    try:
+        content = read_json(path)
+    except RequestError:
+        return True  # it is damaged, which is to be told
+    return not isinstance(content, dict) or content.get("schema") == "robustctl.eval/1"
+
+
+class Joined:
+    """The witnesses of a claim, and those that others published of the same model, images and radii.
+
+    What breaks a point breaks it whoever found it.
+    """
+
+    def __init__(self, own: PublishedWitnesses, others: Sequence[PublishedWitnesses]) -> None:
+        self.own = own
+        self.others = others
+
+    @property
+    def origin(self) -> witnesses.Origin:
+        """Of the claim's own witnesses."""
+        return self.own.origin
+
+    def indices(self, norm: Norm) -> list[int]:
+        """The points that any of them has an image of."""
+        return sorted({index for one in (self.own, *self.others) for index in one.indices(norm)})
+
+    def batches(self, threat: Threat, data: ImageData) -> Iterator[Batch]:
+        """All of the images; a point may come again."""
+        yield from self.own.batches(threat, data)
+        for one in self.others:
+            if one.origin.threats.get(threat.norm) == threat.eps_text:
+                yield from one.batches(threat, data)
+
+
+def joined(claim: Claim, claims: Sequence[Claim]) -> Witnesses | None:
+    """The witnesses of a claim together with what the other claims beside it show; None if it has none of its own."""
+    own = claim.witnesses()
+    if not isinstance(own, PublishedWitnesses):
+        return own
+    found = [one.witnesses() for one in claims if one.path != claim.path]
+    same = [
+        one
+        for one in found
+        if isinstance(one, PublishedWitnesses)
+        and (one.origin.weights_sha256, one.origin.content_sha256, one.origin.model_sha256)
+        == (own.origin.weights_sha256, own.origin.content_sha256, own.origin.model_sha256)
+    ]
+    return Joined(own, same)

@@ -1,0 +1,154 @@
+"""Verifies what is claimed for a model: finds the claims, brings the images, judges, and keeps the verdicts."""
+
+import hashlib
+import json
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from robustctl import checkpoint
+from robustctl.architectures import Classifier
+from robustctl.checkpoint import weights_sha256
+from robustctl.data import ImageData, Reading
+from robustctl.errors import RequestError
+from robustctl.evaluation import verification
+from robustctl.evaluation.challenge import SAMPLE
+from robustctl.evaluation.witnesses import model_sha256
+from robustctl.files import write_text, writing
+from robustctl.home import home
+from robustctl.oracle import device_name, pick_device
+from robustctl.publish.card import figures, figures_in
+from robustctl.results.union import UnionResult
+from robustctl.results.verification import VERDICTS, Finding, Verification
+from robustctl.spec import ModelSpec
+from robustctl.workflows.claimed_images import claimed_images
+from robustctl.workflows.claims import Claim, Claims, find_claims, joined
+
+
+def verify(
+    what: str,
+    *,
+    model: str | None = None,
+    data: str | None = None,
+    reading: Reading | None = None,
+    sample: int = SAMPLE,
+    seed: int | None = None,
+    device: str = "auto",
+) -> list[Verification]:
+    """Judge every claim of a repo, a run or a file anew; the verdicts are kept for leaderboards too.
+
+    Args:
+        what, model: as ``claims.find_claims`` takes them.
+        data: where the images are, if not where the claim says.
+        reading: columns and classes that the data do not tell by themselves.
+        sample: survivors of each norm that are attacked.
+        seed: of that attack; None draws one that nobody could know.
+
+    Raises:
+        RequestError: nothing to verify, or the images that ``data`` names cannot be read.
+        RunError: the network, the disk, or logits that are not finite.
+    """
+    if sample < 0:
+        raise RequestError(f"--sample is {sample}; give the number of survivors to attack in each norm")
+    claims = find_claims(what, model)
+    chosen = secrets.randbelow(2**31) if seed is None else seed
+    classifier = checkpoint.load_from(claims.found_model.spec, claims.found_model.weights).to(pick_device(device))
+    found = []
+    for claim in claims.claims:
+        one = _verify(claims, claim, classifier, data, reading, sample, chosen)
+        keep(one)
+        found.append(one)
+    return found
+
+
+def _verify(
+    claims: Claims,
+    claim: Claim,
+    model: Classifier,
+    data: str | None,
+    reading: Reading | None,
+    sample: int,
+    seed: int,
+) -> Verification:
+    spec, name, result = claims.found_model.spec, claims.found_model.name, claim.result
+    if result is None:
+        return _refused(model, spec, name, claim)
+    findings = _card_findings(claims, result)
+    images: ImageData | None = None
+    try:
+        images = claimed_images(result, spec, source=data, reading=reading, record=claims.record)
+    except RequestError as error:
+        if data is not None:
+            raise
+        findings.append(Finding(verdict="cannot be checked", text=f"its images are not here: {error}"))
+    try:
+        witnesses = joined(claim, claims.claims)
+        return verification.verify(
+            model,
+            spec,
+            images,
+            result,
+            witnesses,
+            name=name,
+            claim=claim.name,
+            found=findings,
+            sample=sample,
+            seed=seed,
+        )
+    except RequestError as error:  # of the file of witnesses
+        findings.append(Finding(verdict="not reproduced", text=str(error)))
+        return verification.verify(
+            model, spec, None, result, None, name=name, claim=claim.name, found=findings, seed=seed
+        )
+
+
+def _refused(model: Classifier, spec: ModelSpec, name: str, claim: Claim) -> Verification:
+    """The verdict on a file whose figures do not follow from its own points, or that is damaged."""
+    return Verification(
+        model=name,
+        claim=claim.name,
+        weights_sha256=weights_sha256(model),
+        model_sha256=model_sha256(spec),
+        findings=[Finding(verdict="not reproduced", text=claim.fault)],
+        date=verification.today(),
+        device=device_name(torch.device("cpu")),
+        versions=verification.versions(),
+    )
+
+
+def _card_findings(claims: Claims, result: UnionResult) -> list[Finding]:
+    """What the front matter of the card claims, and no result beside it says."""
+    card = claims.directory / "README.md" if claims.directory else None
+    if card is None or not card.is_file():
+        return []
+    shown = figures_in(card.read_text(encoding="utf-8", errors="replace"))
+    known = [{figure.name: figure.value for figure in figures(one.result)} for one in claims.claims if one.result]
+    if not shown or shown in known:
+        return []
+    mine = {figure.name: figure.value for figure in figures(result)}
+    name, value = next(((name, one) for name, one in shown.items() if mine.get(name) != one), ("union", "missing"))
+    text = f"the card says that the {name} is {value}; the result says {mine.get(name, 'nothing about it')}"
+    return [Finding(verdict="not reproduced", text=text)]
+
+
+def record_path(claim_sha256: str, model: str) -> Path:
+    """Where the newest verdict on a claim about a model (``model_sha256``) is kept on this machine."""
+    return home() / "verifications" / f"{hashlib.sha256(f'{claim_sha256} {model}'.encode()).hexdigest()[:32]}.json"
+
+
+def keep(one: Verification) -> None:
+    """Keep a verdict for leaderboards."""
+    if one.claim_sha256 is None:
+        return
+    path = record_path(one.claim_sha256, one.model_sha256)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    one.write(path)
+
+
+def write_all(found: Sequence[Verification], path: Path) -> None:
+    """Write the verdicts on all claims, and the worst of them, as one JSON; RunError when that is not possible."""
+    verdict = max((one.verdict for one in found), key=VERDICTS.index)
+    write_text(path, json.dumps({"verdict": verdict, "claims": [one.content() for one in found]}, indent=2) + "\n")
