@@ -133,6 +133,7 @@ def evaluate_intermediate(
     distribution: str | None = None,
     estimator: str = "both",
     samples: int = 320,
+    most_samples: int | None = None,
     leapfrog: int = 10,
     chains: int = 4,
     rhos: Sequence[float] = (0.1, 0.05, 0.01),
@@ -148,9 +149,12 @@ def evaluate_intermediate(
         model, images, labels, data, split, n, seed, batch_size, device, store, name: as for ``evaluate``.
         qs: orders, each >= 1.
         distribution: ``linf:8/255``, ``l2:0.5``, ``gaussian:0.1`` or ``spatial``; without, the usual l_inf ball.
-        estimator: ``path`` (sampling), ``mc`` (Monte Carlo) or ``both``.
+        estimator: ``path`` (sampling), ``mc`` (Monte Carlo), ``both``, ``ais`` (annealed importance
+            sampling) or ``all``.
         samples: recorded samples per image and estimator.
-        leapfrog: gradients per sample of path sampling.
+        most_samples: samples up to which chains run longer where few effective ones carry an image's value; without,
+            five times ``samples``.
+        leapfrog: gradients per sample of the chains.
         chains: independent chains per image.
         rhos: tolerances of ProbAcc, in (0,1).
 
@@ -165,6 +169,7 @@ def evaluate_intermediate(
         distribution=distribution,
         estimator=estimator,
         samples=samples,
+        most_samples=most_samples,
         leapfrog=leapfrog,
         chains=chains,
         probacc=",".join(map(str, rhos)),

@@ -20,7 +20,8 @@ class Purpose(StrEnum):
     TRAIN_START = "train"  # place in the batch, step: an image's own random start
     CHECK = "check"  # 0, 0: the start of the attack that checks a training
     RANDOM = "random"  # image, 0: random perturbations of an intermediate-q evaluation
-    PATH = "path"  # image, 0: its chains
+    PATH = "path"  # image, run: its chains; a run that was too short is followed by another
+    IMPORTANCE = "importance"  # image, run: its chains of annealed importance sampling
     PGD = "pgd"  # image, 0: its attack
     APGD = "apgd"  # image, 0: its second attack
     BENCH = "bench"  # image, 0

@@ -1,6 +1,7 @@
 """How robust a model is: in each norm and in their union."""
 
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,7 @@ Text = str | None
 
 
 UNION_OPTIONS = ("union", "union_only", "norms", "eps", "attack", "precision", "force", "x_adv")
-CURVE_OPTIONS = ("distribution", "estimator", "grid", "samples", "leapfrog", "chains", "probacc")
+CURVE_OPTIONS = ("distribution", "estimator", "grid", "samples", "most_samples", "leapfrog", "chains", "probacc")
 """Options that only one of the two evaluations reads."""
 
 
@@ -77,14 +78,25 @@ def command(
     distribution: Annotated[
         Text, typer.Option(help="For intermediate-q: linf:8/255, l2:0.5, gaussian:0.1 or spatial.")
     ] = None,
-    estimator: Annotated[str, typer.Option(help="For intermediate-q: path (sampling), mc (Monte Carlo) or both.")] = (
-        "both"
-    ),
+    estimator: Annotated[
+        str,
+        typer.Option(
+            help="For intermediate-q: path (sampling), mc (Monte Carlo), both, ais (annealed importance sampling, with "
+            "a lower bound), or all."
+        ),
+    ] = "both",
     grid: Annotated[
         str, typer.Option(help="For path sampling: graded, or thesis (biased, to compare with published numbers).")
     ] = "graded",
     samples: Annotated[int, typer.Option(help="Recorded samples an image and estimator.")] = 320,
-    leapfrog: Annotated[int, typer.Option(help="Gradients a sample of path sampling.")] = 10,
+    most_samples: Annotated[
+        int | None,
+        typer.Option(
+            help="Samples up to which chains run longer where few effective ones carry an image's value; without, five "
+            "times --samples."
+        ),
+    ] = None,
+    leapfrog: Annotated[int, typer.Option(help="Gradients a sample of chains.")] = 10,
     chains: Annotated[int, typer.Option(help="Independent chains an image.")] = 4,
     probacc: Annotated[str, typer.Option(help="Tolerances rho of ProbAcc.")] = "0.1,0.05,0.01",
 ) -> None:
@@ -118,9 +130,10 @@ def command(
             )
 
             texts = IntermediateOptions(
-                intermediate_q, distribution, estimator, grid, samples, leapfrog, chains, probacc, seed
+                intermediate_q, distribution, estimator, grid, samples, most_samples, leapfrog, chains, probacc, seed
             )
             asked = intermediate_request(texts, subject.default_threats(), images_a_batch)
+            _refuse(context, asked.unread, f"--estimator {estimator}, --grid {grid} and {asked.perturbation}")
             curve, path = evaluate_intermediate(
                 subject, asked, source=source, split=split, n=n, device=device, reading=reading
             )
@@ -157,9 +170,19 @@ def command(
 
 def _refuse_unread(context: typer.Context, curve: bool) -> None:
     """Raise RequestError for an option that was typed and that this kind of evaluation does not read."""
-    for name in UNION_OPTIONS if curve else CURVE_OPTIONS:
+    reader = "the evaluation of the union, without --intermediate-q" if curve else "--intermediate-q"
+    for name in _typed(context, UNION_OPTIONS if curve else CURVE_OPTIONS):
+        raise RequestError(f"--{name.replace('_', '-')} is read by {reader}; leave it out here")
+
+
+def _refuse(context: typer.Context, unread: Iterable[str], what: str) -> None:
+    """Raise RequestError for an option that was typed and that the chosen estimators do not read."""
+    for name in _typed(context, unread):
+        raise RequestError(f"--{name.replace('_', '-')} is not read with {what}; leave it out")
+
+
+def _typed(context: typer.Context, names: Iterable[str]) -> Iterator[str]:
+    for name in names:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            option = f"--{name.replace('_', '-')}"
-            reader = "the evaluation of the union, without --intermediate-q" if curve else "--intermediate-q"
-            raise RequestError(f"{option} is read by {reader}; leave it out here")
+            yield name

@@ -1,6 +1,7 @@
 """Intermediate-q evaluation: per image Z_q, random and adversarial ends; stored image by image, then averaged."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,17 +19,17 @@ from robustctl.data import ImageData
 from robustctl.evaluation import checks
 from robustctl.evaluation.store import Key, Store
 from robustctl.geometry import random_start
+from robustctl.intermediate.chains import numbers, run_chains
+from robustctl.intermediate.measure import Measure
 from robustctl.intermediate.request import IntermediateRequest
 from robustctl.intermediate.results import IntermediateResult
-from robustctl.intermediate.summary import Measure, summarize
+from robustctl.intermediate.summary import summarize
 from robustctl.oracle import Oracle, device_name
 from robustctl.progress import progress, say
-from robustctl.sampling.annealing import Trace
-from robustctl.sampling.build import draw, make_sampler
-from robustctl.sampling.estimators import Estimate, monte_carlo, path_sampling, thesis_path_sampling
+from robustctl.sampling.build import draw
+from robustctl.sampling.estimators import monte_carlo
 from robustctl.sampling.log_loss import log_ce
 from robustctl.sampling.noise import Noise
-from robustctl.sampling.spatial import STEPS
 from robustctl.seeds import Purpose
 from robustctl.spec import ModelSpec
 from robustctl.trusted_copy import PROBE, Trusted, trusted_copy
@@ -121,32 +122,30 @@ def _fill(model: Classifier, fast: Trusted, data: ImageData, request: Intermedia
 def _measure(oracle: Oracle, data: ImageData, positions: Sequence[int], request: IntermediateRequest) -> list[Measure]:
     x, y = data.images(positions).to(oracle.device), data.y[torch.as_tensor(positions)].to(oracle.device)
     indices = data.indices[torch.as_tensor(positions)].tolist()
-    evaluations = oracle.forwards, oracle.gradients
+    forwards = oracle.forwards
     logits = oracle.logits(x)
     values, right = _random(oracle, x, y, indices, request)
-    mc = [monte_carlo(values.double(), q) for q in request.qs] if request.estimator != "path" else []
+    mc = [monte_carlo(values.double(), q) for q in request.qs] if "mc" in request.kinds else []
+    gradients = oracle.gradients
     attacked, summit = _attack(oracle, x, y, indices, request)
-    path, traces = _path(oracle, x, y, indices, request, summit) if request.estimator != "mc" else ([], [])
-    largest = torch.stack([values.amax(1), *(trace.largest for trace in traces)]).amax(0)
-    recorded, burnt = (sum(getattr(trace, which) for trace in traces) for which in ("recorded", "burnt"))
-    spent = (oracle.forwards - evaluations[0]) // len(positions), (oracle.gradients - evaluations[1]) // len(positions)
+    attacks = (oracle.gradients - gradients) // len(positions)
+    images = x, y, indices
+    path = run_chains(oracle, images, request, "path", summit) if "path" in request.kinds else [None] * len(indices)
+    ais = run_chains(oracle, images, request, "ais", None) if "ais" in request.kinds else [None] * len(indices)
     return [
         Measure(
             clean_loss=float(log_ce(logits, y)[row].exp()),
             clean_right=bool(logits[row].argmax() == y[row]),
             right=int(right[row].sum()),
             draws=right.shape[1],
-            mc=[_numbers(one, row) for one in mc],
-            path=[_numbers(one, row) for one in path],
-            acceptance=float(torch.stack([trace.acceptance[row] for trace in traces]).mean()) if traces else None,
-            largest=float(largest[row].exp()),
+            mc=[numbers(one, row) for one in mc],
+            path=path[row],
+            ais=ais[row],
+            largest=math.exp(max([float(values[row].max()), *(one.largest for one in (path[row], ais[row]) if one)])),
             attack_losses=[float(loss[row]) for loss, _ in attacked],
             attack_right=all(bool(still[row]) for _, still in attacked) if attacked else bool(right[row].all()),
-            recorded=recorded,
-            burn_in=burnt,
-            samples=recorded // _cost(request),
-            forwards=spent[0],
-            gradients=spent[1],
+            attacks=attacks,
+            forwards=(oracle.forwards - forwards) // len(positions),
         )
         for row in range(len(positions))
     ]
@@ -166,21 +165,6 @@ def _random(
         values.append(log_ce(logits, rows).reshape(-1, many))
         right.append((logits.argmax(1) == rows).reshape(-1, many))
     return torch.cat(values, 1), torch.cat(right, 1)
-
-
-def _path(
-    oracle: Oracle, x: Tensor, y: Tensor, indices: list[int], request: IntermediateRequest, summit: Tensor | None
-) -> tuple[list[Estimate], list[Trace]]:
-    x, y = x.repeat_interleave(request.chains, 0), y.repeat_interleave(request.chains)
-    sampler = make_sampler(request.perturbation, oracle, x, y, request.leapfrog)
-    noise = Noise(seeds.generators(request.seed, Purpose.PATH, indices), request.chains, x)
-    samples, chains = request.samples, request.chains
-    if request.grid == "graded":
-        top = None if summit is None else summit.repeat_interleave(chains, 0)
-        estimates, trace = path_sampling(sampler, request.qs, samples=samples, chains=chains, noise=noise, summit=top)
-        return estimates, [trace]
-    pairs = [thesis_path_sampling(sampler, q, samples=samples, chains=chains, noise=noise) for q in request.qs]
-    return [estimate for estimate, _ in pairs], [trace for _, trace in pairs]
 
 
 def _attack(
@@ -207,13 +191,3 @@ def _attack(
 def _score(oracle: Oracle, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     logits = oracle.logits(x_adv)
     return losses.ce(logits, y), logits.argmax(1) == y
-
-
-def _numbers(estimate: Estimate, row: int) -> list[float]:
-    columns = (estimate.log_z, estimate.half, estimate.ess, estimate.gap, estimate.lag)
-    return [float(column[row]) for column in columns]
-
-
-def _cost(request: IntermediateRequest) -> int:
-    """Model evaluations a sample."""
-    return STEPS if request.perturbation.kind == "spatial" else request.leapfrog

@@ -4,11 +4,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 from robustctl.errors import RequestError
+from robustctl.intermediate.measure import Kind
 from robustctl.sampling.estimators import GridName, plan
 from robustctl.sampling.perturbation import Perturbation
 from robustctl.threats import Threat
 
-Estimator = Literal["path", "mc", "both"]
+Estimator = Literal["path", "mc", "ais", "both", "all"]
+KINDS: dict[Estimator, tuple[Kind, ...]] = {
+    "path": ("path",),
+    "mc": ("mc",),
+    "ais": ("ais",),
+    "both": ("mc", "path"),
+    "all": ("mc", "path", "ais"),
+}
+GROWTH = 4  # a run of the chains has this many times the samples of the one before
 
 
 @dataclass(frozen=True)
@@ -18,9 +27,10 @@ class IntermediateRequest:
     Attributes:
         perturbation: the distribution mu.
         qs: orders, each finite and >= 1.
-        estimator: path sampling, Monte Carlo, or both.
+        estimator: path sampling, Monte Carlo, annealed importance sampling, the first two, or all.
         grid: ``graded`` (the default estimator), or ``thesis`` (even steps in t, for comparison).
         samples: recorded samples an image and estimator, >= 2.
+        most_samples: of all runs of an image's chains together, >= samples.
         leapfrog: gradients a sample of HMC.
         chains: independent chains an image, >= 2.
         rhos: tolerances of ProbAcc, in (0,1).
@@ -34,6 +44,7 @@ class IntermediateRequest:
     estimator: Estimator
     grid: GridName
     samples: int
+    most_samples: int
     leapfrog: int
     chains: int
     rhos: tuple[float, ...]
@@ -56,5 +67,28 @@ class IntermediateRequest:
         ):
             if value < least:
                 raise RequestError(f"--{name} {value}: at least {least}")
-        if self.estimator != "mc":
+        if self.most_samples < self.samples:
+            raise RequestError(f"--most-samples {self.most_samples}: at least --samples, {self.samples}")
+        if "path" in self.kinds:
             plan(self.qs, self.samples, self.chains, self.grid)
+        if "ais" in self.kinds:
+            plan(self.qs, self.samples, self.chains, "thesis")
+
+    @property
+    def unread(self) -> set[str]:
+        """Names of the options that this request does not read."""
+        unread: set[str] = set()
+        if self.kinds == ("mc",):
+            unread |= {"grid", "leapfrog", "chains", "most_samples"}
+        if "path" not in self.kinds:
+            unread |= {"grid"}
+        if self.grid == "thesis" and "ais" not in self.kinds:
+            unread |= {"most_samples"}
+        if self.perturbation.kind == "spatial":
+            unread |= {"leapfrog"}
+        return unread
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The estimators that are run."""
+        return KINDS[self.estimator]

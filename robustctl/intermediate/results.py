@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from robustctl.files import write_text
+from robustctl.intermediate.measure import Kind
 from robustctl.results.statistics import student95, wilson
 from robustctl.results.union import TINY, Accuracy, DataInfo, Share, read_as
 
@@ -60,12 +62,16 @@ class QEstimate(MeanLoss):
         acceptance: of the chains' proposals; None for Monte Carlo.
         ess: median over images of the independent samples that would be as good.
         chain_gap: difference of the averages that the first two chains give alone; None for Monte Carlo.
-        lag: half the difference between annealing down and up; None without both.
+        lag: half the difference between annealing down and up, or how far a mean of few weights falls short; None for
+            others.
+        bound: of annealed importance sampling alone: with 95 % probability the mean of Z_q over these images is larger.
         log_z, log_z_half: of each image, log Z_q and half the width of its 95 % interval; older results lack the width.
+        samples_images, ess_images: of each image, its recorded samples and the independent ones that would be as good;
+            ``samples`` and ``ess`` are their medians. Older results lack them.
     """
 
     q: Annotated[float, Field(ge=1)]
-    estimator: Literal["mc", "path"]
+    estimator: Kind
     grid: Literal["graded", "thesis"] | None
     ci95_sampling: tuple[float, float]
     samples: int
@@ -75,8 +81,17 @@ class QEstimate(MeanLoss):
     ess: float
     chain_gap: float | None
     lag: float | None
+    bound: Loss | None = None
     log_z: list[float]
     log_z_half: list[float] | None = None
+    samples_images: list[int] | None = None
+    ess_images: list[float] | None = None
+
+    @property
+    def columns(self) -> list[Sequence[float]]:
+        """What it holds of each image."""
+        held = (self.log_z, self.log_z_half, self.samples_images, self.ess_images)
+        return [column for column in held if column is not None]
 
     @property
     def name(self) -> str:
@@ -140,9 +155,7 @@ class IntermediateResult(_Frozen):
 
     @model_validator(mode="after")
     def _covers_all_points(self) -> "IntermediateResult":
-        if any(
-            len(column) != self.data.n for one in self.estimates for column in (one.log_z, one.log_z_half or one.log_z)
-        ):
+        if any(len(column) != self.data.n for one in self.estimates for column in one.columns):
             raise ValueError("its per-point estimates do not cover its points")
         return self
 
@@ -153,6 +166,12 @@ class IntermediateResult(_Frozen):
             mean = math.fsum(math.exp(min(value, LARGEST)) for value in one.log_z) / len(one.log_z)
             _require(f"estimates.{i}.value", one.value, mean)
             _require_within(f"estimates.{i}.ci95_sampling", one.value, one.ci95_sampling)
+            if one.bound is not None:
+                _require(f"estimates.{i}.bound", one.bound, lower_bound(one.log_z, one.q))
+            if one.ess_images is not None:
+                _require(f"estimates.{i}.ess", one.ess, statistics.median(one.ess_images))
+            if one.samples_images is not None:
+                _require(f"estimates.{i}.samples", one.samples, statistics.median_low(one.samples_images))
         named: list[tuple[str, Accuracy]] = [("clean", self.clean)]
         named += [(f"probacc.{i}", one) for i, one in enumerate(self.probacc)]
         means = [("clean_loss", self.clean_loss), *((f"estimates.{i}", one) for i, one in enumerate(self.estimates))]
@@ -168,13 +187,13 @@ class IntermediateResult(_Frozen):
         _require_within("random.ci95", self.random.acc, self.random.ci95)
         return self
 
-    def curve(self, estimator: Literal["mc", "path"]) -> list[QEstimate]:
+    def curve(self, estimator: Kind) -> list[QEstimate]:
         """Estimates of one kind in the order of q."""
         return sorted((one for one in self.estimates if one.estimator == estimator), key=lambda one: one.q)
 
     def shown_curve(self) -> list[QEstimate]:
-        """What a picture shows: path sampling's estimates, Monte Carlo's where there are no others."""
-        return self.curve("path") or self.curve("mc")
+        """What a picture shows: the estimates of path sampling, or of importance sampling, or of Monte Carlo."""
+        return self.curve("path") or self.curve("ais") or self.curve("mc")
 
     def write(self, path: Path | str) -> None:
         """Write the JSON atomically; raises RunError when that is not possible."""
@@ -189,6 +208,16 @@ def _require(name: str, found: float, expected: float) -> None:
 def _require_within(name: str, value: float, ends: tuple[float, float]) -> None:
     if not ends[0] - TINY <= value <= ends[1] + TINY:
         raise ValueError(f"{name} is [{ends[0]}, {ends[1]}]; its value {value} is not in it")
+
+
+def lower_bound(log_z: Sequence[float], q: float) -> float:
+    """What the mean of Z_q over n images exceeds with 95 % probability, from log mean weights of importance sampling.
+
+    The mean weight is unbiased, so by Markov's inequality it is above 20 n times Z_q^q in at most 1 of 20 n runs. So
+    with 95 % probability no image of the n is so far above.
+    """
+    slack = math.log(20 * len(log_z)) / q
+    return math.fsum(math.exp(min(value - slack, LARGEST)) for value in log_z) / len(log_z)
 
 
 def mean_and_half(values: Sequence[float]) -> tuple[float, float]:

@@ -1,18 +1,15 @@
 """From measures of single images to the result of an intermediate-q evaluation, with its warnings."""
 
-import dataclasses
 import itertools
-import json
 import math
 import platform
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
 from robustctl.data import ImageData
+from robustctl.intermediate.measure import Kind, Measure, carried_by_few
 from robustctl.intermediate.request import IntermediateRequest
 from robustctl.intermediate.results import (
     AdversarialLoss,
@@ -23,47 +20,20 @@ from robustctl.intermediate.results import (
     MeanShare,
     ProbAccuracy,
     QEstimate,
+    lower_bound,
     mean_and_half,
 )
 from robustctl.results.statistics import wilson_mean
 from robustctl.results.union import Accuracy
 from robustctl.version import __version__
 
+FAULTS = {
+    "mc": "it is too small, and so is its interval",
+    "path": "its chains have hardly mixed and the value may be off by more than its interval; raise --most-samples, "
+    "and compare with --estimator ais",
+    "ais": "it lies below the truth, by more than its interval may say; raise --most-samples",
+}
 FEWEST_ACCEPTED = 0.4  # mean acceptance of an image below which its chains count as stuck
-FEWEST_EFFECTIVE = 20  # samples that must carry an estimate
-
-
-@dataclass(frozen=True)
-class Measure:
-    """What was measured on one image. ``mc`` and ``path`` hold log Z_q, half-width, ess, gap and lag for each q.
-
-    ``recorded``, ``burn_in``, ``forwards`` and ``gradients`` count model evaluations, ``samples`` recorded moves.
-    """
-
-    clean_loss: float
-    clean_right: bool
-    right: int
-    draws: int
-    mc: list[list[float]]
-    path: list[list[float]]
-    acceptance: float | None
-    largest: float
-    attack_losses: list[float]
-    attack_right: bool
-    recorded: int
-    burn_in: int
-    samples: int
-    forwards: int
-    gradients: int
-
-    def to_json(self) -> str:
-        """For the store."""
-        return json.dumps(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> "Measure":
-        """What ``to_json`` wrote."""
-        return cls(**json.loads(text))
 
 
 def summarize(
@@ -109,14 +79,12 @@ def summarize(
 
 def _estimates(measures: Sequence[Measure], request: IntermediateRequest) -> Iterator[QEstimate]:
     for k, q in enumerate(request.qs):
-        if measures[0].mc:
-            yield _estimate("mc", q, [one.mc[k] for one in measures], measures, request)
-        if measures[0].path:
-            yield _estimate("path", q, [one.path[k] for one in measures], measures, request)
+        for kind in request.kinds:
+            yield _estimate(kind, q, [one.numbers(kind, k) for one in measures], measures, request)
 
 
 def _estimate(
-    kind: Literal["mc", "path"],
+    kind: Kind,
     q: float,
     rows: list[list[float]],
     measures: Sequence[Measure],
@@ -132,7 +100,9 @@ def _estimate(
     mean_lag = _mean_product(z, lag)
     errors = math.fsum(value**2 * (h**2 - one**2) for value, h, one in zip(z, half, lag, strict=True))
     over_chains = math.hypot(math.sqrt(max(0.0, errors)) / len(z), mean_lag)
-    path = kind == "path"
+    path, chains = kind == "path", kind != "mc"
+    samples = [_per_q(one.samples(kind), request) if path else one.samples(kind) for one in measures]
+    accepted = [one.acceptance(kind) for one in measures]
     return QEstimate(
         value=mean,
         ci95=_around(mean, max(math.hypot(over_images, mean_lag), over_chains)),
@@ -140,15 +110,18 @@ def _estimate(
         q=q,
         estimator=kind,
         grid=request.grid if path else None,
-        samples=_per_q(measures[0].samples, request) if path else measures[0].draws,
-        leapfrog=request.leapfrog if path and request.perturbation.kind != "spatial" else 0,
-        chains=request.chains if path else None,
-        acceptance=statistics.fmean(one.acceptance or 0.0 for one in measures) if path else None,
+        samples=statistics.median_low(samples),
+        leapfrog=request.leapfrog if chains and request.perturbation.kind != "spatial" else 0,
+        chains=request.chains if chains else None,
+        acceptance=statistics.fmean(one or 0.0 for one in accepted) if chains else None,
         ess=statistics.median(ess),
-        chain_gap=_mean_product(z, gap) if path else None,
-        lag=mean_lag if path and request.grid == "graded" else None,
+        chain_gap=_mean_product(z, gap) if chains else None,
+        lag=mean_lag if kind == "ais" or (path and request.grid == "graded") else None,
+        bound=lower_bound(log_z, q) if kind == "ais" else None,
         log_z=log_z,
         log_z_half=half,
+        samples_images=samples,
+        ess_images=ess,
     )
 
 
@@ -205,13 +178,26 @@ def _distribution(request: IntermediateRequest) -> DistributionInfo:
 
 
 def _cost(measures: Sequence[Measure]) -> Cost:
-    """The largest of all images; they differ only where the thesis's tuning ended early."""
+    """The mean of all images, rounded."""
     return Cost(
-        recorded=max(one.recorded for one in measures),
-        burn_in=max(one.burn_in for one in measures),
-        attacks=max(0, max(one.gradients - one.recorded - one.burn_in for one in measures)),
-        forwards=max(one.forwards for one in measures),
+        recorded=round(statistics.fmean(sum(chains.recorded for chains in one.chains) for one in measures)),
+        burn_in=round(statistics.fmean(sum(chains.burnt for chains in one.chains) for one in measures)),
+        attacks=round(statistics.fmean(one.attacks for one in measures)),
+        forwards=round(statistics.fmean(one.forwards for one in measures)),
     )
+
+
+def _below(path: Sequence[QEstimate], ais: dict[float, QEstimate]) -> Iterator[str]:
+    """Path sampling's values that annealed importance sampling proves, or on average says, to be too low."""
+    for one in path:
+        other = ais.get(one.q)
+        if other is None or other.bound is None:
+            continue
+        if one.ci95_sampling[1] < other.value or one.value < other.bound:
+            yield (
+                f"too low: {one.name} is {one.value:.4g} [{one.ci95_sampling[0]:.4g}, {one.ci95_sampling[1]:.4g}], but "
+                f"annealed importance sampling, which errs downwards, is {other.value:.4g} (at least {other.bound:.4g})"
+            )
 
 
 def _flags(
@@ -221,6 +207,8 @@ def _flags(
     adversarial: AdversarialLoss | None,
 ) -> Iterator[str]:
     path = [one for one in estimates if one.estimator == "path"]
+    ais = {one.q: one for one in estimates if one.estimator == "ais"}
+    yield from _below(path, ais)
     for low, high in itertools.pairwise(path):
         slack = math.hypot(low.ci95_sampling[1] - low.value, high.ci95_sampling[1] - high.value)
         if high.value < low.value - slack:
@@ -233,19 +221,20 @@ def _flags(
                     f"above the attack: {one.name} is {one.value:.4g}, the strongest attack's loss "
                     f"{adversarial.value:.4g}: the attack is too weak or the chains are off"
                 )
-    stuck = sum(one.acceptance is not None and one.acceptance < FEWEST_ACCEPTED for one in measures)
+    stuck = sum(any(chains.acceptance < FEWEST_ACCEPTED for chains in one.chains) for one in measures)
     if stuck:
         yield (
             f"acceptance: below {FEWEST_ACCEPTED:.0%} on {stuck} of {len(measures)} images after the burn-in "
             "(wanted: 60-70 %); their chains went on with the last step"
         )
     for one in estimates:
-        if one.ess < FEWEST_EFFECTIVE and one.q > 1:
-            fault = (
-                "it is too small, and so is its interval"
-                if one.estimator == "mc"
-                else "its chains have hardly mixed and the value may be off by more than its interval; raise --samples"
+        assert one.ess_images is not None and one.samples_images is not None
+        pairs = list(zip(one.ess_images, one.samples_images, strict=True))
+        few = sum(carried_by_few(one.estimator, ess, samples) for ess, samples in pairs)
+        if few and (one.q > 1 or one.estimator != "mc"):
+            yield (
+                f"{one.name}: on {few} of {len(pairs)} images too few samples carry the value (median image: "
+                f"{one.ess:.2g} of {one.samples}); {FAULTS[one.estimator]}"
             )
-            yield f"{one.name}: {one.ess:.2g} of {one.samples} samples carry the median image's value; {fault}"
     if request.grid == "thesis" and path:
         yield "thesis grid: biased low at large q, and its intervals do not cover that; the graded grid is not"

@@ -138,7 +138,7 @@ def _details(label: str, result: UnionResult) -> dict[str, object]:
 
 
 def _q_details(label: str, result: IntermediateResult) -> dict[str, object]:
-    kinds = {"path": "path sampling", "mc": "Monte Carlo"}
+    kinds = {"path": "path sampling", "ais": "annealed importance sampling", "mc": "Monte Carlo"}
     used = {one.estimator for one in result.estimates}
     facts = {
         "model": result.model,
@@ -147,7 +147,7 @@ def _q_details(label: str, result: IntermediateResult) -> dict[str, object]:
         "list of images": result.data.index_sha256,
         "perturbations": result.distribution.text,
         "estimated by": f"{' and '.join(name for kind, name in kinds.items() if kind in used)}, "
-        f"{max(one.samples for one in result.estimates)} samples an image, seed {result.seed}",
+        f"{max(one.samples for one in result.estimates)} samples an image (median), seed {result.seed}",
         "time": f"{result.seconds:.0f} s on {result.device}",
         "versions": ", ".join(f"{name} {version}" for name, version in result.versions.items()),
     }

@@ -2,16 +2,17 @@
 
 from collections.abc import Iterator
 
+from robustctl.intermediate.measure import Kind
 from robustctl.intermediate.results import IntermediateResult, QEstimate
 
-LABELS = {"mc": "Z_MC", "path": "Z_PS"}
+LABELS: dict[Kind, str] = {"mc": "Z_MC", "path": "Z_PS", "ais": "Z_AIS"}
 Row = tuple[str, ...]
 
 
 def table(result: IntermediateResult) -> str:
     """Losses with their intervals and diagnostics, accuracies, cost and flags."""
     head = f"{result.model} on {result.data.source} {result.data.split}, n={result.data.n}; {result.distribution.text}"
-    columns = ("loss (nats)", "value", "95 % images", "95 % chains", "ess", "accept", "gap", "lag")
+    columns = ("loss (nats)", "value", "95 % images", "95 % chains", "ess", "accept", "gap", "lag", "at least")
     losses = _aligned([columns, *_losses(result)])
     shares = _aligned([("accuracy (%)", "value", "95 %"), *_accuracies(result)])
     cost = result.cost
@@ -23,16 +24,16 @@ def table(result: IntermediateResult) -> str:
 
 
 def _losses(result: IntermediateResult) -> Iterator[Row]:
-    yield ("clean", f"{result.clean_loss.value:.4g}", _interval(result.clean_loss.ci95), "", "", "", "", "")
-    for kind in ("mc", "path"):
+    yield ("clean", f"{result.clean_loss.value:.4g}", _interval(result.clean_loss.ci95), *[""] * 6)
+    for kind in LABELS:
         for one in result.curve(kind):
             yield _estimate(one)
     adversarial = result.adversarial_loss
     if adversarial is not None:
-        yield (f"worst, {adversarial.ball}", f"{adversarial.value:.4g}", _interval(adversarial.ci95), *[""] * 5)
+        yield (f"worst, {adversarial.ball}", f"{adversarial.value:.4g}", _interval(adversarial.ci95), *[""] * 6)
         for name, value in (("PGD", adversarial.pgd), ("APGD", adversarial.apgd)):
             if value is not None:
-                yield (f"  {name}", f"{value:.4g}", *[""] * 6)
+                yield (f"  {name}", f"{value:.4g}", *[""] * 7)
 
 
 def _estimate(one: QEstimate) -> Row:
@@ -45,6 +46,7 @@ def _estimate(one: QEstimate) -> Row:
         "" if one.acceptance is None else f"{one.acceptance:.2f}",
         "" if one.chain_gap is None else f"{one.chain_gap:+.2g}",
         "" if one.lag is None else f"{one.lag:+.2g}",
+        "" if one.bound is None else f"{one.bound:.4g}",
     )
 
 

@@ -1,5 +1,6 @@
 """Path sampling with one annealing run for all q: the chains climb from t = 0 to the largest q and come down again."""
 
+import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -112,6 +113,31 @@ def sweep_once(sampler: Sampler, grid: Grid, noise: Noise) -> Trace:
     return run.trace([run.record(t, 1) for t in grid.t], [])
 
 
+def sweep_weighing(sampler: Sampler, grid: Grid, scouted: Sequence[float], noise: Noise) -> Trace:
+    """The way up of annealed importance sampling (Neal 2001): one move a grid point, from exact samples at t = 0.
+
+    Importance weights are unbiased only if no step depends on the chains that it moves. So the steps, and the slopes
+    that they are fitted to, come from another run, which is discarded.
+
+    Args:
+        scouted: increasing points at which the other run tunes the step; a grid point takes that of the last one below.
+    """
+    scout = _Run(sampler, noise.fork())
+    found = []
+    for low, t in zip((scouted[0], *scouted), scouted, strict=False):
+        for _ in range(_burn_in(low, t)):
+            scout.tune(t)
+        found.append((scout.slope(), scout.step))
+    run = _Run(sampler, noise)
+    run.burnt = scout.burnt
+    up = []
+    for t in grid.t:
+        slope, step = found[max(0, bisect.bisect_right(scouted, t) - 1)]
+        run.way = run.lengths(t * slope, step)
+        up.append(run.record(t, 1))
+    return run.trace(up, [])
+
+
 def anneal(sampler: Sampler, ts: Sequence[float], step: float, noise: Noise) -> tuple[Tensor, Tensor]:
     """One move at each of ``ts``, with nothing tuned: what training can afford.
 
@@ -188,11 +214,16 @@ class _Run:
         return (self.step * factor).clamp(max=self.sampler.widest)
 
     def measure(self, t: float) -> Tensor:
-        """Length of a step for each row and pixel, from the root mean square gradient over an image's chains."""
-        grad = self._by_image(self.state.grad)
-        slope = t * grad.square().mean(1).sqrt().nan_to_num(posinf=0.0)
-        step = self.step[:, None, None, None]
-        return self.sampler.widths(self._rows(slope)) * self._rows(step)
+        """Length of a step for each row and pixel where the chains are now."""
+        return self.lengths(t * self.slope(), self.step)
+
+    def slope(self) -> Tensor:
+        """The root mean square gradient over an image's chains, (n, c, h, w)."""
+        return self._by_image(self.state.grad).square().mean(1).sqrt().nan_to_num(posinf=0.0)
+
+    def lengths(self, slope: Tensor, step: Tensor) -> Tensor:
+        """Length of a step (n,) for each row and pixel under slopes (n, c, h, w) of log loss^t."""
+        return self.sampler.widths(self._rows(slope)) * self._rows(step[:, None, None, None])
 
     def _by_image(self, of_rows: Tensor) -> Tensor:
         return of_rows.reshape(self.images, self.chains, *of_rows.shape[1:])

@@ -4,6 +4,7 @@ Path sampling rests on log Z_q = (1/q) integral from 0 to q of E_t[log loss] dt,
 proportional to loss^t (Rice, thesis 2023, equation 3.15). A ``Grid`` says where to measure E_t and how to weigh it.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ FEWEST_NODES = 2  # a panel
 class Grid:
     """Attributes:
     t: increasing annealing points (k,), >= 0.
-    weights: (k,) for each q; the estimate of log Z_q is the sum over k of weights[q][k] * E_t[k][log loss].
+    weights: (k,) for each q; the estimate of log Z_q is the sum over k of weights[q][k] * E_t[k][log loss]. In
+        importance sampling a chain's log weight over q is the sum of weights[q][k] * its own log loss at t[k].
     """
 
     t: tuple[float, ...]
@@ -55,6 +57,31 @@ def uniform(q: float, m: int) -> Grid:
     At finite m its estimate is biased: it is the trapezoidal rule with both end points counted in full.
     """
     return Grid(tuple(q * i / (m - 1) for i in range(m)), {q: (1 / m,) * m})
+
+
+def climbing(qs: Sequence[float], steps: int) -> Grid:
+    """The points at which annealed importance sampling looks at the loss, from t = 0 to just below the largest q.
+
+    A weight is the product of loss^(distance to the next point): here its log, over q. Distances grow as 1 + t, because
+    the losses under loss^t settle on the scale of t. Each q is a point, where its weight ends.
+
+    Args:
+        qs: values >= 1.
+        steps: points up to the largest q, about: every stretch between two q has at least one.
+    """
+    stops = sorted({float(q) for q in qs})
+    share = steps / math.log1p(stops[-1])
+    ends: list[float] = []
+    for low, high in itertools.pairwise([0.0, *stops]):
+        from_log, length = math.log1p(low), math.log1p(high) - math.log1p(low)
+        parts = max(1, round(share * length))
+        ends += [*(math.expm1(from_log + length * (i + 1) / parts) for i in range(parts - 1)), high]
+    points = [0.0, *ends[:-1]]
+    weights = {
+        q: tuple((end - t) / q if end <= q else 0.0 for t, end in zip(points, ends, strict=True))
+        for q in map(float, qs)
+    }
+    return Grid(tuple(points), weights)
 
 
 def _edges(qs: Sequence[float]) -> list[float]:

@@ -11,7 +11,7 @@ from robustctl.errors import RequestError
 from robustctl.evaluation.store import place
 from robustctl.files import writing
 from robustctl.intermediate import evaluate as intermediate
-from robustctl.intermediate.request import Estimator, IntermediateRequest
+from robustctl.intermediate.request import GROWTH, Estimator, IntermediateRequest
 from robustctl.intermediate.results import IntermediateResult
 from robustctl.oracle import pick_device
 from robustctl.sampling.estimators import GridName
@@ -30,6 +30,7 @@ class IntermediateOptions:
     estimator: str = "both"
     grid: str = "graded"
     samples: int = 320
+    most_samples: int | None = None
     leapfrog: int = 10
     chains: int = 4
     probacc: str = "0.1,0.05,0.01"
@@ -96,6 +97,7 @@ def intermediate_request(
         estimator=cast(Estimator, _choice("--estimator", options.estimator, get_args(Estimator))),
         grid=cast(GridName, _choice("--grid", options.grid, get_args(GridName))),
         samples=options.samples,
+        most_samples=(1 + GROWTH) * options.samples if options.most_samples is None else options.most_samples,
         leapfrog=options.leapfrog,
         chains=options.chains,
         rhos=tuple(parse_numbers("--probacc", options.probacc)),

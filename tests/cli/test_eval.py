@@ -397,6 +397,7 @@ def test_another_spelling_or_layout_of_the_same_images_goes_on_with_the_same_ver
         ["--union-only"],
         ["--force"],
         ["--union"],
+        ["--x-adv", "x.npz"],
     ],
 )
 def test_the_intermediate_evaluation_refuses_what_it_does_not_read(refused, model, images, options):
@@ -405,10 +406,28 @@ def test_the_intermediate_evaluation_refuses_what_it_does_not_read(refused, mode
 
 
 @pytest.mark.parametrize(
+    ("options", "unread"),
+    [
+        (["--estimator", "mc", "--grid", "graded"], "--grid"),
+        (["--estimator", "mc", "--chains", 4], "--chains"),
+        (["--estimator", "mc", "--leapfrog", 10], "--leapfrog"),
+        (["--estimator", "mc", "--most-samples", 400], "--most-samples"),
+        (["--estimator", "ais", "--grid", "thesis"], "--grid"),
+        (["--estimator", "path", "--grid", "thesis", "--most-samples", 400], "--most-samples"),
+        (["--distribution", "spatial", "--leapfrog", 3], "--leapfrog"),
+    ],
+)
+def test_an_option_that_the_estimator_does_not_read_is_refused(refused, model, images, options, unread):
+    given = ["--data", images, "--intermediate-q", "1", "--distribution", "linf:0.1", *options]
+    assert f"{unread} is not read with" in refused(model, *given)
+
+
+@pytest.mark.parametrize(
     "options",
     [
         ["--grid", "thesis"],
         ["--samples", 320],
+        ["--most-samples", 320],
         ["--leapfrog", 10],
         ["--chains", 4],
         ["--estimator", "mc"],

@@ -47,6 +47,7 @@ def request(distribution: str = "linf:0.1", **changes: object) -> IntermediateRe
         estimator="both",
         grid="graded",
         samples=120,
+        most_samples=120,
         leapfrog=2,
         chains=4,
         rhos=(0.1, 0.01),
@@ -164,13 +165,47 @@ def test_thesis_grid_says_that_it_is_biased(evaluate) -> None:
     assert result.cost.recorded == 120 * 2
 
 
+def test_importance_sampling_stands_beside_its_bound_and_below_the_attack(evaluate) -> None:
+    result = evaluate(request(estimator="all", samples=240, most_samples=240))
+    assert result.adversarial_loss is not None
+    for one, path in zip(result.curve("ais"), result.curve("path"), strict=True):
+        assert one.bound is not None
+        assert one.bound < one.value < result.adversarial_loss.value
+        assert one.value == pytest.approx(path.value, rel=0.2)
+    bounds = [one.bound for one in result.curve("ais")]
+    assert bounds == sorted(bounds)
+    assert {one.estimator for one in evaluate(request(estimator="ais"), store="b.sqlite").estimates} == {"ais"}
+
+
+def test_chains_that_were_too_few_go_on_and_resume_alike(evaluate, monkeypatch) -> None:
+    asked = request(estimator="all", most_samples=600, batch_size=24)
+    whole = evaluate(asked)
+    longest = max(one for estimate in whole.curve("ais") for one in estimate.samples_images)
+    assert longest > 400, "some image needed the longer run"
+    inner, calls = evaluation._measure, []
+
+    def fails_later(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return inner(*arguments)
+
+    monkeypatch.setattr(evaluation, "_measure", fails_later)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(asked, store="b.sqlite")
+    continued = evaluate(asked, store="b.sqlite")
+    assert continued.estimates == whole.estimates
+    assert continued.cost == whole.cost
+
+
 @pytest.mark.parametrize("distribution", ["l2:0.4", "gaussian:0.1", "spatial"])
 def test_every_distribution_is_measured(evaluate, distribution) -> None:
     ball = Threat.parse("l2:0.5") if distribution.startswith("gaussian") else Perturbation.parse(distribution).threat
-    result = evaluate(request(distribution, qs=(1.0, 100.0), samples=80, ball=ball))
+    result = evaluate(request(distribution, qs=(1.0, 100.0), samples=80, most_samples=80, ball=ball, estimator="all"))
     values = [one.value for one in result.curve("path")]
     assert values == sorted(values)
     assert values[0] == pytest.approx(by_name(result)["mc q=1"], rel=0.3)
+    assert by_name(result)["ais q=1"] == pytest.approx(by_name(result)["mc q=1"], rel=0.3)
     assert result.adversarial_loss is not None
     assert (
         result.adversarial_loss.ball
@@ -197,6 +232,8 @@ def test_probacc_counts_images_right_often_enough(evaluate, images) -> None:
         ({"rhos": (1.0,)}, r"--probacc 1: rho must lie between 0 and 1"),
         ({"rhos": (0.0,)}, r"--probacc 0"),
         ({"samples": 1}, r"--samples 1: at least 2"),
+        ({"most_samples": 119}, r"--most-samples 119: at least --samples, 120"),
+        ({"samples": 6, "estimator": "ais"}, r"samples 6 are too few"),
         ({"samples": 12}, r"samples 12 are too few"),
         ({"leapfrog": 0}, r"--leapfrog 0: at least 1"),
         ({"chains": 0}, r"--chains 0: at least 2"),

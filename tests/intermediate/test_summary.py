@@ -1,32 +1,39 @@
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
 
 from robustctl.data import ImageData
+from robustctl.intermediate.measure import Chains, Measure
 from robustctl.intermediate.request import IntermediateRequest
 from robustctl.intermediate.results import IntermediateResult
-from robustctl.intermediate.summary import Measure, summarize
+from robustctl.intermediate.summary import summarize
 from robustctl.sampling.perturbation import Perturbation
 from robustctl.threats import Threat
 
+
+def chains(*numbers: list[float], **changes: Any) -> Chains:
+    """Chains that gave these numbers, one list for each q."""
+    usual: dict[str, Any] = {"samples": 100, "acceptance": 0.65, "largest": 0.0, "recorded": 1000, "burnt": 500}
+    return Chains(list(numbers), **usual | changes)
+
+
+LOW, HIGH = [math.log(0.2), 0.1, 50.0, 0.02, 0.0], [math.log(0.5), 0.1, 50.0, 0.02, 0.0]
 USUAL = Measure(
     clean_loss=0.1,
     clean_right=True,
     right=95,
     draws=100,
     mc=[[math.log(0.2), 0.01, 50.0, 0.0, 0.0], [math.log(0.3), 0.01, 50.0, 0.0, 0.0]],
-    path=[[math.log(0.2), 0.1, 50.0, 0.02, 0.0], [math.log(0.5), 0.1, 50.0, 0.02, 0.0]],
-    acceptance=0.65,
+    path=chains(LOW, HIGH),
+    ais=None,
     largest=1.0,
     attack_losses=[0.8, 0.9],
     attack_right=False,
-    recorded=1000,
-    burn_in=500,
-    samples=100,
+    attacks=150,
     forwards=300,
-    gradients=1650,
 )
 
 
@@ -41,6 +48,7 @@ def summary(*changes: dict[str, object], **asked: object) -> IntermediateResult:
         estimator="both",
         grid="graded",
         samples=100,
+        most_samples=100,
         leapfrog=10,
         chains=4,
         rhos=(0.1, 0.05, 0.01),
@@ -70,14 +78,14 @@ def test_gaussian_noise_fills_no_ball_that_could_bound_it() -> None:
 
 
 def test_a_value_that_falls_with_q_beyond_its_error_is_flagged() -> None:
-    falling = [[math.log(0.5), 0.1, 50.0, 0.0, 0.0], [math.log(0.2), 0.1, 50.0, 0.0, 0.0]]
-    within = [[math.log(0.5), 0.1, 50.0, 0.0, 0.0], [math.log(0.49), 0.1, 50.0, 0.0, 0.0]]
+    falling = chains([math.log(0.5), 0.1, 50.0, 0.0, 0.0], [math.log(0.2), 0.1, 50.0, 0.0, 0.0])
+    within = chains([math.log(0.5), 0.1, 50.0, 0.0, 0.0], [math.log(0.49), 0.1, 50.0, 0.0, 0.0])
     assert flags({"path": falling}) == ["decreasing"]
     assert flags({"path": within}) == []
 
 
 def test_chains_that_hardly_move_are_flagged_and_counted() -> None:
-    (flag,) = summary({"acceptance": 0.1}, {}).flags
+    (flag,) = summary({"path": chains(LOW, HIGH, acceptance=0.1)}, {}).flags
     assert flag.startswith("acceptance: below 40% on 1 of 2 images")
 
 
@@ -86,9 +94,43 @@ def test_a_monte_carlo_mean_that_few_samples_carry_is_flagged() -> None:
     assert flags({"mc": poor}) == ["mc q=100"]
 
 
+def test_an_image_that_few_samples_carry_is_flagged_though_the_median_is_fine() -> None:
+    poor = chains(LOW, [*HIGH[:2], 5.0, *HIGH[3:]])
+    (flag,) = summary({}, {}, {}, {"path": poor}).flags
+    assert flag.startswith("path q=100: on 1 of 4 images too few samples carry the value (median image: 50 of 100)")
+
+
+def test_importance_weights_that_half_of_the_chains_carry_are_enough() -> None:
+    few, enough = (
+        chains(LOW, [*HIGH[:2], 49.0, *HIGH[3:]]),
+        chains(*[[*row[:2], 50.0, *row[3:]] for row in (LOW, HIGH)]),
+    )
+    assert flags({"ais": enough}, estimator="all") == []
+    assert flags({"ais": few}, estimator="all") == ["ais q=100"]
+
+
+def test_path_sampling_below_importance_sampling_is_flagged_as_too_low() -> None:
+    def higher(by: float) -> Chains:
+        return chains(*[[row[0] + by, 0.1, 100.0, 0.0, 0.0] for row in (LOW, HIGH)])
+
+    assert flags({"ais": higher(0.02)}, estimator="all") == []
+    assert flags({"ais": higher(0.2)}, estimator="all") == ["too low", "too low"]
+    # Within its own wide interval, and still below what is certain.
+    wide = chains(*[[row[0], 1.0, 50.0, 0.0, 0.0] for row in (LOW, HIGH)])
+    certain = math.log(20) / 100
+    assert flags({"path": wide, "ais": higher(1.1 * certain)}, estimator="all") == ["too low"]
+    assert flags({"path": wide, "ais": higher(0.9 * certain)}, estimator="all") == []
+
+
+def test_the_bound_holds_for_all_images_at_once() -> None:
+    carried = chains(*[[*row[:2], 100.0, *row[3:]] for row in (LOW, HIGH)])
+    (one,) = [one for one in summary(*[{"ais": carried}] * 5, estimator="all").curve("ais") if one.q == 100]
+    assert one.bound == pytest.approx(0.5 * (20 * 5) ** (-1 / 100))
+
+
 def test_lags_add_up_over_images_and_chain_errors_average_out() -> None:
-    noisy = [USUAL.path[0], [0.0, 0.1, 50.0, 0.0, 0.0]]
-    lagging = [USUAL.path[0], [0.0, 0.1, 50.0, 0.0, 0.1]]
+    noisy = chains(LOW, [0.0, 0.1, 50.0, 0.0, 0.0])
+    lagging = chains(LOW, [0.0, 0.1, 50.0, 0.0, 0.1])
     halves = []
     for path in (noisy, lagging):
         one = summary(*[{"path": path, "attack_losses": [9.0, 9.0]}] * 100).curve("path")[1]

@@ -51,3 +51,17 @@ def test_thesis_grid_is_biased_low_at_finite_m() -> None:
     biases = [error(quadrature.uniform(1000, m), 1000, 3) for m in (25, 100, 400)]
     assert biases[0] < biases[1] < biases[2] < 0
     assert biases[1] < -0.02
+
+
+@pytest.mark.parametrize("qs", [(1.0,), (1.0, 10.0, 100.0), (3.0, 3.5, 1000.0)])
+def test_importance_weights_climb_from_0_to_each_q(qs: tuple[float, ...]) -> None:
+    grid = quadrature.climbing(qs, 40)
+    assert grid.t[0] == 0
+    assert list(grid.t) == sorted(set(grid.t))
+    assert grid.t[-1] < max(qs)
+    assert 38 <= len(grid.t) <= 42
+    for q in qs:
+        # A loss that is e everywhere has Z_q = e: the distances add up to q.
+        assert sum(grid.weights[q]) == pytest.approx(1)
+        assert all((weight > 0) == (t < q) for t, weight in zip(grid.t, grid.weights[q], strict=True))
+        assert q == max(qs) or q in grid.t
