@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 
+from robustctl.report.columns import columns
 from robustctl.report.methods import Cell, MethodTable, Row
 
 SIGNIFICANT = 0.05
@@ -26,11 +27,8 @@ def text(made: Sequence[MethodTable]) -> str:
 
 def _text(made: MethodTable) -> str:
     rows = _grid(made, lambda cell: figure(cell) + "*" * cell.best + _p_text(cell))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines.insert(1, "  ".join("-" * width for width in widths))
     best = ["* the best of its column."] if any(cell.best for row in made.rows for cell in row.cells.values()) else []
-    return "\n".join([f"{made.title}, accuracy in %", "", *lines, "", *best, *_notes(made)])
+    return "\n".join([f"{made.title}, accuracy in %", "", columns(rows, rule=True), "", *best, *_notes(made)])
 
 
 def markdown(made: Sequence[MethodTable]) -> str:

@@ -47,7 +47,7 @@ def _union(results: Labelled) -> dict[str, object]:
 
 
 def _with_protocols(results: Labelled) -> table.Rows:
-    header, *rows = table.columns(results)
+    header, *rows = table.accuracies(results)
     return [header, ["protocol", *(_protocol(result) for _, result in results)], *rows]
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from robustctl.intermediate.measure import Kind
 from robustctl.intermediate.results import IntermediateResult, QEstimate
+from robustctl.report.columns import columns
 
 LABELS: dict[Kind, str] = {"mc": "Z_MC", "path": "Z_PS", "ais": "Z_AIS"}
 Row = tuple[str, ...]
@@ -12,9 +13,9 @@ Row = tuple[str, ...]
 def table(result: IntermediateResult) -> str:
     """Losses with their intervals and diagnostics, accuracies, cost and flags."""
     head = f"{result.model} on {result.data.source} {result.data.split}, n={result.data.n}; {result.distribution.text}"
-    columns = ("loss (nats)", "value", "95 % images", "95 % chains", "ess", "accept", "gap", "lag", "at least")
-    losses = _aligned([columns, *_losses(result)])
-    shares = _aligned([("accuracy (%)", "value", "95 %"), *_accuracies(result)])
+    header = ("loss (nats)", "value", "95 % images", "95 % chains", "ess", "accept", "gap", "lag", "at least")
+    losses = columns([header, *_losses(result)])
+    shares = columns([("accuracy (%)", "value", "95 %"), *_accuracies(result)])
     cost = result.cost
     spent = (
         f"cost an image: {cost.recorded} gradients in samples, {cost.burn_in} in burn-in, {cost.attacks} in attacks, "
@@ -62,10 +63,3 @@ def _accuracies(result: IntermediateResult) -> Iterator[Row]:
 
 def _interval(ends: tuple[float, float]) -> str:
     return f"[{ends[0]:.4g}, {ends[1]:.4g}]"
-
-
-def _aligned(rows: list[Row]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from robustctl.report.columns import columns
 from robustctl.results.statistics import mcnemar
 from robustctl.results.union import Accuracy, Interval, UnionResult, unlike
 from robustctl.threats import NORMS
@@ -14,11 +15,7 @@ Threats = tuple[tuple[str, str], ...]
 
 def before_after(results: Labelled) -> str:
     """A plain-text table; two results on the same points get their change and the exact paired p-value beside them."""
-    rows = cells(results)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join([*lines, "", *footnotes(results)])
+    return "\n".join([columns(cells(results), rule=True), "", *footnotes(results)])
 
 
 def markdown(results: Labelled) -> str:
@@ -30,8 +27,8 @@ def markdown(results: Labelled) -> str:
 
 
 def cells(results: Labelled) -> Rows:
-    """Header and rows of ``columns``; two results that compare get two more columns, change and p."""
-    rows = columns(results)
+    """Header and rows of ``accuracies``; two results that compare get two more columns, change and p."""
+    rows = accuracies(results)
     if len(results) != 2 or unlike(results[0][1], results[1][1]):
         return rows
     header, *body = rows
@@ -39,7 +36,7 @@ def cells(results: Labelled) -> Rows:
     return [[*header, "change", "p"], *([*row, *pair] for row, pair in zip(body, pairs, strict=True))]
 
 
-def columns(results: Labelled) -> Rows:
+def accuracies(results: Labelled) -> Rows:
     """Header and rows: clean, each norm, average, union, in percent with 95 % intervals."""
     return [
         ["accuracy in %", *(label for label, _ in results)],

@@ -1,5 +1,6 @@
 """Verdicts on claims, for people."""
 
+from robustctl.report.columns import columns
 from robustctl.results.verification import Checked, Sample, Verification
 
 HEADER = ["accuracy in %", "claimed (at most)", "recomputed", "witnesses", "float ties"]
@@ -9,11 +10,7 @@ def text(one: Verification) -> str:
     """A claim's verdict, its figures beside the recomputed ones, and what the attack on survivors showed."""
     lines = [f"{one.model}, {one.claim}: {one.verdict}"]
     if one.figures:
-        rows = [HEADER, *(_row(name, checked) for name, checked in one.figures.items())]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
-        lines += [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-        ]
+        lines.append(columns([HEADER, *(_row(name, checked) for name, checked in one.figures.items())]))
     lines += [_survivors(norm, sample, one.seed) for norm, sample in one.survivors.items()]
     lines += [*map(str, one.findings), *(f"note: {note}" for note in one.notes)]
     if one.data is not None:
