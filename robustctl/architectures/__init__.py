@@ -18,6 +18,7 @@ from robustctl.user_code import UserCode
 
 MAX_PARAMETERS = 5_000_000_000
 MAX_NUMBER = {"depth": 1000, "layers": 1000, "channels": 1000}  # of the others 100,000
+SMALL_NUMBER = {"norm_eps": (1e-12, 1.0)}
 
 
 class Normalize(nn.Module):
@@ -192,6 +193,8 @@ def _check_numbers(spec: ModelSpec) -> None:
     for key, value in numbers.items():
         if isinstance(value, bool | str):
             continue
-        bound = MAX_NUMBER.get(key, 100_000)
-        if not 1 <= value <= bound:
-            raise RequestError(f"architecture {spec.architecture.name}: {key} is {value}; it must be from 1 to {bound}")
+        least, bound = SMALL_NUMBER.get(key, (1, MAX_NUMBER.get(key, 100_000)))
+        if not least <= value <= bound:
+            raise RequestError(
+                f"architecture {spec.architecture.name}: {key} is {value}; it must be from {least} to {bound}"
+            )

@@ -4,6 +4,7 @@ Images keep the data's resolution up to here, so that perturbations are of the d
 to its own (Rice, thesis 2023, section 3.2.2). The head is the zero-shot classifier of ``zero_shot_head``, or trained.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -107,16 +108,20 @@ def text_half(clip: Clip, width: int, layers: int, heads: int, vocabulary: int, 
     return half.eval()
 
 
-def zero_shot_head(clip: Any, input_ids: Tensor, attention_mask: Tensor) -> nn.Linear:
+def zero_shot_head(clip: Any, texts: Sequence[tuple[Tensor, Tensor]]) -> nn.Linear:
     """The head that scores images by their cosine with the embedded text of each class.
 
     Args:
         clip: a ``CLIPModel`` of transformers, or its ``text_half``.
-        input_ids, attention_mask: tokens of one prompt a class, (n_classes, length), e.g. "a photo of a cat".
+        texts: for each prompt ("a photo of a cat") the tokens of one text a class and their mask, both
+            (n_classes, length). The unit embeddings of several prompts are averaged and brought to length 1 again.
     """
     with torch.no_grad():
-        text = clip.text_model(input_ids=input_ids, attention_mask=attention_mask).pooler_output
-        weight = F.normalize(clip.text_projection(text), dim=1) * clip.logit_scale.exp()
+        total: Tensor = torch.zeros(())
+        for input_ids, attention_mask in texts:
+            text = clip.text_model(input_ids=input_ids, attention_mask=attention_mask).pooler_output
+            total = total + F.normalize(clip.text_projection(text), dim=1)
+        weight = F.normalize(total, dim=1) * clip.logit_scale.exp()
     head = nn.Linear(weight.shape[1], len(weight))
     with torch.no_grad():
         head.weight.copy_(weight)

@@ -4,6 +4,8 @@ It has as many parameters as ``wide-resnet`` but other names, another padding an
 convolutions pad right and below only, as TensorFlow's "SAME" does. Its published files hold no normalisation.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,27 +13,35 @@ from torch.nn import functional as F
 from robustctl.errors import RequestError
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}  # Swish is SiLU
+Layer = Callable[[int], nn.Module]
+"""A layer for so many channels; ``mean-sparse`` puts one of its own before each activation and after each sum."""
 
 
 class Block(nn.Module):
     """Pre-activation block. Where the width changes, shortcut and branch both start from the activated input."""
 
-    def __init__(self, in_planes: int, planes: int, stride: int, activation: type[nn.Module]) -> None:
+    def __init__(
+        self, in_planes: int, planes: int, stride: int, activation: type[nn.Module], sparse: Layer = nn.Identity
+    ) -> None:
         super().__init__()
         self.batchnorm_0 = nn.BatchNorm2d(in_planes)
+        self.meansparse_0 = sparse(in_planes)
         self.conv_0 = nn.Conv2d(in_planes, planes, 3, stride=stride, bias=False)
         self.batchnorm_1 = nn.BatchNorm2d(planes)
+        self.meansparse_1 = sparse(planes)
         self.conv_1 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
+        self.meansparse_2 = sparse(planes)
         self.shortcut = None if in_planes == planes else nn.Conv2d(in_planes, planes, 1, stride=stride, bias=False)
         self.activation = activation()
         self.padding = same_padding(stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        activated = self.activation(self.batchnorm_0(x))
+        activated = self.activation(self.meansparse_0(self.batchnorm_0(x)))
         out = self.conv_0(F.pad(activated, self.padding))
-        out = self.conv_1(self.activation(self.batchnorm_1(out)))
+        out = self.conv_1(self.activation(self.meansparse_1(self.batchnorm_1(out))))
         shortcut: Tensor = x if self.shortcut is None else self.shortcut(activated)
-        return torch.add(shortcut, out)
+        total: Tensor = self.meansparse_2(torch.add(shortcut, out))
+        return total
 
 
 def same_padding(stride: int) -> tuple[int, int, int, int]:
@@ -42,10 +52,12 @@ def same_padding(stride: int) -> tuple[int, int, int, int]:
 class Group(nn.Module):
     """One stage; the first of its blocks changes stride and width."""
 
-    def __init__(self, n_blocks: int, in_planes: int, planes: int, stride: int, activation: type[nn.Module]) -> None:
+    def __init__(
+        self, n_blocks: int, in_planes: int, planes: int, stride: int, activation: type[nn.Module], sparse: Layer
+    ) -> None:
         super().__init__()
-        first = Block(in_planes, planes, stride, activation)
-        self.block = nn.Sequential(first, *[Block(planes, planes, 1, activation) for _ in range(n_blocks - 1)])
+        first = Block(in_planes, planes, stride, activation, sparse)
+        self.block = nn.Sequential(first, *[Block(planes, planes, 1, activation, sparse) for _ in range(n_blocks - 1)])
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.block(x)
@@ -55,21 +67,30 @@ class Group(nn.Module):
 class DMWideResNet(nn.Module):
     """Stem, three stages of strides 1, 2, 2, final norm, pooling over 8x8 and a linear head."""
 
-    def __init__(self, n_classes: int, channels: int, depth: int, width: int, activation: type[nn.Module]) -> None:
+    def __init__(
+        self,
+        n_classes: int,
+        channels: int,
+        depth: int,
+        width: int,
+        activation: type[nn.Module],
+        sparse: Layer = nn.Identity,
+    ) -> None:
         super().__init__()
         n_blocks = (depth - 4) // 6
         planes = [16, 16 * width, 32 * width, 64 * width]
         self.init_conv = nn.Conv2d(channels, planes[0], 3, padding=1, bias=False)
         strides = (1, 2, 2)
         self.layer = nn.Sequential(
-            *[Group(n_blocks, planes[i], planes[i + 1], stride, activation) for i, stride in enumerate(strides)]
+            *[Group(n_blocks, planes[i], planes[i + 1], stride, activation, sparse) for i, stride in enumerate(strides)]
         )
         self.batchnorm = nn.BatchNorm2d(planes[3])
+        self.meansparse_end = sparse(planes[3])
         self.activation = activation()
         self.logits = nn.Linear(planes[3], n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.activation(self.batchnorm(self.layer(self.init_conv(x))))
+        out = self.activation(self.meansparse_end(self.batchnorm(self.layer(self.init_conv(x)))))
         logits: Tensor = self.logits(out.mean(dim=(2, 3)))
         return logits
 
@@ -89,8 +110,15 @@ def build(
     Raises:
         RequestError: a depth that is not 6 k + 4, or an unknown activation.
     """
+    return checked(n_classes, input_shape, depth, width, activation, nn.Identity)
+
+
+def checked(
+    n_classes: int, input_shape: tuple[int, int, int], depth: int, width: int, activation: str, sparse: Layer
+) -> DMWideResNet:
+    """Build as ``build`` does, with a layer before each activation; raises as ``build`` does."""
     if depth < 10 or (depth - 4) % 6:
         raise RequestError(f"dm-wide-resnet: depth {depth} is not 6 k + 4 (10, 16, 22, 28, 34, ...)")
     if activation not in ACTIVATIONS:
         raise RequestError(f"dm-wide-resnet: activation {activation!r} is none of {', '.join(ACTIVATIONS)}")
-    return DMWideResNet(n_classes, input_shape[0], depth, width, ACTIVATIONS[activation])
+    return DMWideResNet(n_classes, input_shape[0], depth, width, ACTIVATIONS[activation], sparse)

@@ -37,7 +37,10 @@ def classifier(
     half = text_half(net, **zero_shot.text.model_dump())
     others = {name: tensor for name, tensor in tensors.items() if not name.startswith(VISION)}
     load_weights(Classifier(half, None), others, f"{source} (text tower)")
-    head = zero_shot_head(half, *_padded(_tokens(zero_shot, tokenizer), zero_shot.text.vocabulary - 1))
+    names = _names(zero_shot)
+    end = zero_shot.text.vocabulary - 1
+    texts = [_padded(_tokens(zero_shot, prompt, names, tokenizer), end) for prompt in zero_shot.prompts]
+    head = zero_shot_head(half, texts)
     vision = {f"vision.{name}": tensor for name, tensor in tensors.items() if name.startswith(VISION)}
     return vision | {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
 
@@ -50,9 +53,20 @@ def _padded(tokens: list[list[int]], end: int) -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
-def _tokens(zero_shot: ZeroShot, path: Path) -> list[list[int]]:
+def _names(zero_shot: ZeroShot) -> tuple[str, ...]:
+    """The names of the classes; raises RequestError if they are open_clip's and it is not installed."""
+    if zero_shot.names_of is None:
+        return zero_shot.classes
+    try:
+        from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
+    except ImportError:
+        raise RequestError("the names of ImageNet's classes need open_clip: pip install 'robustctl[clip]'") from None
+    return tuple(IMAGENET_CLASSNAMES)
+
+
+def _tokens(zero_shot: ZeroShot, prompt: str, names: tuple[str, ...], path: Path) -> list[list[int]]:
     """Tokens of each class's prompt, checked to be texts of this CLIP: another tokenizer would give silent nonsense."""
-    prompts = [zero_shot.prompt.replace("{}", name) for name in zero_shot.classes]
+    prompts = [prompt.replace("{}", name) for name in names]
     if is_web_page(path):
         raise RequestError(f"{path} is a web page, not a tokenizer; download the file itself")
     try:
@@ -66,7 +80,7 @@ def _tokens(zero_shot: ZeroShot, path: Path) -> list[list[int]]:
         raise RequestError(f"cannot read {path}: it is damaged or no tokenizer ({str(error)[:200]})") from None
     for i, (prompt, one) in enumerate(zip(prompts, tokens, strict=True)):
         fault = _fault(one, zero_shot.text.vocabulary, zero_shot.text.context)
-        if fault is None and one in tokens[:i]:
+        if fault is None and one in tokens[:i] and prompt not in prompts[:i]:  # two of ImageNet's names stand twice
             fault = f"are those of {prompts[tokens.index(one)]!r} too"
         if fault:
             raise RequestError(f"{path} is not the tokenizer of this model: the tokens of {prompt!r} {fault}")

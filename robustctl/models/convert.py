@@ -22,6 +22,7 @@ from robustctl.files import writing
 from robustctl.hub.download import is_web_page
 from robustctl.models.entry import KeyRules, ZeroShot
 from robustctl.models.key_hints import Normalisation, network_prefix, own_normalisation, suggestion, written
+from robustctl.models.layouts import renamed
 from robustctl.progress import say
 from robustctl.spec import WEIGHTS, ModelSpec
 
@@ -161,7 +162,7 @@ def _run(asked: Conversion) -> Answer:
     if asked.ask and found:
         raise _offer(asked, found, suggestion(tensors, wanted, asked.keys))
     try:
-        kept = _apply(tensors, asked.keys, asked.source)
+        kept = renamed(asked.keys.layout, _apply(tensors, asked.keys, asked.source), model.net, asked.source.name)
         if asked.zero_shot and asked.tokenizer:
             from robustctl.models import clip_head
 

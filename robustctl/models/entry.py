@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
@@ -106,6 +106,7 @@ class KeyRules(BaseModel):
         at: path to the state dict inside the file, e.g. ``[state_dict, 0]``; empty where the file is one.
         drop: prefixes of tensors that do not belong to the network.
         strip: prefix that every remaining tensor carries and that is cut off.
+        layout: the library whose names remain then: ``open_clip``, ``timm`` (an earlier version), or None for ours.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -113,6 +114,7 @@ class KeyRules(BaseModel):
     at: tuple[str | int, ...] = ()
     drop: tuple[str, ...] = ()
     strip: str = ""
+    layout: Literal["open_clip", "timm"] | None = None
 
 
 class TextTower(BaseModel):
@@ -137,25 +139,46 @@ class ZeroShot(BaseModel):
     """How a published CLIP, which has no classes, becomes a classifier: its head is made once, from text.
 
     Attributes:
-        classes: names, in the order of the labels.
+        classes: names, in the order of the labels; empty if ``names_of`` is given.
+        names_of: ``imagenet`` for the 1,000 names that open_clip lists.
         prompt: the text of a class, with ``{}`` for its name.
+        more_prompts: further texts; the embeddings of all of them are averaged.
         text: the text tower, which makes the head and is not kept.
         tokenizer: the ``tokenizer.json`` that it was trained with.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    classes: tuple[Annotated[str, Field(min_length=1)], ...]
+    classes: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    names_of: Literal["imagenet"] | None = None
     prompt: str
+    more_prompts: tuple[str, ...] = ()
     text: TextTower
     tokenizer: WeightsSource
 
-    @field_validator("prompt")
+    @field_validator("prompt", "more_prompts")
     @classmethod
-    def _has_a_place(cls, prompt: str) -> str:
-        if prompt.count("{}") != 1:
-            raise ValueError(f"{prompt!r} must have one {{}} for the name of a class")
+    def _has_a_place(cls, prompt: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for one in (prompt,) if isinstance(prompt, str) else prompt:
+            if one.count("{}") != 1:
+                raise ValueError(f"{one!r} must have one {{}} for the name of a class")
         return prompt
+
+    @model_validator(mode="after")
+    def _has_names(self) -> "ZeroShot":
+        if bool(self.classes) == (self.names_of is not None):
+            raise ValueError("give either classes or names_of")
+        return self
+
+    @property
+    def n_classes(self) -> int:
+        """The number of classes that it names."""
+        return len(self.classes) or 1000
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Every text of a class."""
+        return (self.prompt, *self.more_prompts)
 
 
 class Entry(ModelSpec):
@@ -179,8 +202,8 @@ class Entry(ModelSpec):
     def _of_a_clip(self) -> "Entry":
         if self.zero_shot and self.architecture.name != "clip":
             raise ValueError(f"zero_shot is for architecture clip, not {self.architecture.name}")
-        if self.zero_shot and len(self.zero_shot.classes) != self.n_classes:
-            raise ValueError(f"zero_shot names {len(self.zero_shot.classes)} classes, n_classes is {self.n_classes}")
+        if self.zero_shot and self.zero_shot.n_classes != self.n_classes:
+            raise ValueError(f"zero_shot names {self.zero_shot.n_classes} classes, n_classes is {self.n_classes}")
         return self
 
     @property

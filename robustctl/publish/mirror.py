@@ -31,7 +31,8 @@ def package(name: str, target: Target, licence: str | None) -> Package:
     if record := read_record(name):
         provenance |= {"published file": record.source, "SHA-256 of the published file": record.source_sha256}
     if entry.zero_shot:
-        texts = f"{entry.zero_shot.prompt!r} for {', '.join(entry.zero_shot.classes)}"
+        names = ", ".join(entry.zero_shot.classes) or f"the classes of {entry.zero_shot.names_of}"
+        texts = f"{', '.join(map(repr, entry.zero_shot.prompts))} for {names}"
         provenance["head"] = f"zero-shot, {texts}; tokens by {entry.zero_shot.tokenizer}"
     credit = (
         f"{plain(entry.description)}. Converted by robustctl from what its authors published; all credit is theirs."

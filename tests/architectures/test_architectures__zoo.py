@@ -18,6 +18,7 @@ from robustctl import checkpoint
 from robustctl.architectures import build
 from robustctl.models import entry as entries
 from robustctl.models.find import BUNDLED
+from robustctl.models.layouts import from_open_clip, renamed
 from robustctl.spec import ModelSpec
 
 pytestmark = pytest.mark.zoo
@@ -195,6 +196,101 @@ def test_weights_of_the_zoo_load_strictly_and_give_the_same_logits(name: str) ->
     with torch.no_grad():
         expected = theirs(x)
         torch.testing.assert_close(ours(x), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max().clamp(min=1)))
+
+
+LAYOUTS = {
+    "MIMIR Swin-B": (
+        lambda: zoo("MIMIR_swin_transformer").build_swin_base(),
+        {"name": "timm/swin_base_patch4_window7_224", "args": {"norm_eps": 1e-6}},
+    ),
+    "MIMIR Swin-L": (
+        lambda: zoo("MIMIR_swin_transformer").build_swin_large(),
+        {"name": "timm/swin_large_patch4_window7_224", "args": {"norm_eps": 1e-6, "window_size": 14}},
+    ),
+    "ConvNeXt-T with a stem": (
+        lambda: zoo("convstem_models").get_convstem_models("convnext_t_cvst"),
+        {"name": "conv-stem", "args": {"model": "convnext_tiny"}},
+    ),
+    "ConvNeXt-B with a stem": (
+        lambda: zoo("convstem_models").get_convstem_models("convnext_b_cvst"),
+        {"name": "conv-stem", "args": {"model": "convnext_base"}},
+    ),
+    "ViT-B with a stem": (
+        lambda: zoo("convstem_models").get_convstem_models("vit_b_cvst"),
+        {"name": "conv-stem", "args": {"model": "vit_base_patch16_224"}},
+    ),
+    "ViT-S with a stem": (
+        lambda: zoo("convstem_models").get_convstem_models("vit_s_cvst").model,
+        {"name": "conv-stem", "args": {"model": "deit_small_patch16_224"}},
+    ),
+    "MeanSparse ConvNeXt-L": (
+        lambda: zoo("sparsified_model").get_sparse_model(timm().create_model("convnext_large"), "imagenet-Linf"),
+        {"name": "mean-sparse", "args": {"model": "convnext_large"}},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_weights_of_the_zoos_imagenet_networks_give_the_same_logits(name: str) -> None:
+    timm()
+    make, architecture = LAYOUTS[name]
+    torch.manual_seed(0)
+    theirs = make().eval()
+    for part, buffer in theirs.named_buffers():  # a threshold of 0 would hide the step
+        values = {"threshold": (0.3, 0.3), "running_var": (0.5, 1.0), "running_mean": (-0.2, 0.2)}
+        if part.rpartition(".")[2] in values:
+            buffer.uniform_(*values[part.rpartition(".")[2]])
+    spec = ModelSpec.model_validate(
+        {"architecture": architecture, "input_shape": IMAGENET, "n_classes": 1000, "dataset": "x"}
+    )
+    ours = build(spec).eval()
+    layout = "timm" if "Swin" in name else None
+    checkpoint.load_weights(ours, renamed(layout, theirs.state_dict(), ours.net, name), name)
+    x = torch.rand(1, *IMAGENET)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
+
+
+def test_weights_of_open_clip_give_the_logits_of_its_own_zero_shot_classifier() -> None:
+    open_clip = pytest.importorskip("open_clip", reason="the package open_clip_torch is not installed")
+    transformers = pytest.importorskip("transformers", reason="CLIP is an extra")
+    torch.manual_seed(0)
+    vision = {"image_size": 32, "patch_size": 16, "width": 64, "layers": 2, "head_width": 32}
+    text = {"width": 32, "heads": 2, "layers": 2, "vocab_size": 100, "context_length": 16}
+    theirs = open_clip.CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text, quick_gelu=True).eval()
+    for parameter in theirs.parameters():
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    halves = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_act": "quick_gelu"}
+    ours = transformers.CLIPModel(
+        transformers.CLIPConfig(
+            vision_config=halves
+            | {"hidden_size": 64, "intermediate_size": 256, "image_size": 32, "patch_size": 16, "projection_dim": 16},
+            text_config=halves
+            | {
+                "hidden_size": 32,
+                "intermediate_size": 128,
+                "vocab_size": 100,
+                "max_position_embeddings": 16,
+                "bos_token_id": 98,
+                "eos_token_id": 99,
+                "projection_dim": 16,
+            },
+            projection_dim=16,
+        )
+    ).eval()
+    ours.load_state_dict(from_open_clip(theirs.state_dict(), "open_clip"), strict=False)
+    missing = set(ours.state_dict()) - set(from_open_clip(theirs.state_dict(), "open_clip"))
+    assert all(name.endswith("position_ids") for name in missing)
+    tokens = torch.tensor([[98, 3, 4, 99], [98, 7, 8, 99]])
+    padded = torch.zeros(2, 16, dtype=torch.long)
+    padded[:, :4] = tokens
+    x = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        images, texts = theirs.encode_image(x, normalize=True), theirs.encode_text(padded, normalize=True)
+        expected = theirs.logit_scale.exp() * images @ texts.T
+        torch.testing.assert_close(
+            ours(input_ids=tokens, pixel_values=x).logits_per_image, expected, rtol=1e-4, atol=1e-4
+        )
 
 
 NAMED = [path for path in sorted((BUNDLED / "entries").glob("*.yaml")) if "/" in entries.read(path).architecture.name]

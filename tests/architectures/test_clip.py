@@ -43,7 +43,7 @@ def test_zero_shot_head_gives_the_logits_of_the_whole_clip() -> None:
     tower.visual_projection = clip.visual_projection
     tokens = torch.tensor([[1, 5, 7, 49], [1, 9, 49, 49], [1, 3, 4, 49]])
     mask = torch.ones_like(tokens)
-    net = Clip(tower, zero_shot_head(clip, tokens, mask), 16)
+    net = Clip(tower, zero_shot_head(clip, [(tokens, mask)]), 16)
     x = torch.rand(4, 3, 16, 16)
     pixels = (x - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
     with torch.no_grad():
