@@ -39,7 +39,12 @@ def build(
         raise RequestError(f"timm/{model} needs the package timm (pip install timm): {error}") from None
     if not timm.is_model(model):
         raise RequestError(f"timm {timm.__version__} has no model {model!r}")
-    own: dict[str, Any] = {"depth": depth, "window_size": window_size, "img_size": image_size, "global_pool": global_pool}
+    own: dict[str, Any] = {
+        "depth": depth,
+        "window_size": window_size,
+        "img_size": image_size,
+        "global_pool": global_pool,
+    }
     if norm_eps is not None:
         own["norm_layer"] = partial(nn.LayerNorm, eps=norm_eps)
     own = {name: value for name, value in own.items() if value is not None}

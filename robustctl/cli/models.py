@@ -143,7 +143,7 @@ def import_model(
         and not entry_weights(name).is_file()
     ):
         known = read_entry(name)
-        terminal.show(f"brought {name}: {fetch.bring(name, known, path, import_options.keys_from(asked, known.keys))}")
+        terminal.show(f"brought {name}: {fetch.bring(name, known, path, known.keys.changed(at, strip, drop))}")
         return
     entry = import_options.entry_from(asked, from_yaml, path.name)
     said = asked.says_normalisation(from_yaml)
@@ -175,14 +175,20 @@ def verify(
     name: Annotated[
         str | None, typer.Argument(help="One model; all without.", autocompletion=options.model_names)
     ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="One table of all entries' sources, and how many are in which state.")
+    ] = False,
     local: Annotated[bool, typer.Option("--local", help="Only the weights that are here; no network.")] = False,
 ) -> None:
     """Check the weights that are here against their hashes, and the sources of entries without fetching weights."""
-    from robustctl.errors import RunError
+    from robustctl.errors import RequestError, RunError
     from robustctl.models import fetch
     from robustctl.models.find import entry_files, pulled, read_entry
     from robustctl.models.shelf import verify_weights
+    from robustctl.report.sources import sources_lines, sources_table
 
+    if name is not None and every:
+        raise RequestError("give the name of one model, or --all")
     if name is not None and name not in pulled():
         read_entry(name)
     known = sorted(entry_files())
@@ -192,10 +198,10 @@ def verify(
         terminal.show(f"{found}: {fault or 'is what was fetched'}")
         faults += fault is not None
     list_files = fetch.asked_once()
-    for found in asked:
-        for line in fetch.check_sources(read_entry(found), found, list_files):
-            terminal.show(f"{found}: {line}")
-            faults += line.startswith("FAULT")
+    answers = [(one, answer) for one in asked for answer in fetch.check_sources(read_entry(one), one, list_files)]
+    faults += sum(answer.fault is not None for _, answer in answers)
+    for line in sources_table(answers) if every else sources_lines(answers):
+        terminal.show(line)
     if faults:
         raise RunError(
             f"{faults} faults; a model whose weights changed: robustctl models remove NAME, then pull it again"

@@ -36,6 +36,18 @@ Get = Callable[[str, dict[str, str]], AbstractContextManager[Any]]
 """Open a streaming GET of a URL with headers; raises ConnectionError for whatever the network does."""
 
 
+class Gone(RequestError):
+    """What was asked for is not there any more."""
+
+
+class Changed(RequestError):
+    """What is there is not what was published or first fetched."""
+
+
+class Resized(RunError):
+    """A server announces another size than was published or first fetched; another try may be told the right one."""
+
+
 @dataclass(frozen=True)
 class RemoteFile:
     """A file of a repo at a commit; the hub gives the SHA-256 of large files, the git hash of small ones."""
@@ -223,7 +235,7 @@ def _refuse(wanted: Wanted, response: Response) -> None:
     if status in (401, 403):
         raise RequestError(f"{wanted}: access refused ({status}); it needs a token (HF_TOKEN) that may read it")
     if status in (404, 410):
-        raise RequestError(f"{wanted}: there is no such file ({status})")
+        raise Gone(f"{wanted}: there is no such file ({status})")
     if status == 416:
         wanted.path.with_name(f"{wanted.path.name}.part").unlink(missing_ok=True)
         raise Again("the server cannot continue there")
@@ -233,7 +245,7 @@ def _refuse(wanted: Wanted, response: Response) -> None:
         raise RunError(f"{wanted} answered with a web page (HTML) instead of the file; it may ask for a login")
     length = _announced(response, 0)
     if status == 200 and wanted.size is not None and length is not None and length != wanted.size:
-        raise RunError(f"{wanted} has {length} bytes, expected {wanted.size}")
+        raise Resized(f"{wanted} has {length} bytes, expected {wanted.size}")
 
 
 def _check(wanted: Wanted, part: Path) -> None:

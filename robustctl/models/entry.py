@@ -1,6 +1,8 @@
 """A registry entry: what a published model is, where its weights are, what is known about it. No torch here."""
 
 import re
+import shlex
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -115,6 +117,23 @@ class KeyRules(BaseModel):
     drop: tuple[str, ...] = ()
     strip: str = ""
     layout: Literal["open_clip", "timm"] | None = None
+
+    def changed(self, at: str | None, strip: str | None, drop: Sequence[str] | None) -> "KeyRules":
+        """These rules with what a user says instead: ``at`` like "state_dict.0", a prefix, prefixes to leave out."""
+        steps = self.at if at is None else tuple(int(step) if step.isdecimal() else step for step in at.split("."))
+        return KeyRules(
+            at=steps,
+            strip=self.strip if strip is None else strip,
+            drop=tuple(drop) if drop else self.drop,
+            layout=self.layout,
+        )
+
+    @property
+    def options(self) -> str:
+        """The rules in the words of the command line."""
+        parts = [*(["--at", ".".join(map(str, self.at))] if self.at else [])]
+        parts += ["--strip", self.strip] if self.strip else []
+        return shlex.join([*parts, *(part for prefix in self.drop for part in ("--drop", prefix))])
 
 
 class TextTower(BaseModel):

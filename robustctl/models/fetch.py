@@ -6,10 +6,22 @@ from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from robustctl.errors import RequestError, RobustctlError, RunError
 from robustctl.files import writing
-from robustctl.hub.download import MAX_BYTES, RemoteFile, Wanted, download, fault_of, probe, retried
+from robustctl.hub.download import (
+    MAX_BYTES,
+    Changed,
+    Gone,
+    RemoteFile,
+    Resized,
+    Wanted,
+    download,
+    fault_of,
+    probe,
+    retried,
+)
 from robustctl.hub.plain_directory import sha256
 from robustctl.models.convert import convert
 from robustctl.models.entry import Entry, KeyRules, WeightsSource
@@ -34,6 +46,7 @@ def fetch_entry(name: str, entry: Entry, keep_original: bool = False) -> Path:
     """Bring and convert an entry's weights, from the first of its sources that works.
 
     Args:
+        entry: it may have other ``keys`` than the registry's, if the published file differs from what is said there.
         keep_original: keep the published file beside the weights instead of deleting it.
 
     Returns:
@@ -183,7 +196,7 @@ def _wanted(
     commit, there = on_hub(source, list_files)
     for what, expected, found in (("size", size, there.size), ("SHA-256", digest, there.sha256)):
         if expected is not None and found is not None and expected != found:
-            raise RequestError(f"{source}: its {what} is {found} on the hub now, expected {expected}")
+            raise Changed(f"{source}: its {what} is {found} on the hub now, expected {expected}")
     if there.size > limit:
         raise RequestError(f"{source} has {there.size} bytes, more than {limit}")
     return replace(client.wanted(str(source.repo), commit, there, path), sha256=there.sha256 or digest)
@@ -197,7 +210,7 @@ def on_hub(source: WeightsSource, list_files: ListFiles | None = None) -> tuple[
     commit, files = (list_files or client.list_files)(source.repo, source.revision)
     found = [file for file in files if file.path == source.file]
     if not found:
-        raise RequestError(f"{source.repo} has no file {source.file} at {source.revision}")
+        raise Gone(f"{source.repo} has no file {source.file} at {source.revision}")
     return commit, found[0]
 
 
@@ -221,21 +234,39 @@ def asked_once() -> ListFiles:
     return list_files
 
 
-def check_sources(entry: Entry, name: str, list_files: ListFiles) -> list[str]:
-    """Ask every source of an entry about its file without fetching it; returns what each of them says."""
+class Asked(NamedTuple):
+    """What a source of an entry answers. ``fault`` is the message if something is wrong with it, else None."""
+
+    source: Source
+    state: Literal["answers", "by hand", "changed", "gone", "refused", "no answer"]
+    fault: str | None = None
+
+
+def check_sources(entry: Entry, name: str, list_files: ListFiles) -> list[Asked]:
+    """Ask every source of an entry about its file without fetching it.
+
+    A source that is a page for people is not asked (``by hand``). ``changed`` is another size or hash than the entry's
+    or the first download's, ``gone`` a repo without the file or an address without anything.
+    """
+    record = read_record(name)
+    return [_asked(source, record, list_files) for source in entry.files]
+
+
+def _asked(source: Source, record: Record | None, list_files: ListFiles) -> Asked:
     from robustctl.hub import client
 
-    said = []
-    record = read_record(name)
-    for source in entry.files:
-        if source.page:
-            said.append(f"{source}: by hand")
-            continue
-        try:
-            wanted = _wanted(source, Path(source.file), record, list_files=list_files)
-            if source.url:
-                retried(str(wanted), partial(probe, wanted, client.get))
-            said.append(f"{source}: answers")
-        except RobustctlError as error:
-            said.append(f"FAULT {error}")
-    return said
+    if source.page:
+        return Asked(source, "by hand")
+    try:
+        wanted = _wanted(source, Path(source.file), record, list_files=list_files)
+        if source.url:
+            retried(str(wanted), partial(probe, wanted, client.get))
+    except (Changed, Resized) as error:
+        return Asked(source, "changed", str(error))
+    except Gone as error:
+        return Asked(source, "gone", str(error))
+    except RequestError as error:
+        return Asked(source, "refused", str(error))
+    except RobustctlError as error:
+        return Asked(source, "no answer", str(error))
+    return Asked(source, "answers")

@@ -9,7 +9,7 @@ from robustctl.conventions import KNOWN
 from robustctl.discovery import names, unknown
 from robustctl.errors import RequestError
 from robustctl.models import entry as entries
-from robustctl.models.entry import Entry, KeyRules
+from robustctl.models.entry import Entry
 from robustctl.reading import parse_yaml
 from robustctl.threats import Threat, require_plausible
 from robustctl.user_code import UserCode
@@ -53,8 +53,9 @@ def entry_from(options: ImportOptions, yaml_file: Path | None, file_name: str) -
     content |= _given(options)
     content |= _architecture(options, content)
     content |= _shape(options, content)
-    content["keys"] = _keys(options, content)
+    content["keys"] = _mapping("keys", content.get("keys"))
     entry = entries.parse(content, str(yaml_file or "models import"))
+    entry = entry.model_copy(update={"keys": entry.keys.changed(options.at, options.strip, options.drop)})
     if entry.norm and entry.eps:
         require_plausible([Threat.of(entry.norm, entry.eps)], entry.input_shape, key="--eps", way_on="")
     return entry
@@ -144,22 +145,6 @@ def _class_names(path: str) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(name, str | int) for name in names):
         raise RequestError(f"--classes {path}: it is neither a number nor a file that lists the names of the classes")
     return [str(name) for name in names]
-
-
-def keys_from(options: ImportOptions, known: KeyRules) -> KeyRules:
-    """Key rules of an entry, with what the user says about them instead."""
-    return KeyRules.model_validate(_keys(options, {"keys": known.model_dump()}))
-
-
-def _keys(options: ImportOptions, content: dict[str, Any]) -> dict[str, Any]:
-    keys = dict(_mapping("keys", content.get("keys")))
-    if options.at is not None:
-        keys["at"] = [int(step) if step.isdecimal() else step for step in options.at.split(".")]
-    if options.strip is not None:
-        keys["strip"] = options.strip
-    if options.drop:
-        keys["drop"] = options.drop
-    return keys
 
 
 def _numbers(option: str, text: str) -> list[float]:

@@ -1,7 +1,9 @@
 """Obtains a model by name: finds it, and fetches what is not here yet."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from robustctl.errors import RequestError
 from robustctl.hub.names import FILE, REPO_ID
 from robustctl.models import fetch
 from robustctl.models import pull as pulling
@@ -29,12 +31,20 @@ def obtain(name: str, *, pull: bool = False) -> FoundModel:
     return found_model
 
 
-def bring(name: str, *, keep_original: bool = False) -> Path:
+def bring(
+    name: str,
+    *,
+    keep_original: bool = False,
+    at: str | None = None,
+    strip: str | None = None,
+    drop: Sequence[str] | None = None,
+) -> Path:
     """Bring a model here, as ``robustctl pull`` does: pinned to a commit, every file checked.
 
     Args:
         name: an entry, ``USER/NAME[@REVISION]`` or ``file:///path``.
         keep_original: keep the published file of an entry beside the converted one.
+        at, strip, drop: what the entry's key rules should say, if the published file differs from them.
 
     Returns:
         The weights of an entry, the directory of a repo.
@@ -44,7 +54,11 @@ def bring(name: str, *, keep_original: bool = False) -> Path:
         RunError: the network, the disk, or bytes that do not match their hashes; the same call continues.
     """
     if name in entry_files():
-        return fetch.fetch_entry(name, read_entry(name), keep_original)
+        entry = read_entry(name)
+        said = entry.model_copy(update={"keys": entry.keys.changed(at, strip, drop)})
+        return fetch.fetch_entry(name, said, keep_original)
+    if at is not None or strip is not None or drop:
+        raise RequestError(f"--at, --strip and --drop are for entries of the registry; {name} is none")
     if "/" not in name:
         read_entry(name)  # says which name is near
     return pulling.pull(*split_revision(name))

@@ -324,7 +324,7 @@ def test_a_repo_of_many_entries_is_asked_once(hub: Server, there: bool) -> None:
     source = {"repo": name, "revision": "main", "file": "w.pt"}
     for _ in range(3):
         said = check_sources(Entry.model_validate(CONTENT | {"sources": [source]}), "x", list_files)
-        assert said[0].endswith("answers") if there else "is not on" in said[0]
+        assert said[0].state == "answers" if there else "is not on" in str(said[0].fault)
     assert len([line for line in hub.log if line.startswith("GET /api")]) == (2 if there else 1)
 
 
@@ -357,3 +357,42 @@ def test_a_mirror_of_unknown_licence_is_refused_before_the_download(
 def test_a_misspelt_entry_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert robust("pull", "gowal-wrn71") == 2
     assert "Did you mean 'gowal-wrn70'?" in capsys.readouterr().err
+
+
+def test_the_table_of_all_sources_tells_what_answers_and_what_changed(
+    hub: Server, tmp_path: Path, published: bytes, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("robustctl.models.find.BUNDLED", tmp_path / "none")
+    commit = hub.add("them/m", {"w.pt": published})
+    hub.files["a.pt"] = published
+    add_entry(
+        tmp_path,
+        [
+            {"repo": "them/m", "revision": commit, "file": "w.pt"},
+            {"repo": "them/m", "revision": commit, "file": "w.pt", "size": 1},
+            {"repo": "them/m", "revision": commit, "file": "other.pt"},
+            {"page": "https://example.org/page", "file": "w.pt"},
+            url(hub),
+        ],
+    )
+    assert robust("models", "verify", "--all") == 1
+    said = capsys.readouterr().out
+    assert "5 sources: 2 answers, 1 changed, 1 gone, 1 by hand" in said
+    assert "has no file other.pt" in said
+    assert f"its size is {len(published)} on the hub now, expected 1" in said
+
+
+def test_pull_takes_other_key_rules_and_asks_to_report_them(
+    hub: Server, tmp_path: Path, published: bytes, capsys: pytest.CaptureFixture[str], conv_model: torch.nn.Module
+) -> None:
+    wrapped = {"module." + name: tensor for name, tensor in conv_model.net.state_dict().items()}
+    buffer = io.BytesIO()
+    torch.save({"state": wrapped}, buffer)
+    hub.files["a.pt"] = buffer.getvalue()
+    add_entry(tmp_path, [url(hub)])
+    assert robust("pull", "theirs") == 1
+    assert robust("pull", "theirs", "--at", "state", "--strip", "module.") == 0
+    said = capsys.readouterr().err
+    assert "should say what you said (--at state --strip module.)" in said
+    x = torch.rand(2, 1, 8, 8)
+    assert torch.equal(robustctl.load_model("theirs")(x), conv_model(x))

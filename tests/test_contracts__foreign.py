@@ -1,0 +1,34 @@
+"""Commands of other tools that documents and messages name exist in the installed tools."""
+
+import re
+from pathlib import Path
+
+import pytest
+from huggingface_hub.cli.hf import app
+from typer.testing import CliRunner
+
+ROOT = Path(__file__).parents[1]
+FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "robustctl").rglob("*.py"))]
+COMMAND = re.compile(r"(?<![\w/-])hf ((?:[a-z]+ ?)+(?: --[a-z-]+)*)(?=[ `'\".,)]|$)", re.M)
+GROUPS = ("auth", "repos")
+"""Commands of the client that take a command of their own."""
+
+
+def named() -> dict[str, str]:
+    """Each ``hf`` command that is named somewhere, and the file that names it."""
+    found = {}
+    for path in FILES:
+        for match in COMMAND.finditer(path.read_text(encoding="utf-8")):
+            words = match[1].split()
+            found[" ".join(words[: 2 if words[0] in GROUPS else 1])] = path.name
+    return found
+
+
+def test_commands_are_found_in_the_documents() -> None:
+    assert {"repos create", "auth login", "download", "upload"} <= set(named())
+
+
+@pytest.mark.parametrize("command", sorted(named()))
+def test_the_hubs_client_has_the_command(command: str) -> None:
+    answer = CliRunner().invoke(app, [*command.split(), "--help"])
+    assert answer.exit_code == 0, f"{named()[command]} names 'hf {command}': {answer.output[-300:]}"
