@@ -278,7 +278,7 @@ def test_the_list_is_filtered(capsys: pytest.CaptureFixture[str]) -> None:
     assert robust("models", "list", "--norm", "l3") == 2
     assert robust("models", "list", "--arch", "timm") == 0
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert names == ["deit-s", "xcit-l12", "xcit-m12", "xcit-s12"]
+    assert {"deit-s", "liu-swin-l", "xcit-l12", "xcit-s12"} <= set(names)
     assert robust("models", "list", "--arch", "timm/xcit_small_12_p16_224") == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["xcit-s12"]
 
