@@ -237,7 +237,7 @@ def asked_once() -> ListFiles:
 class Asked(NamedTuple):
     """What a source of an entry answers. ``fault`` is the message if something is wrong with it, else None."""
 
-    source: Source
+    source: WeightsSource
     state: Literal["answers", "by hand", "changed", "gone", "refused", "no answer"]
     fault: str | None = None
 
@@ -252,7 +252,7 @@ def check_sources(entry: Entry, name: str, list_files: ListFiles) -> list[Asked]
     return [_asked(source, record, list_files) for source in entry.files]
 
 
-def _asked(source: Source, record: Record | None, list_files: ListFiles) -> Asked:
+def _asked(source: WeightsSource, record: WeightsRecord | None, list_files: ListFiles) -> Asked:
     from robustctl.hub import client
 
     if source.page:
