@@ -18,7 +18,9 @@ Text = str | None
 
 UNION_OPTIONS = ("union", "union_only", "norms", "eps", "attack", "precision", "force", "x_adv")
 CURVE_OPTIONS = ("distribution", "estimator", "grid", "samples", "most_samples", "leapfrog", "chains", "probacc")
-"""Options that only one of the two evaluations reads."""
+"""Options that only one kind of evaluation reads."""
+NO_SUITE_OPTIONS = ("union", "union_only", "norms", "eps", "precision", "force", "x_adv")
+"""Those of the union that a suite does not read: its threats have their own radii."""
 
 
 def command(
@@ -51,6 +53,17 @@ def command(
     x_adv: Annotated[
         Path | None,
         typer.Option("--x-adv", help=".npz file of adversarial images made anywhere: index, x_adv, norm."),
+    ] = None,
+    suite: Annotated[
+        Text,
+        typer.Option(
+            help="Many threats in one report: union, unseen, corruptions, universal, or a YAML file (docs/unseen.md).",
+            autocompletion=options.suite_names,
+        ),
+    ] = None,
+    threat: Annotated[
+        list[str] | None,
+        typer.Option(help="One threat with its budget, e.g. elastic:0.5, l0:9 or fog; repeat it for more."),
     ] = None,
     model_code: options.ModelCode = None,
     weights: options.Weights = None,
@@ -102,6 +115,8 @@ def command(
 ) -> None:
     """Evaluate a model. The same command again continues where it was stopped.
 
+    Without --suite, --threat and --intermediate-q: accuracy in each norm and in their union.
+
     Under torchrun its processes share the points; the result is the same.
     """
     if os.environ.get("RANK", "0") != "0":
@@ -109,12 +124,21 @@ def command(
     # exists() refuses a name that is too long now, and not after the work.
     if json is not None and not json.exists() and not json.absolute().parent.is_dir():
         raise RequestError(f"--json {json}: there is no directory {json.absolute().parent}")
-    _refuse_unread(context, intermediate_q is not None)
+    if suite is not None and threat:
+        raise RequestError("--suite and --threat: give one of them; a suite's file can name every threat")
+    many = suite is not None or bool(threat)
+    _refuse_unread(context, curve=intermediate_q is not None, suite=many)
     from robustctl.evaluation.families import default_batch_size
     from robustctl.oracle import pick_device
     from robustctl.precision import pick_precision
     from robustctl.workflows.images import reading_of
     from robustctl.workflows.subject import choose_threats, open_subject
+
+    corrupted = None
+    if many:
+        from robustctl.workflows.evaluate_suite import split_data
+
+        data, corrupted = split_data(data)
 
     where = pick_device(device)
     images_a_batch = batch_size or default_batch_size(where)
@@ -142,6 +166,21 @@ def command(
             terminal.show(table(curve))
             terminal.tell(f"result: {path}")
             return
+        if many:
+            from robustctl import suites
+            from robustctl.report.suite_table import table as suite_table
+            from robustctl.workflows.evaluate_suite import SuiteOptions, evaluate_suite
+
+            named, content = ("threats", suites.of_threats(threat)) if threat else suites.load(suite or "")
+            how = SuiteOptions(attack, seed, images_a_batch, corrupted)
+            verdicts, path = evaluate_suite(
+                subject, named, content, how, source=source, split=split, n=n, device=device, reading=reading
+            )
+            if json is not None:
+                verdicts.write(json)
+            terminal.show(suite_table([(subject.found_model.name, verdicts)]))
+            say(f"result: {path}")
+            return
         from robustctl.evaluation import reference
         from robustctl.evaluation.union_request import UnionRequest
         from robustctl.report.table import before_after
@@ -168,11 +207,15 @@ def command(
     say(f"result: {path}")
 
 
-def _refuse_unread(context: typer.Context, curve: bool) -> None:
+def _refuse_unread(context: typer.Context, *, curve: bool, suite: bool) -> None:
     """Raise RequestError for an option that was typed and that this kind of evaluation does not read."""
     reader = "the evaluation of the union, without --intermediate-q" if curve else "--intermediate-q"
     for name in _typed(context, UNION_OPTIONS if curve else CURVE_OPTIONS):
         raise RequestError(f"--{name.replace('_', '-')} is read by {reader}; leave it out here")
+    for name in _typed(context, ("intermediate_q", *NO_SUITE_OPTIONS) if suite else ()):
+        raise RequestError(
+            f"--{name.replace('_', '-')} is read by an evaluation without --suite and --threat; leave it out here"
+        )
 
 
 def _refuse(context: typer.Context, unread: Iterable[str], what: str) -> None:

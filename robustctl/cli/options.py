@@ -27,6 +27,13 @@ def recipe_names(incomplete: str) -> list[str]:
     return [name for name in recipe.names() if name.startswith(incomplete)]
 
 
+def suite_names(incomplete: str) -> list[str]:
+    """The shipped suites that begin so; for the shell's tab completion."""
+    from robustctl import suites
+
+    return [name for name in suites.names() if name.startswith(incomplete)]
+
+
 Data = Annotated[str | None, typer.Option("--data", help="digits, a hub data set, a folder or an .npz file.")]
 Split = Annotated[str, typer.Option(help="Split of the data.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]

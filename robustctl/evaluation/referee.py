@@ -96,7 +96,7 @@ def vote(model: nn.Module, x: Tensor, y: Tensor, passes: int, what: str = "finds
     margins, right = [], []
     for _ in range(passes):
         scores = logits(model, x)
-        _require_finite(scores, f"{what} the model's logits are")
+        require_finite(scores, f"{what} the model's logits are")
         margins.append(losses.margin(scores, y))
         right.append(scores.argmax(dim=1) == y)
     share = torch.stack(right).float().mean(dim=0)
@@ -112,7 +112,7 @@ def judge(model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, threat: Threat,
     Raises:
         RunError: x_adv or its logits are not finite. Such a point is a fault of attack or model, never "robust".
     """
-    _require_finite(x_adv, "proposes an image")
+    require_finite(x_adv, "proposes an image")
     votes = vote(model, x_adv, y, passes)
     inside = in_ball(x_adv, x, threat) & in_box(x_adv)
     return Verdicts(votes.wrong & inside, inside, votes.margin, votes.right)
@@ -167,7 +167,8 @@ def distance(x_adv: Tensor, x: Tensor, norm: Norm) -> Tensor:
     return delta.square().sum(dim=1).sqrt() if norm == "l2" else delta.sum(dim=1)
 
 
-def _require_finite(values: Tensor, what: str) -> None:
+def require_finite(values: Tensor, what: str) -> None:
+    """Raise RunError unless all values (n, ...) are finite; ``what`` says who gave them, as in "proposes an image"."""
     broken = (~values.isfinite()).flatten(1).any(dim=1)
     if broken.any():
         raise RunError(

@@ -1,0 +1,299 @@
+"""Evaluates one threat that is no l_p ball: attacks propose parameters, the referee renders and judges.
+
+Points go through the attacks in their order; a point that one of them breaks does not meet the next one.
+"""
+
+import json
+import sqlite3
+import time
+import uuid
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robustctl import seeds
+from robustctl.architectures import Classifier
+from robustctl.checkpoint import weights_sha256
+from robustctl.data import ImageData
+from robustctl.evaluation import referee
+from robustctl.evaluation.audit import BATCH, TIE, chunks, clean_verdicts
+from robustctl.evaluation.memory import Pieces, fitting
+from robustctl.evaluation.store import EARLIER, Key, Row, Store, differing, plain, read_key
+from robustctl.oracle import Oracle
+from robustctl.perturbations.base import EFFORTS, Effort, Family, Kind, Limit, Task
+from robustctl.progress import Advance
+from robustctl.spec import ModelSpec
+from robustctl.version import __version__
+
+PROBE = 16
+"""Images that tell how long a threat takes."""
+LEAST = Effort(1, 1, 2)
+"""What they are attacked with."""
+MASKED = 0.25
+"""Share of the points left by gradients that a search without them may break before the result is flagged."""
+BUDGET, SEED, EFFORT = "budget", "seed", "effort"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the evaluation of one threat found.
+
+    Attributes:
+        broken: positions, of those that are right without an attack.
+        by: how many points each attack broke, by its name; ``earlier`` are those of other budgets or seeds.
+        evaluations: gradient evaluations, of all sessions. seconds: likewise.
+        flags: what a reader must know.
+    """
+
+    broken: set[int]
+    by: dict[str, int]
+    evaluations: int
+    seconds: float
+    flags: list[str]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the threats of one evaluation share; ``passes`` judge a point."""
+
+    model: Classifier
+    spec: ModelSpec
+    data: ImageData
+    oracle: Oracle
+    effort: str
+    seed: int
+    batch_size: int
+    passes: int
+    gradient: bool
+
+
+def key(setup: Setup, limit: Limit) -> Key:
+    """Everything that the verdicts depend on, by the names that messages use."""
+    return {
+        "robustctl": __version__,
+        "evaluation": "threat",
+        "weights": weights_sha256(setup.model),
+        "architecture": setup.spec.architecture.model_dump(),
+        "normalisation": setup.spec.normalization.model_dump() if setup.spec.normalization else None,
+        "images": setup.data.content_sha256,
+        "n": len(setup.data),
+        "kind": limit.name,
+        BUDGET: limit.budget,
+        EFFORT: setup.effort,
+        SEED: setup.seed,
+        **({"passes and draws": [setup.passes, setup.oracle.draws]} if setup.passes > 1 else {}),
+    }
+
+
+def evaluate(setup: Setup, limit: Limit, path: Path, others: Sequence[Path], advance: Advance) -> Found:
+    """Attack every point that the store at ``path`` has no verdict for, then count.
+
+    Args:
+        others: stores of the same kind; what broke a point there within this budget breaks it here.
+
+    Raises:
+        RunError: the store cannot be used, or an attack proposes what is not finite.
+    """
+    with Store(path, key(setup, limit)) as store:
+        started = time.monotonic()
+        try:
+            right = _right(setup, store)
+            _take_over(setup, limit, store, right, others)
+            for name, family in _families(setup, limit.kind).items():
+                _run(setup, limit, store, name, family, right, advance)
+            changed = _rescore(setup, limit, store)
+        finally:
+            store.add_seconds(time.monotonic() - started)
+        return _found(setup, limit, store, right, changed)
+
+
+def seconds_left(setup: Setup, limit: Limit, path: Path) -> float:
+    """How long a threat will take at most, from a few images under its attacks with the least effort."""
+    with Store(path, key(setup, limit)) as store:
+        right, total = _right(setup, store), 0.0
+        for name, family in _families(setup, limit.kind).items():
+            left = _left(limit, store, name, right)
+            if not left:
+                continue
+            positions = left[:PROBE]
+            started = time.perf_counter()
+            _propose(setup, limit, family, name, positions, LEAST)
+            one = (time.perf_counter() - started) / len(positions) / family.cost(LEAST)
+            total += one * family.cost(EFFORTS[setup.effort]) * len(left)
+    return total
+
+
+def judge(
+    model: nn.Module, kind: Kind, x: Tensor, y: Tensor, z: Tensor, budget: float, passes: int = 1
+) -> referee.Verdicts:
+    """Judge parameters z (n, k) float32 for images x (n, c, h, w) with labels y (n,), all on the CPU.
+
+    The image is rendered in float64 and rounded to float32, so that no attack has a say in it.
+
+    Raises:
+        RunError: parameters or logits are not finite.
+    """
+    referee.require_finite(z, "proposes parameters that are")
+    exact, there = x.double(), z.double()
+    with torch.no_grad():
+        inside = kind.inside(exact, there, budget, model)
+        images = kind.render(exact, there).float()
+    votes = referee.vote(model, images, y, passes)
+    inside = inside & referee.in_box(images)
+    return referee.Verdicts(votes.wrong & inside, inside, votes.margin, votes.right)
+
+
+def encode(z: Tensor) -> bytes:
+    """Pack the parameters of one image, float32, losslessly."""
+    return zlib.compress(z.numpy().astype("<f4").tobytes(), 1)
+
+
+def decode(packed: bytes) -> Tensor:
+    """The parameters (k,) that ``encode`` packed."""
+    return torch.from_numpy(np.frombuffer(zlib.decompress(packed), "<f4").copy())
+
+
+def _right(setup: Setup, store: Store) -> list[int]:
+    correct = clean_verdicts(setup.model, setup.data, store, setup.batch_size, setup.passes)
+    return [position for position, is_right in enumerate(correct) if is_right]
+
+
+def _families(setup: Setup, kind: Kind) -> dict[str, Family]:
+    return {name: one for name, one in kind.families().items() if setup.gradient or not one.gradient}
+
+
+def _left(limit: Limit, store: Store, name: str, right: list[int]) -> list[int]:
+    """The points that an attack has not met and that nothing has broken."""
+    gone = store.broken(limit.name) | store.judged(limit.name, name)
+    return [position for position in right if position not in gone]
+
+
+def _run(
+    setup: Setup, limit: Limit, store: Store, name: str, family: Family, right: list[int], advance: Advance
+) -> None:
+    left, session, before = _left(limit, store, name, right), uuid.uuid4().hex, setup.oracle.evaluations
+    cost = family.cost(EFFORTS[setup.effort])
+    advance(round(cost * (len(right) - len(left))), f"{limit} {name}: {len(left)} points")
+    for chunk in chunks(left, setup.batch_size):
+        z = _propose(setup, limit, family, name, chunk, EFFORTS[setup.effort])
+        x, y = setup.data.images(chunk), setup.data.y[chunk]
+        verdicts = judge(setup.model, limit.kind, x, y, z, limit.budget, setup.passes)
+        store.add(limit.name, name, _rows(chunk, z, verdicts), session, setup.oracle.evaluations - before)
+        advance(round(cost * len(chunk)))
+
+
+def _propose(setup: Setup, limit: Limit, family: Family, name: str, positions: Sequence[int], effort: Effort) -> Tensor:
+    data, oracle = setup.data, setup.oracle
+    pieces = Pieces(min(setup.batch_size, fitting(oracle.model, data.images([0]).to(oracle.device))))
+
+    def work(piece: slice) -> Tensor:
+        chosen = torch.as_tensor(positions[piece])
+        x, y = data.images(chosen).to(oracle.device), data.y[chosen].to(oracle.device)
+        generators = seeds.generators(setup.seed, seeds.attack(limit.name, name), data.indices[chosen].tolist())
+        return family.run(Task(oracle, x, y, limit.budget, effort, generators)).float().cpu()
+
+    return torch.cat(pieces.run(work, len(positions)))
+
+
+def _rows(positions: Sequence[int], z: Tensor, verdicts: referee.Verdicts) -> list[Row]:
+    columns = zip(positions, verdicts.broken.tolist(), verdicts.inside.tolist(), verdicts.margin.tolist(), strict=True)
+    return [
+        Row(position, broken, inside, margin, encode(z[i]) if broken else None)
+        for i, (position, broken, inside, margin) in enumerate(columns)
+    ]
+
+
+def _take_over(setup: Setup, limit: Limit, store: Store, right: list[int], others: Sequence[Path]) -> None:
+    """Judge what broke points with another budget, seed or effort, so that a larger budget never looks safer."""
+    here = plain(key(setup, limit))
+    for path in sorted(others):
+        there = read_key(path) if path != store.path else {}
+        if not there or set(differing(there, here)) - {BUDGET, EFFORT, SEED}:
+            continue
+        family = f"{EARLIER}{json.loads(there[BUDGET]):g}"
+        wanted = set(right) - store.broken(limit.name) - store.judged(limit.name, family)
+        for chunk in chunks(_witnesses(path, wanted), setup.batch_size):
+            store.add(limit.name, family, _judged(setup, limit, chunk, store.judged(limit.name, family)))
+
+
+def _witnesses(path: Path, wanted: set[int]) -> Iterator[tuple[int, bytes]]:
+    """Parameters that broke a point; none if the file is in use."""
+    try:
+        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=0)
+        try:
+            rows = connection.execute("SELECT position, min(x_adv) FROM verdicts WHERE broken = 1 GROUP BY position")
+            yield from [(position, packed) for position, packed in rows if position in wanted]
+        finally:
+            connection.close()
+    except sqlite3.Error:
+        return
+
+
+def _judged(setup: Setup, limit: Limit, found: Sequence[tuple[int, bytes]], done: set[int]) -> list[Row]:
+    """Those that still break their point; parameters of another length are judged by themselves."""
+    rows = []
+    for position, packed in found:
+        if position in done:
+            continue
+        x, y, z = setup.data.images([position]), setup.data.y[[position]], decode(packed)[None]
+        verdicts = judge(setup.model, limit.kind, x, y, z, limit.budget, setup.passes)
+        rows += [row for row in _rows([position], z, verdicts) if row.broken]
+    return rows
+
+
+def _rescore(setup: Setup, limit: Limit, store: Store) -> int:
+    """Judge every witness once more in other batches; how many no longer hold, ties aside."""
+    changed = 0
+    for chunk in chunks(store.adversarial(limit.name), BATCH):
+        by_length: dict[int, list[tuple[int, Tensor]]] = {}
+        for position, packed in chunk:
+            z = decode(packed)
+            by_length.setdefault(len(z), []).append((position, z))
+        for group in by_length.values():
+            positions = [position for position, _ in group]
+            x, y, z = setup.data.images(positions), setup.data.y[positions], torch.stack([one for _, one in group])
+            verdicts = judge(setup.model, limit.kind, x, y, z, limit.budget, setup.passes)
+            changed += int((~verdicts.broken & ~(verdicts.margin.abs() <= TIE)).sum())
+    return changed
+
+
+def _found(setup: Setup, limit: Limit, store: Store, right: list[int], changed: int) -> Found:
+    kind, name = limit.kind, limit.name
+    families = kind.families()
+    by = {family: len(store.broken(name, family)) for family in families}
+    broken = store.broken(name) & set(right)
+    if taken := len(broken) - len(set().union(*(store.broken(name, family) for family in families))):
+        by["earlier"] = taken
+    flags = [f"rescoring: {changed} verdicts of {limit} did not hold in another batch"] if changed else []
+    if store.repaired():
+        flags.append(
+            f"repaired: {store.repaired()} damaged rows of {limit} were taken out, their points attacked again"
+        )
+    if outside := store.outside(name):
+        flags.append(f"outside: {outside} proposals for {limit} left the budget or the box and count as not broken")
+    flags += _masking(setup, limit, store, families)
+    spent = sum(store.spent().values())
+    return Found(broken, by, spent, store.seconds(), flags)
+
+
+def _masking(setup: Setup, limit: Limit, store: Store, families: dict[str, Family]) -> list[str]:
+    blind = [name for name, one in families.items() if not one.gradient and (not one.further or not setup.gradient)]
+    if not setup.gradient:
+        if blind:
+            return [f"zero-gradient: only {', '.join(blind)}, which needs no gradient, attacked {limit}"]
+        return [f"zero-gradient: nothing attacked {limit}"]
+    if not any(one.gradient for one in families.values()):
+        return []
+    met = {position for name in blind for position in store.judged(limit.name, name)}
+    fell = {position for name in blind for position in store.broken(limit.name, name)}
+    if len(fell) <= max(MASKED * len(met), 1):
+        return []
+    return [
+        f"masking: {', '.join(blind)} broke {len(fell)} of the {len(met)} points of {limit} that gradients had left: "
+        "they are masked, or lead nowhere under this threat"
+    ]

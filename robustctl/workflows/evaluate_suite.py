@@ -1,0 +1,316 @@
+"""Evaluates a suite: threats of every kind, common corruptions, and groups of them.
+
+Each member has a store of its own, which it shares with other suites: a threat that was evaluated once is read from
+there.
+"""
+
+import platform
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from robustctl import checkpoint
+from robustctl.allocator import kept_memory
+from robustctl.checkpoint import weights_sha256
+from robustctl.corruptions import SEVERITIES
+from robustctl.corruptions.published import Published
+from robustctl.data import Reading
+from robustctl.errors import RequestError
+from robustctl.evaluation import checks, corrupted, kind_threat, referee
+from robustctl.evaluation.kind_threat import Setup
+from robustctl.evaluation.protocols import DEFAULT
+from robustctl.evaluation.store import digest, place
+from robustctl.evaluation.union_request import UnionRequest
+from robustctl.files import writing
+from robustctl.oracle import DRAWS, Oracle, device_name, pick_device
+from robustctl.perturbations.base import EFFORTS, Limit
+from robustctl.progress import progress, say
+from robustctl.results.suite import (
+    LeftOut,
+    Member,
+    SuitePoints,
+    SuiteResult,
+    corruption_figures,
+    group_figures,
+)
+from robustctl.results.union import Accuracy, UnionResult
+from robustctl.suites import Suite
+from robustctl.threats import Threat
+from robustctl.trusted_copy import PROBE, trusted_copy
+from robustctl.version import __version__
+from robustctl.workflows.evaluate import evaluate, recorded_accuracy
+from robustctl.workflows.images import load_images
+from robustctl.workflows.subject import Subject
+
+FOLDER = "threats"
+"""Below ``eval_dir``, beside the stores of the union."""
+CORRUPTED = re.compile(r"(?:^|,)(cifar100?-c)=(.*)$")
+
+
+@dataclass(frozen=True)
+class SuiteOptions:
+    """How a suite is evaluated.
+
+    Attributes:
+        protocol: of the norms; other threats know ``fast``, and ``standard`` for every other protocol.
+        seed: any whole number >= 0. batch_size: images a forward pass.
+        corrupted: folder of published corrupted images; None makes them from the clean ones.
+    """
+
+    protocol: str = DEFAULT
+    seed: int = 0
+    batch_size: int = 200
+    corrupted: Path | None = None
+
+    @property
+    def effort(self) -> str:
+        """Of threats that are no norms."""
+        return "fast" if self.protocol == "fast" else "standard"
+
+
+def split_data(text: str | None) -> tuple[str | None, Path | None]:
+    """The clean images and the folder of corrupted ones in ``--data CLEAN,cifar10-c=FOLDER``; either may be missing."""
+    found = CORRUPTED.search(text or "")
+    if found is None:
+        return text, None
+    return (text or "")[: found.start()] or None, Path(found.group(2)).expanduser()
+
+
+def evaluate_suite(
+    subject: Subject,
+    name: str,
+    suite: Suite,
+    options: SuiteOptions,
+    *,
+    source: str,
+    split: str,
+    n: int | None,
+    device: str,
+    reading: Reading | None = None,
+) -> tuple[SuiteResult, Path]:
+    """Evaluate a subject on the first ``n`` images of a split; stores and result go below its ``eval_dir``.
+
+    Returns:
+        The result and its file.
+
+    Raises:
+        RequestError: a threat that does not exist or that the images cannot have, and as ``evaluate``.
+        RunError: as ``evaluate``; what was done stays, and the same command goes on.
+    """
+    started = time.monotonic()
+    spec = subject.found_model.spec
+    members = suite.members(spec.dataset)
+    limits = {text: one for text, one in members.items() if isinstance(one, Limit)}
+    for limit in limits.values():
+        limit.kind.require(spec.input_shape, limit.budget)
+    data = load_images(source, split, n, spec, reading)
+    data.require(spec.input_shape, spec.n_classes)
+    checks.require_pixels(data)
+    norms = {text: one for text, one in members.items() if isinstance(one, Threat)}
+    unions = [_union(subject, part, options, source, split, n, device, reading) for part in _rounds(norms)]
+    where = pick_device(device)
+    model = checkpoint.load_from(spec, subject.found_model.weights).to(where).eval()
+    folder = subject.eval_dir / FOLDER
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    flags = checks.pixel_flags(data, spec.dataset, recorded_accuracy(subject), False)
+    flags += checks.model_flags(model, data, spec.n_classes)
+    random = checks.is_random(model, data)
+    if random:
+        torch.manual_seed(options.seed)
+    trusted = trusted_copy(model, "float32", data.images(range(min(PROBE, len(data)))).to(where))
+    if trusted.reason:
+        say(f"the attacks run on {trusted}")
+    with kept_memory(), Oracle(model, trusted, DRAWS if random else 1) as oracle:
+        passes = referee.PASSES if random else 1
+        gradient = checks.has_gradient(oracle, data)
+        size = options.batch_size
+        setup = Setup(model, spec, data, oracle, options.effort, options.seed, size, passes, gradient)
+        found = _attack(setup, limits, folder)
+        rows, left_out, made, sha256 = _corrupt(setup, suite, options, folder)
+        clean = [int(right) for right in _clean(setup)]
+    points = SuitePoints(
+        index=data.indices.tolist(),
+        label=data.y.tolist(),
+        clean=clean,
+        robust={text: _robust(members[text], unions, found.get(text), clean) for text in members},
+        corrupted=rows,
+    )
+    flags += [flag for one in found.values() for flag in one.flags]
+    flags += [flag for one in unions for flag in one.flags if flag not in flags]
+    if gradient:
+        flags += checks.gradient_flags(model, data, [i for i, right in enumerate(clean) if right])
+    groups = {group: [one for one in names if points.has(one)] for group, names in suite.groups.items()}
+    result = SuiteResult(
+        model=subject.found_model.name,
+        weights_sha256=weights_sha256(model),
+        data=data.info,
+        suite=name,
+        effort=f"norms: {options.protocol}; others: {options.effort} ({EFFORTS[options.effort]})",
+        seed=options.seed,
+        clean=Accuracy.of(clean),
+        members=[_member(text, members[text], points, unions, found.get(text)) for text in members],
+        corruptions=corruption_figures(points, made, sha256) if rows else None,
+        groups=[group_figures(group, names, points) for group, names in groups.items() if names],
+        left_out=left_out,
+        flags=list(dict.fromkeys(flags)),
+        seconds=round(time.monotonic() - started, 3),
+        device=device_name(where),
+        versions={"robustctl": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        points=points,
+    )
+    asked = {"suite": suite.model_dump(mode="json"), "members": [str(one) for one in members.values()]}
+    short = digest({**asked, "images": data.content_sha256, "made": [made, sha256], "seed": options.seed,
+                    "weights": result.weights_sha256, "effort": result.effort})[:12]  # fmt: skip
+    path = folder / f"suite-{name}-{len(data)}-{short}.json"
+    result.write(path)
+    return result, path
+
+
+def _rounds(norms: dict[str, Threat]) -> list[tuple[Threat, ...]]:
+    """Threats in as few evaluations of the union as there are radii of one norm; each has a norm once."""
+    rounds: list[list[Threat]] = []
+    for threat in norms.values():
+        free = [one for one in rounds if threat.norm not in {other.norm for other in one}]
+        if free:
+            free[0].append(threat)
+        else:
+            rounds.append([threat])
+    return [tuple(one) for one in rounds]
+
+
+def _union(
+    subject: Subject,
+    threats: tuple[Threat, ...],
+    options: SuiteOptions,
+    source: str,
+    split: str,
+    n: int | None,
+    device: str,
+    reading: Reading | None,
+) -> UnionResult:
+    request = UnionRequest(threats, options.protocol, options.seed, options.batch_size)
+    result, path = evaluate(subject, request, source=source, split=split, n=n, device=device, reading=reading)
+    if result is None:
+        raise RequestError("--suite runs in one process, without torchrun")
+    say(f"{', '.join(map(str, threats))}: {path}")
+    return result
+
+
+def _attack(setup: Setup, limits: dict[str, Limit], folder: Path) -> dict[str, kind_threat.Found]:
+    """Time every threat on a few images, say how long they take together, then attack."""
+    paths = {text: _place(setup, limit, folder) for text, limit in limits.items()}
+    if not limits:
+        return {}
+    seconds = {text: kind_threat.seconds_left(setup, limit, paths[text]) for text, limit in limits.items()}
+    if total := sum(seconds.values()):
+        parts = ", ".join(f"{limits[text]} {_about(one)}" for text, one in seconds.items() if one)
+        say(f"at most about {_about(total)} if nothing breaks: {parts}")
+    units = sum(_cost(setup, limit) for limit in limits.values())
+    found = {}
+    with progress(f"attacking {len(setup.data)} points", round(units * len(setup.data))) as advance:
+        for text, limit in limits.items():
+            others = sorted(folder.glob(f"{limit.name}-*.sqlite"))
+            found[text] = kind_threat.evaluate(setup, limit, paths[text], others, advance)
+    return found
+
+
+def _place(setup: Setup, limit: Limit, folder: Path) -> Path:
+    key = kind_threat.key(setup, limit)
+    return place(folder, f"{limit.name}-{setup.effort}-{len(setup.data)}", key)
+
+
+def _cost(setup: Setup, limit: Limit) -> float:
+    return sum(one.cost(EFFORTS[setup.effort]) for one in limit.kind.families().values())
+
+
+def _about(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def _corrupt(
+    setup: Setup, suite: Suite, options: SuiteOptions, folder: Path
+) -> tuple[dict[str, list[list[int]]], list[LeftOut], str, dict[str, str]]:
+    """Verdicts on corrupted images, corruptions whose images are missing, where images are from, hashes of files."""
+    names, made = suite.chosen_corruptions, "made from the clean images with the constants of CIFAR-10-C"
+    if not names:
+        return {}, [], "", {}
+    published, left_out, sha256 = None, [], {}
+    if options.corrupted is not None:
+        published, made = Published(options.corrupted), f"published files in {options.corrupted.name}"
+        here = []
+        for name in names:
+            try:
+                published.require(name, setup.data.indices.tolist(), setup.data.y.tolist(), setup.data.shape)
+                sha256[name] = published.sha256(name)
+                here.append(name)
+            except RequestError as error:
+                say(f"left out: {name}: {error}")
+                left_out.append(LeftOut(name=name, reason=str(error)))
+        names = tuple(here)
+    rows: dict[str, list[list[int]]] = {}
+    with progress("corrupted images", len(names) * SEVERITIES * len(setup.data)) as advance:
+        for name in names:
+            hashes = {name: sha256[name]} if sha256 else {}
+            path = place(folder, f"corrupted-{len(setup.data)}", corrupted.key(setup, hashes))
+            rows |= corrupted.evaluate(setup, [name], published, path, hashes, advance)
+    return rows, left_out, made, sha256
+
+
+def _clean(setup: Setup) -> list[bool]:
+    votes: list[bool] = []
+    for start in range(0, len(setup.data), setup.batch_size):
+        positions = range(start, min(start + setup.batch_size, len(setup.data)))
+        x, y = setup.data.images(positions), setup.data.y[list(positions)]
+        votes += (~referee.vote(setup.model, x, y, setup.passes).wrong).tolist()
+    return votes
+
+
+def _of_norm(threat: Threat, unions: Sequence[UnionResult]) -> UnionResult:
+    return next(one for one in unions if threat.norm in one.norms and one.norms[threat.norm].eps == threat.eps)
+
+
+def _robust(
+    member: Threat | Limit, unions: Sequence[UnionResult], found: kind_threat.Found | None, clean: list[int]
+) -> list[int]:
+    if isinstance(member, Threat):
+        return _of_norm(member, unions).points.robust[member.norm]
+    assert found is not None, "every other threat was evaluated"
+    return [int(right and position not in found.broken) for position, right in enumerate(clean)]
+
+
+def _member(
+    text: str,
+    member: Threat | Limit,
+    points: SuitePoints,
+    unions: Sequence[UnionResult],
+    found: kind_threat.Found | None,
+) -> Member:
+    figures = Accuracy.of(points.robust[text]).model_dump()
+    if isinstance(member, Threat):
+        union = _of_norm(member, unions)
+        return Member(
+            **figures,
+            name=text,
+            threat=str(member),
+            unit="of [0,1] pixels",
+            source=f"protocol {union.attack.name}",
+            by={},
+            evaluations=None,
+            seconds=union.seconds,
+        )
+    assert found is not None, "every other threat was evaluated"
+    return Member(
+        **figures,
+        name=text,
+        threat=str(member),
+        unit=member.kind.unit,
+        source=member.kind.source,
+        by=found.by,
+        evaluations=found.evaluations,
+        seconds=round(found.seconds, 3),
+    )

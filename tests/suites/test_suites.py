@@ -1,0 +1,59 @@
+"""Suites: what is shipped is whole, and what is wrong in a file is named."""
+
+from pathlib import Path
+
+import pytest
+
+from robustctl import suites
+from robustctl.errors import RequestError
+from robustctl.perturbations import base
+from robustctl.threats import NORMS
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "digits", "mnist"])
+@pytest.mark.parametrize("name", suites.names())
+def test_shipped_suites_are_whole(name: str, dataset: str) -> None:
+    found, suite = suites.load(name)
+    assert found == name and suite.description
+    assert len(suite.members(dataset)) == len(suite.threats)
+
+
+def test_the_universal_suite_has_every_kind_and_norm() -> None:
+    assert set(suites.load("universal")[1].threats) == {*base.names(), *NORMS}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("threats: [elastic]\nthreads: 3", "threads: unknown key"),
+        ("description: nothing", "neither threats nor corruptions"),
+        ("corruptions: [fogg]", "Did you mean 'fog'"),
+        ("threats: [elastic, elastic]", "named twice"),
+        ("threats: [elastic]\ngroups: {all: [elastik]}", "Did you mean 'elastic'"),
+        ("threats: [elastic]\ngroups: {all: []}", "at least 1"),
+        ("- elastic", "no mapping"),
+        ("threats: [", "line"),
+    ],
+)
+def test_faults_of_a_file_are_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(RequestError, match=message):
+        suites.load(str(tmp_path / "mine.yaml"))
+
+
+def test_a_file_can_have_several_budgets_of_a_kind_but_not_one_twice(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("threats: [elastic:0.5, elastic:1, linf:1/255, linf:2/255]")
+    name, suite = suites.load(str(tmp_path / "mine.yaml"))
+    assert name == "mine" and [str(one) for one in suite.members("cifar10").values()] == list(suite.threats)
+    (tmp_path / "mine.yaml").write_text("threats: [elastic:0.125, elastic]")
+    with pytest.raises(RequestError, match="the same"):
+        suites.load(str(tmp_path / "mine.yaml"))[1].members("cifar10")
+
+
+def test_unknown_suites_threats_and_radii_are_named() -> None:
+    with pytest.raises(RequestError, match="Did you mean 'unseen'"):
+        suites.load("unsen")
+    with pytest.raises(RequestError, match="Did you mean 'snow'"):
+        suites.parse("snw:1", "cifar10")
+    with pytest.raises(RequestError, match="write it: l2:RADIUS"):
+        suites.parse("l2", "flowers")

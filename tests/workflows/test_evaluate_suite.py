@@ -1,0 +1,165 @@
+"""Suites from the command line: figures follow from points, kills lose nothing, what is missing stops only itself."""
+
+import json
+from operator import ge
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command import robust
+
+from robustctl.errors import RequestError
+from robustctl.evaluation.store import Store
+from robustctl.results import suite as results
+from robustctl.workflows.evaluate_suite import split_data
+
+SUITE = """
+threats: [elastic:0.5, l0:1, recolor:0.05, frame, linf:0.1, linf:0.2]
+corruptions: [fog, contrast]
+groups:
+  some: [elastic:0.5, l0:1, fog]
+  norms: [linf:0.1, linf:0.2]
+"""
+
+
+FEW = ("--threat", "elastic:0.5", "--threat", "recolor:0.1", "--threat", "contrast")
+
+
+@pytest.fixture
+def setting(tmp_path, monkeypatch) -> list[object]:
+    """Arguments of an evaluation of the shipped model on a few images, all of which it gets right."""
+    (tmp_path / "mine.yaml").write_text(SUITE)
+    monkeypatch.chdir(tmp_path)
+    return ["eval", "digits-linf", "--data", "digits", "-n", 12, "--attack", "fast"]
+
+
+def evaluated(setting: list[object], *more: object) -> results.SuiteResult:
+    assert robust(*setting, "--json", "out.json", *more) == 0
+    return results.read(Path("out.json"))
+
+
+def test_a_suite_reports_members_groups_and_corruptions(setting, capsys) -> None:
+    result = evaluated(setting, "--suite", "mine.yaml")
+    shown = capsys.readouterr()
+    assert [member.threat for member in result.members][3:] == ["frame:1", "linf:0.1", "linf:0.2"]
+    assert result.clean.n_correct == 12
+    some = result.groups[0]
+    columns = [result.points.of(name) for name in ("elastic:0.5", "l0:1", "fog")]
+    assert some.union.n_correct == sum(map(min, *columns))
+    assert some.worst_acc == min(sum(column) for column in columns) / 12
+    assert some.mean.mean == pytest.approx(sum(map(sum, columns)) / 36)
+    assert 0 < result.members[0].n_correct < 12 and 0 < result.members[1].n_correct < 12
+    assert all(map(ge, result.points.robust["linf:0.1"], result.points.robust["linf:0.2"]))
+    assert result.corruptions is not None and result.corruptions.mce == pytest.approx(1 - result.corruptions.mean.mean)
+    for text in ("some: union", "fog, severities 1-5", "norms: worst", "broken by", "at most"):
+        assert text in shown.out
+    assert "at most about" in shown.err
+    again = evaluated(setting, "--suite", "mine.yaml")
+    assert again.points == result.points
+
+
+def test_verdicts_do_not_depend_on_the_batch(setting, monkeypatch, tmp_path) -> None:
+    first = evaluated(setting, *FEW)
+    monkeypatch.setenv("ROBUSTCTL_RUNS", str(tmp_path / "other"))
+    second = evaluated(setting, *FEW, "--batch-size", 5)
+    assert first.points == second.points
+
+
+def test_a_killed_suite_goes_on_and_ends_the_same(setting, monkeypatch, tmp_path) -> None:
+    whole = evaluated(setting, *FEW)
+    monkeypatch.setenv("ROBUSTCTL_RUNS", str(tmp_path / "other"))
+    add, calls = Store.add, []
+
+    def stop(self: Store, *arguments: object) -> None:
+        calls.append(1)
+        if len(calls) == 7:
+            raise KeyboardInterrupt
+        add(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Store, "add", stop)
+    assert robust(*setting, *FEW, "--batch-size", 4) == 130
+    monkeypatch.setattr(Store, "add", add)
+    assert evaluated(setting, *FEW, "--batch-size", 4).points == whole.points
+
+
+def test_a_larger_budget_keeps_what_a_smaller_one_broke(setting) -> None:
+    small = evaluated(setting, "--threat", "recolor:0.2")
+    assert small.members[0].n_correct < 12
+    large = evaluated(setting, "--threat", "recolor:0.21")
+    assert all(map(ge, small.points.of("recolor:0.2"), large.points.of("recolor:0.21")))
+    assert large.members[0].by["earlier"] == 12 - small.members[0].n_correct
+
+
+def test_missing_files_of_corruptions_stop_only_themselves(setting, capsys, tmp_path) -> None:
+    labels = np.asarray(evaluated(setting, "--threat", "contrast").points.label, np.uint8)
+    folder = tmp_path / "cifar-c"
+    folder.mkdir()
+    np.save(folder / "labels.npy", np.tile(labels, 5))
+    np.save(folder / "brightness.npy", np.zeros((60, 8, 8, 1), np.uint8))
+    setting[setting.index("digits")] = f"digits,cifar10-c={folder}"
+    result = evaluated(setting, "--threat", "fog:99", "--threat", "brightness", "--threat", "contrast")
+    assert [left.name for left in result.left_out] == ["contrast"] and "contrast.npy" in result.left_out[0].reason
+    assert result.corruptions is not None and list(result.corruptions.sha256) == ["brightness"]
+    assert "left out: contrast" in capsys.readouterr().out
+    assert set(result.points.corrupted["brightness"][0]) == {
+        0,
+        1,
+    }  # black images are right by label
+
+
+def test_a_result_that_was_edited_is_refused(setting) -> None:
+    evaluated(setting, "--threat", "frame", "--threat", "fog")
+    content = json.loads(Path("out.json").read_text())
+    for change in (
+        lambda one: one["members"][0].update(acc=0.99),
+        lambda one: one["corruptions"].update(mce=0.0),
+        lambda one: one["points"]["clean"].pop(),
+    ):
+        edited = json.loads(json.dumps(content))
+        change(edited)
+        Path("edited.json").write_text(json.dumps(edited))
+        with pytest.raises(RequestError, match="do not"):
+            results.read(Path("edited.json"))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--suite", "unseen", "--threat", "fog"], "give one of them"),
+        (["--suite", "unseen", "--eps", "linf=0.1"], "--eps is read by"),
+        (["--threat", "patch:9"], "only 8 pixels"),
+        (["--threat", "elastic:x"], "not a number"),
+        (["--suite", "nothing"], "unknown suite"),
+        (["--threat", "recolor", "--samples", "9"], "--samples is read by"),
+    ],
+)
+def test_wrong_requests_are_refused(setting, capsys, more, message) -> None:
+    assert robust(*setting, *more) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_corrupted_images_are_named_beside_the_clean_ones() -> None:
+    assert split_data("x.npy,y.npy,cifar10-c=/a/b") == ("x.npy,y.npy", Path("/a/b"))
+    assert split_data("cifar10-c=f") == (None, Path("f"))
+    assert split_data("digits") == ("digits", None)
+    assert split_data(None) == (None, None)
+
+
+def test_a_model_without_gradient_is_attacked_by_what_needs_none(setting, tmp_path) -> None:
+    (tmp_path / "steps.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "from robustctl import load_model\n"
+        "class Steps(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.inner = load_model('digits-linf')\n"
+        "    def forward(self, x):\n"
+        "        return self.inner((x.detach() * 8).round() / 8).detach()\n"
+    )
+    arguments = [*setting[2:], "--model-code", "steps.py:Steps", "--threat", "recolor:0.3", "--threat", "patch:4"]
+    assert robust("eval", *arguments, "--json", "out.json") == 0
+    result = results.read(Path("out.json"))
+    assert any("zero-gradient: only search" in flag for flag in result.flags)
+    assert all("ascent" not in name or n == 0 for member in result.members for name, n in member.by.items())
+    assert sum(result.points.of("patch:4")) < result.clean.n_correct
