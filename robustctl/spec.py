@@ -1,5 +1,6 @@
 """What a model is, apart from its weights. Written to ``config.json`` and into registry entries. No torch here."""
 
+import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -152,3 +153,8 @@ def read_spec(directory: Path) -> ModelSpec:
         raise RequestError(f"{directory} is no model directory: it has no {CONFIG}") from None
     except (RequestError, ValidationError, ValueError) as error:
         raise RequestError(f"cannot read {path}: {error}") from None
+
+
+def model_sha256(spec: ModelSpec) -> str:
+    """Hash of all of a model that is not in its weights and changes its logits: architecture and normalisation."""
+    return hashlib.sha256(spec.model_dump_json(include={"architecture", "normalization"}).encode()).hexdigest()

@@ -16,10 +16,10 @@ from robustctl.progress import say
 Text = str | None
 
 
-UNION_OPTIONS = ("union", "union_only", "norms", "eps", "attack", "precision", "force", "x_adv")
+UNION_OPTIONS = ("union", "like", "union_only", "norms", "eps", "attack", "precision", "force", "x_adv")
 CURVE_OPTIONS = ("distribution", "estimator", "grid", "samples", "most_samples", "leapfrog", "chains", "probacc")
 """Options that only one kind of evaluation reads."""
-NO_SUITE_OPTIONS = ("union", "union_only", "norms", "eps", "precision", "force", "x_adv")
+NO_SUITE_OPTIONS = ("union", "like", "union_only", "norms", "eps", "precision", "force", "x_adv")
 """Those of the union that a suite does not read: its threats have their own radii."""
 
 
@@ -64,6 +64,13 @@ def command(
     threat: Annotated[
         list[str] | None,
         typer.Option(help="One threat with its budget, e.g. elastic:0.5, l0:9 or fog; repeat it for more."),
+    ] = None,
+    like: Annotated[
+        Text,
+        typer.Option(
+            help="Take threats, data, split, n, attack, seed and precision from a result: published, or its JSON file. "
+            "What is typed beside it wins."
+        ),
     ] = None,
     model_code: options.ModelCode = None,
     weights: options.Weights = None,
@@ -144,6 +151,19 @@ def command(
     images_a_batch = batch_size or default_batch_size(where)
     said = reading_of(columns, classes) if columns or classes or data else None
     with open_subject(model, model_code=model_code, weights=weights, data=data, split=split, reading=said) as subject:
+        if like is not None:
+            from robustctl.workflows.like import settings_like
+
+            as_before = settings_like(like, subject.found_model)
+            norms, eps = as_before.threats(norms, ",".join(eps or []))
+            data = data or as_before.images()
+            typed = set(_typed(context, (*UNION_OPTIONS, "split", "n", "seed")))
+            split = split if "split" in typed else as_before.split
+            n = n if "n" in typed else as_before.n
+            attack = attack if "attack" in typed else as_before.attack
+            seed = seed if "seed" in typed else as_before.seed
+            precision = precision if "precision" in typed else as_before.precision
+            union_only = union_only or as_before.union_only
         source, reading = data or subject.default_data(), said or subject.default_reading()
         if intermediate_q is not None:
             from robustctl.report.q_table import table

@@ -64,7 +64,9 @@ def show(name: Name) -> None:
     import yaml
 
     from robustctl.models.find import entry_files, entry_weights, find_model, read_entry
+    from robustctl.workflows.claimed_figures import claim_lines
 
+    claims: list[str] = []
     if name in entry_files():
         entry = read_entry(name)
         weights = entry_weights(name)
@@ -74,8 +76,11 @@ def show(name: Name) -> None:
         loose = []
         found_model = find_model(name)
         weights = found_model.weights
+        claims = claim_lines(found_model)
         content = found_model.spec.model_dump(by_alias=True, mode="json") | {"licence": found_model.licence}
     terminal.show(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110).rstrip())
+    for line in claims:
+        terminal.show(line)
     for source in loose:
         binds = "the SHA-256 above" if source.sha256 else "the hash of the first download"
         terminal.show(

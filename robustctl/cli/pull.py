@@ -27,6 +27,7 @@ def command(
     """Bring a model here: pinned to a commit, every file checked. Then it can be named in finetune and eval."""
     from robustctl.models.find import entry_files, read_entry
     from robustctl.spec import read_spec
+    from robustctl.workflows.next_steps import next_lines
     from robustctl.workflows.obtain import bring
 
     place = bring(repo, keep_original=keep_original, at=at, strip=strip, drop=drop)
@@ -38,4 +39,5 @@ def command(
         by = f" --model-code {place}/robustctl/code/{code.file}:{code.name}" if code else ""
         if code:
             terminal.show("this model is built by code of its own; read it before you let it run")
-        terminal.show(f"next: robustctl eval {repo} --union{by}")
+        for line in next_lines(repo, place):
+            terminal.show(f"next: {line}{by}")

@@ -29,6 +29,10 @@ def command(
         ),
     ] = None,
     weights: Annotated[str, typer.Option(help="last, or best by the selection split.")] = "last",
+    eval_results: Annotated[
+        bool,
+        typer.Option("--eval-results", help="Also write figures on hub data sets to .eval_results."),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be pushed; no network.")] = False,
 ) -> None:
     """Push a run to the hub: weights, config, card with results, recipe, evaluations. Twice is the same as once."""
@@ -50,6 +54,7 @@ def command(
         with_code=with_code,
         witnesses=witnesses,
         weights=weights,
+        with_eval_results=eval_results,
     )
     if dry_run:
         for name, size in sorted(published.sizes.items()):

@@ -18,11 +18,11 @@ from robustctl.evaluation import referee
 from robustctl.evaluation.audit import TIE, chunks
 from robustctl.evaluation.challenge import SAMPLE, challenge
 from robustctl.evaluation.families import default_batch_size
-from robustctl.evaluation.witnesses import Witnesses, model_sha256
+from robustctl.evaluation.witnesses import Witnesses
 from robustctl.oracle import device_name
 from robustctl.results.union import NormAccuracy, UnionResult
 from robustctl.results.verification import Checked, Finding, Sample, Verdict, Verification, claim_sha256
-from robustctl.spec import ModelSpec
+from robustctl.spec import ModelSpec, model_sha256
 from robustctl.threats import NORMS, Norm, Threat
 from robustctl.version import __version__
 

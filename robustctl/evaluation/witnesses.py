@@ -7,7 +7,6 @@ follow from x alone (x, and x with all pixels moved up or down by eps and cut to
 bit, and pixels at the edge of a ball take next to nothing.
 """
 
-import hashlib
 import lzma
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from robustctl.evaluation.audit import BATCH, chunks
 from robustctl.evaluation.earlier import broken_in
 from robustctl.evaluation.store import decode
 from robustctl.results.union import UnionResult
-from robustctl.spec import ModelSpec
+from robustctl.spec import ModelSpec, model_sha256
 from robustctl.threats import Norm, Threat
 
 SCHEMA = "robustctl.witnesses/1"
@@ -68,10 +67,9 @@ class Origin(BaseModel):
     content_sha256: str
     threats: dict[Norm, str]
 
-
-def model_sha256(spec: ModelSpec) -> str:
-    """Hash of all of a model that is not in its weights and changes its logits: architecture and normalisation."""
-    return hashlib.sha256(spec.model_dump_json(include={"architecture", "normalization"}).encode()).hexdigest()
+    def same_as(self, other: "Origin") -> bool:
+        """Whether both are of one model on the same images, so that what breaks a point of one breaks it for both."""
+        return self.model_copy(update={"threats": other.threats}) == other
 
 
 def origin_of(result: UnionResult, spec: ModelSpec, data: ImageData) -> Origin:
@@ -137,6 +135,33 @@ class PublishedWitnesses:
                 yield positions, unpack(packed.numpy().tobytes(), data.images(positions), threat)
             except (lzma.LZMAError, ValueError) as error:
                 raise RequestError(f"{self.path}: {threat.norm}.delta.{number} is damaged: {error}") from None
+
+
+class Joined:
+    """The witnesses of a claim, and those that others published of the same model, images and radii.
+
+    What breaks a point breaks it whoever found it.
+    """
+
+    def __init__(self, own: PublishedWitnesses, others: Sequence[PublishedWitnesses]) -> None:
+        self.own = own
+        self.others = others
+
+    @property
+    def origin(self) -> Origin:
+        """Of the claim's own witnesses."""
+        return self.own.origin
+
+    def indices(self, norm: Norm) -> list[int]:
+        """The points that any of them has an image of."""
+        return sorted({index for one in (self.own, *self.others) for index in one.indices(norm)})
+
+    def batches(self, threat: Threat, data: ImageData) -> Iterator[Batch]:
+        """All of the images; a point may come again."""
+        yield from self.own.batches(threat, data)
+        for one in self.others:
+            if one.origin.threats.get(threat.norm) == threat.eps_text:
+                yield from one.batches(threat, data)
 
 
 def write(path: Path, witnesses: Witnesses, origin: Origin, data: ImageData) -> dict[Norm, int]:

@@ -328,3 +328,19 @@ def write_shards(tensors: "dict[str, Tensor]", folder: Path, max_bytes: int) -> 
     from huggingface_hub import save_torch_state_dict
 
     save_torch_state_dict(tensors, folder, max_shard_size=max_bytes)
+
+
+def eval_results(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Entries of ``.eval_results/*.yaml`` as the hub's library reads and writes them.
+
+    Raises:
+        RequestError: the library does not know the format yet, or an entry is not of it.
+    """
+    try:
+        from huggingface_hub import eval_result_entries_to_yaml, parse_eval_result_entries
+    except ImportError:
+        raise RequestError("--eval-results: this version of huggingface_hub does not know them; update it") from None
+    try:
+        return eval_result_entries_to_yaml(parse_eval_result_entries(entries))
+    except (KeyError, ValueError) as error:
+        raise RequestError(f"--eval-results: {error!r}") from None

@@ -175,7 +175,9 @@ def _refuse_links(root: Path, names: Iterable[str]) -> None:
 
 def _listed(root: Path, pattern: str) -> list[str]:
     """Names of the files in the folders where a push writes."""
-    found = [path for folder in ("", "robustctl/", "witnesses/") for path in root.glob(folder + pattern)]
+    found = [
+        path for folder in ("", "robustctl/", "witnesses/", ".eval_results/") for path in root.glob(folder + pattern)
+    ]
     return [path.relative_to(root).as_posix() for path in found if path.is_symlink() or path.is_file()]
 
 

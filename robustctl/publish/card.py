@@ -214,6 +214,7 @@ def _body(story: Story) -> list[str]:
         *(html.escape(story.table, quote=False).splitlines() if story.table else ["Not evaluated."]),
         "",
         *_flags(story.results),
+        *(_check(story) if story.results else []),
         "## Use",
         "",
         *_code(story.code),
@@ -235,6 +236,35 @@ def _body(story: Story) -> list[str]:
     ]
 
 
+def _check(story: Story) -> list[str]:
+    """How the figures were made, and the commands that check them and that make them again."""
+    name = _name(story.place)
+    result = story.results[-1]
+    by = f" --model-code {story.code.file}:{story.code.name}" if story.code else ""
+    at = " --data FOLDER" if result.data.source.startswith(LOCAL) else ""
+    threats = ", ".join(f"{norm} {one.eps_text}" for norm, one in result.norms.items())
+    lines = [
+        "## Check the numbers",
+        "",
+        f"    robustctl verify {name}{at}{by}",
+        f"    robustctl eval {name} --like published{at}{by}",
+        "",
+        "The first recomputes every figure from the adversarial images in this repo, without the attack, and attacks a",
+        "sample of the points that are said to survive. The second attacks all points again, with the same settings.",
+        "",
+        f"- claimed: accuracies of at most these, against {threats}, with 95 % intervals of the sampling error",
+        f"- protocol: {plain(result.attack.name)} ({plain(result.attack.protocol)}), seed {result.attack.seed}, "
+        f"attacks in {plain(result.attack.precision)}, verdicts in float32",
+        f"- points: {result.data.n} of {plain(result.data.text)}, images and labels with SHA-256 "
+        f"`{plain(result.data.content_sha256 or 'unknown')}`",
+        f"- versions: {', '.join(f'{plain(one)} {plain(version)}' for one, version in result.versions.items())}",
+    ]
+    for norm, opinion in (result.second_opinion or {}).items():
+        names = ", ".join(map(plain, opinion.by))
+        lines.append(f"- second opinion, {norm}: {opinion.fell} of {opinion.sample} sampled survivors fell to {names}")
+    return [*lines, ""]
+
+
 def _code(code: PublishedCode | None) -> list[str]:
     """A notice that the model needs code which robustctl does not have."""
     if code is None:
@@ -249,11 +279,17 @@ def _code(code: PublishedCode | None) -> list[str]:
     ]
 
 
+def _name(place: Place) -> str:
+    """What a command calls the model."""
+    if place.directory:
+        return "."
+    return f"{place.name}@{place.revision}" if place.revision != "main" else place.name
+
+
 def _use(place: Place, spec: ModelSpec, code: PublishedCode | None) -> list[str]:
     """The lines that load it, as they stand."""
-    on_branch = place.revision != "main"
-    name = "." if place.directory else f"{place.name}@{place.revision}" if on_branch else place.name
-    arguments = f'"{place.name}", revision="{place.revision}"' if on_branch else f'"{name}"'
+    name = _name(place)
+    arguments = f'"{place.name}", revision="{place.revision}"' if place.revision != "main" else f'"{name}"'
     by = f', model_code="{code.file}:{code.name}"' if code else ""
     note = []
     if place.pending:

@@ -25,7 +25,7 @@ SHARD_BYTES = 5_000_000_000  # the default of huggingface_hub's own writer
 # What only a push writes: left over from an earlier one, it would be read as part of this one.
 OWNED = re.compile(
     r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|robustctl/(run|eval-[\w.-]+)\.json"
-    r"|robustctl/code/[\w.-]+\.py|witnesses/eval-[\w.-]+\.safetensors"
+    r"|robustctl/code/[\w.-]+\.py|witnesses/eval-[\w.-]+\.safetensors|\.eval_results/robustctl\.yaml"
 )
 
 

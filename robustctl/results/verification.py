@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from robustctl.files import write_text
+from robustctl.home import home
 from robustctl.results.rounds import Frozen
 from robustctl.results.union import DataInfo, Interval, Share, UnionResult, read_as
 from robustctl.threats import Norm
@@ -119,3 +120,8 @@ def claim_sha256(result: UnionResult) -> str:
         "points": result.points.model_dump(mode="json"),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def record_path(claim_sha256: str, model: str) -> Path:
+    """Where the newest verdict on a claim about a model (``model_sha256``) is kept on this machine."""
+    return home() / "verifications" / f"{hashlib.sha256(f'{claim_sha256} {model}'.encode()).hexdigest()[:32]}.json"

@@ -1,14 +1,15 @@
-"""Finds the claims that are made for a model: results with figures, and the witnesses that belong to them."""
+"""Finds the claims that are made for a model: results with figures, and the witnesses that belong to them.
 
-from collections.abc import Iterator, Sequence
+Only reading witnesses imports torch.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from robustctl import runs
-from robustctl.data import ImageData
 from robustctl.errors import RequestError
-from robustctl.evaluation import witnesses
-from robustctl.evaluation.witnesses import Batch, PublishedWitnesses, StoredWitnesses, Witnesses
 from robustctl.hub.names import FILE, REPO_ID
 from robustctl.models import pull as pulling
 from robustctl.models.find import FoundModel, entry_files, split_revision
@@ -17,9 +18,9 @@ from robustctl.results import union as results
 from robustctl.results.union import UnionResult
 from robustctl.runs import RunRecord
 from robustctl.spec import CONFIG
-from robustctl.threats import Norm, Threat
-from robustctl.workflows.obtain import obtain
-from robustctl.workflows.subject import find_subject
+
+if TYPE_CHECKING:
+    from robustctl.evaluation.witnesses import Witnesses
 
 RECORDS, WITNESSES = "robustctl", "witnesses"
 """Folders of a published directory."""
@@ -54,13 +55,15 @@ class Claim:
             return self.path.parent.parent / WITNESSES / f"{self.path.stem}.safetensors"
         return self.path.with_suffix(".sqlite")
 
-    def witnesses(self) -> Witnesses | None:
+    def witnesses(self) -> "Witnesses | None":
         """Its own witnesses; None if it has none. RequestError for a damaged file."""
+        from robustctl.evaluation.witnesses import StoredWitnesses, read
+
         if self.result is None or not is_file(self.witness_file):
             return None
         if not self.published:
             return StoredWitnesses(self.witness_file, self.result)
-        return witnesses.read(self.witness_file)
+        return read(self.witness_file)
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,8 @@ def find_claims(text: str, model: str | None = None) -> Claims:
         RequestError: nothing is called so, or no figures are claimed for it.
         RunError: the repo could not be fetched.
     """
+    from robustctl.workflows.subject import find_subject
+
     if text.endswith(".json") and is_file(Path(text)):
         return _of_file(Path(text), model)
     if model is not None:
@@ -104,7 +109,7 @@ def find_claims(text: str, model: str | None = None) -> Claims:
     subject = find_subject(text)
     directory = subject.found_model.weights.parent
     if run is None and (directory / RECORDS).is_dir():
-        return _published(subject.found_model, directory)
+        return published_claims(subject.found_model)
     found = [_read(path, False) for path in sorted(subject.eval_dir.glob("*.json")) if _is_claim(path)]
     if not found:
         raise RequestError(f"{text} has no result of an evaluation; evaluate it: robustctl eval {text}")
@@ -113,6 +118,8 @@ def find_claims(text: str, model: str | None = None) -> Claims:
 
 def _of_file(path: Path, model: str | None) -> Claims:
     """One result; its model is the directory around it, or what ``model`` names, or what it says itself."""
+    from robustctl.workflows.obtain import obtain
+
     around = path.resolve().parent.parent
     claim = _read(path, path.resolve().parent.name == RECORDS)
     if model is None and (around / CONFIG).is_file():
@@ -129,8 +136,13 @@ def _of_file(path: Path, model: str | None) -> Claims:
     return Claims(found_model, [claim], run.read() if run else None, around if claim.published else None)
 
 
-def _published(found_model: FoundModel, directory: Path) -> Claims:
-    """The claims of a directory that a push made, without the evaluations of what the model was made from."""
+def published_claims(found_model: FoundModel) -> Claims:
+    """The claims of a directory that a push made, without the evaluations of what the model was made from.
+
+    Raises:
+        RequestError: it makes none.
+    """
+    directory = found_model.weights.parent
     names = [f"{RECORDS}/{begin}*.json" for begin in (CLAIM, PROPOSAL)]
     found = [_read(path, True) for name in names for path in sorted(directory.glob(name)) if _is_claim(path)]
     base = _base_sha256(directory)
@@ -163,44 +175,14 @@ def _is_claim(path: Path) -> bool:
     return not isinstance(content, dict) or content.get("schema") == "robustctl.eval/1"
 
 
-class Joined:
-    """The witnesses of a claim, and those that others published of the same model, images and radii.
-
-    What breaks a point breaks it whoever found it.
-    """
-
-    def __init__(self, own: PublishedWitnesses, others: Sequence[PublishedWitnesses]) -> None:
-        self.own = own
-        self.others = others
-
-    @property
-    def origin(self) -> witnesses.Origin:
-        """Of the claim's own witnesses."""
-        return self.own.origin
-
-    def indices(self, norm: Norm) -> list[int]:
-        """The points that any of them has an image of."""
-        return sorted({index for one in (self.own, *self.others) for index in one.indices(norm)})
-
-    def batches(self, threat: Threat, data: ImageData) -> Iterator[Batch]:
-        """All of the images; a point may come again."""
-        yield from self.own.batches(threat, data)
-        for one in self.others:
-            if one.origin.threats.get(threat.norm) == threat.eps_text:
-                yield from one.batches(threat, data)
-
-
-def joined(claim: Claim, claims: Sequence[Claim]) -> Witnesses | None:
+def joined(claim: Claim, claims: Sequence[Claim]) -> "Witnesses | None":
     """The witnesses of a claim together with what the other claims beside it show; None if it has none of its own."""
+    from robustctl.evaluation.witnesses import Joined, PublishedWitnesses
+
     own = claim.witnesses()
     if not isinstance(own, PublishedWitnesses):
         return own
-    found = [one.witnesses() for one in claims if one.path != claim.path]
-    same = [
-        one
-        for one in found
-        if isinstance(one, PublishedWitnesses)
-        and (one.origin.weights_sha256, one.origin.content_sha256, one.origin.model_sha256)
-        == (own.origin.weights_sha256, own.origin.content_sha256, own.origin.model_sha256)
-    ]
-    return Joined(own, same)
+    others = [one.witnesses() for one in claims if one.path != claim.path]
+    return Joined(
+        own, [one for one in others if isinstance(one, PublishedWitnesses) and one.origin.same_as(own.origin)]
+    )

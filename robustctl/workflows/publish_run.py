@@ -16,7 +16,7 @@ from robustctl.hub.names import FILE, REPO_ID
 from robustctl.hub.plain_directory import sha256
 from robustctl.models.find import entry_files, pulled, read_entry
 from robustctl.models.safetensors_header import weights_sha256
-from robustctl.publish import push, redact
+from robustctl.publish import eval_results, push, redact
 from robustctl.publish.card import PublishedCode, Story
 from robustctl.publish.push import Package, Target, preflight
 from robustctl.report.table import markdown, told_apart
@@ -65,11 +65,17 @@ class Choices:
     with_code: bool = False
     witnesses: bool | None = None
     weights: str = "last"
+    eval_results: bool = False
     dry_run: bool = False
 
     def options(self) -> list[str]:
         """The command line's options that say the same."""
-        flags = {"--allow-flags": self.allow_flags, "--with-code": self.with_code, "--dry-run": self.dry_run}
+        flags = {
+            "--allow-flags": self.allow_flags,
+            "--with-code": self.with_code,
+            "--eval-results": self.eval_results,
+            "--dry-run": self.dry_run,
+        }
         said = ["--licence", self.licence] if self.licence else []
         said += ["--weights", self.weights] if self.weights != "last" else []
         said += [] if self.witnesses is None else ["--witnesses" if self.witnesses else "--no-witnesses"]
@@ -86,6 +92,7 @@ def publish_run(
     with_code: bool = False,
     witnesses: bool | None = None,
     weights: str = "last",
+    with_eval_results: bool = False,
 ) -> Published:
     """Push a run to a repo of the hub or to a plain directory; twice is the same as once.
 
@@ -99,6 +106,7 @@ def publish_run(
         witnesses: also publish the adversarial images that prove what is broken; None: if they can be made and are
             not large.
         weights: ``last``, or ``best`` by the selection split.
+        with_eval_results: also write the figures in the hub's format for leaderboards.
 
     Raises:
         RequestError: no such run, it must not be published, or the token may not write there.
@@ -109,7 +117,7 @@ def publish_run(
     with without_collection():
         push.check_target(target)
         found = find_run(run)
-    asked = Choices(licence, allow_flags, with_code, witnesses, weights, dry_run)
+    asked = Choices(licence, allow_flags, with_code, witnesses, weights, with_eval_results, dry_run)
     again = ["robustctl", "push", str(found.path), *target.options(), *asked.options()]
     with tempfile.TemporaryDirectory(prefix="robustctl-") as scratch:
         try:
@@ -204,13 +212,17 @@ def make_package(run: Run, target: Target, asked: Choices, digest: str, scratch:
         datasets=tuple(filter(None, [redact.hub_dataset(source)])),
     )
     files = push.run_files(run.path, content, [*before, *results], paths)
+    if asked.eval_results:
+        files[eval_results.PATH] = eval_results.content(results)
     if asked.weights == "best":
         files[WEIGHTS] = run.path / BEST
     named = [
         Evaluated(path, one, push.result_name(shown))
         for (path, one), shown in zip(places.items(), results, strict=True)
     ]
-    files |= make_witnesses(named, spec, record, scratch, wanted=asked.witnesses, fetch=not asked.dry_run)
+    files |= make_witnesses(
+        named, spec, record, scratch, wanted=asked.witnesses, fetch=asked.witnesses is True and not asked.dry_run
+    )
     if code and code.path:
         assert source_file is not None, "code with a path in the repo has a file here"
         files[code.path] = source_file.read_bytes()

@@ -1,6 +1,5 @@
 """Verifies what is claimed for a model: finds the claims, brings the images, judges, and keeps the verdicts."""
 
-import hashlib
 import json
 import secrets
 from collections.abc import Sequence
@@ -15,14 +14,12 @@ from robustctl.data import ImageData, Reading
 from robustctl.errors import RequestError
 from robustctl.evaluation import verification
 from robustctl.evaluation.challenge import SAMPLE
-from robustctl.evaluation.witnesses import model_sha256
 from robustctl.files import write_text, writing
-from robustctl.home import home
 from robustctl.oracle import device_name, pick_device
 from robustctl.publish.card import figures, figures_in
 from robustctl.results.union import UnionResult
-from robustctl.results.verification import VERDICTS, Finding, Verification
-from robustctl.spec import ModelSpec
+from robustctl.results.verification import VERDICTS, Finding, Verification, record_path
+from robustctl.spec import ModelSpec, model_sha256
 from robustctl.workflows.claimed_images import claimed_images
 from robustctl.workflows.claims import Claim, Claims, find_claims, joined
 
@@ -131,11 +128,6 @@ def _card_findings(claims: Claims, result: UnionResult) -> list[Finding]:
     name, value = next(((name, one) for name, one in shown.items() if mine.get(name) != one), ("union", "missing"))
     text = f"the card says that the {name} is {value}; the result says {mine.get(name, 'nothing about it')}"
     return [Finding(verdict="not reproduced", text=text)]
-
-
-def record_path(claim_sha256: str, model: str) -> Path:
-    """Where the newest verdict on a claim about a model (``model_sha256``) is kept on this machine."""
-    return home() / "verifications" / f"{hashlib.sha256(f'{claim_sha256} {model}'.encode()).hexdigest()[:32]}.json"
 
 
 def keep(one: Verification) -> None:

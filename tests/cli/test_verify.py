@@ -208,8 +208,7 @@ def test_another_normalisation_is_found(shelf: Path, tmp_path: Path) -> None:
 
 def test_another_normalisation_is_found_by_the_verdicts_too(shelf: Path, tmp_path: Path) -> None:
     """Even where the witnesses say that they belong to it."""
-    from robustctl.evaluation.witnesses import model_sha256
-    from robustctl.spec import read_spec
+    from robustctl.spec import model_sha256, read_spec
 
     change_json(shelf / "config.json", lambda content: content.update(normalization={"mean": [0.6], "std": [0.2]}))
     digest = model_sha256(read_spec(shelf))
