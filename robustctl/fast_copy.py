@@ -14,9 +14,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from robustctl import geometry
 from robustctl.precision import Precision
+from robustctl.processes import SharedBatchNorm2d
 
 
-def accelerate(model: nn.Module, precision: Precision, image: Tensor) -> nn.Module:
+class FastCopy:
     """A frozen copy in eval mode that is meant to have the same logits up to rounding, made for speed.
 
     Pixels rounded to bf16 would move by up to 1/512, a sixteenth of the usual l_inf radius. In bf16 the first layer
@@ -25,16 +26,59 @@ def accelerate(model: nn.Module, precision: Precision, image: Tensor) -> nn.Modu
     Args:
         image: any image (1, c, h, w) on the model's device. It shows which layer comes first, and whether the model's
             code runs on channels-last memory (``view`` mostly does not).
+
+    Attributes:
+        network: the copy.
+        refreshable: whether ``refresh`` works: the copy is in float32, and it is known of every layer what it is a copy
+            of, which a ``__deepcopy__`` of the model's own may hide.
     """
-    devices = [image.device] if image.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):  # the model's code runs a few times, and may draw numbers
-        return _changed(_uncompiled(copy.deepcopy(model)).eval().requires_grad_(False), precision, image)
+
+    def __init__(self, model: nn.Module, precision: Precision, image: Tensor) -> None:
+        copies: dict[int, Any] = {}  # by the id of the original
+        devices = [image.device] if image.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):  # the model's code runs a few times, and may draw numbers
+            fast = _uncompiled(copy.deepcopy(model, copies)).eval().requires_grad_(False)
+            originals = {id(copies[id(module)]): module for module in model.modules() if id(module) in copies}
+
+            def original(own: nn.Module) -> Any:
+                return originals.get(id(own))
+
+            self.refreshable = precision == "float32" and all(original(module) for module in fast.modules())
+            folded, frozen = _fold_batch_norms(fast), _freeze_batch_norms(fast)
+            self._folded = [(original(conv), original(norm), conv) for conv, norm in folded]
+            self._frozen = [(original(norm), own) for norm, own in frozen]
+            changed = {id(conv) for conv, _ in folded}
+            self._kept = [(original(own), own) for own in fast.modules() if original(own) and id(own) not in changed]
+            self.network = _changed(fast, precision, image)
+
+    def refresh(self) -> None:
+        """Take over the weights, statistics and plain numbers that the model has now. Its layers must be the same.
+
+        Raises:
+            ValueError: the copy is not ``refreshable``.
+        """
+        if not self.refreshable:
+            raise ValueError("this copy cannot take over new weights")
+        held: list[Tensor] = []
+        new: list[Tensor] = []
+        for original, own in self._kept:
+            for name, value in [*original._parameters.items(), *original._buffers.items(), *vars(original).items()]:
+                if isinstance(value, Tensor) and isinstance(tensor := getattr(own, name, None), Tensor):
+                    held.append(tensor)
+                    new.append(value)
+                elif isinstance(value, int | float | str) and name != "training":
+                    setattr(own, name, value)
+        with torch.no_grad():
+            torch._foreach_copy_(held, new)
+            for conv, norm, own_conv in self._folded:
+                for parameter, value in zip(own_conv.parameters(), _fold(conv, norm), strict=True):
+                    parameter.copy_(value)
+            for norm, own_norm in self._frozen:
+                own_norm.take(norm)
 
 
 def _changed(fast: nn.Module, precision: Precision, image: Tensor) -> nn.Module:
-    """The copy with other layers, in place."""
-    _fold_batch_norms(fast)
-    _freeze_batch_norms(fast)
+    """The copy with other layers, in place; its batch norms are changed already."""
     layers = [module for module in fast.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     if precision == "bf16" and layers:
         first = _first_executed(fast, layers, image)
@@ -109,26 +153,40 @@ def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _fold_batch_norms(model: nn.Module) -> None:
-    """Fold each batch norm that alone follows a convolution into its weights, in place.
+def _fold_batch_norms(model: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """Fold each batch norm that alone follows a convolution into its weights, in place; return these pairs.
 
     A symbolic trace only finds the pairs. It is never run: it would leave out what plain code does beside tensors, such
     as backward passes of the model's own and branches on values.
     """
-    for conv, norm in _pairs(model):
-        assert norm.running_mean is not None and norm.running_var is not None
-        weight, bias = fuse_conv_bn_weights(
-            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-        )
+    pairs = _pairs(model)
+    for conv, norm in pairs:
+        weight, bias = _fold(conv, norm)
         conv.weight, conv.bias = nn.Parameter(weight, requires_grad=False), nn.Parameter(bias, requires_grad=False)
         _replace(model, norm, nn.Identity())
+    return pairs
+
+
+def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the convolution that does what both do."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    return fuse_conv_bn_weights(
+        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
+
+
+class _Tracer(fx.Tracer):
+    """Looks into no batch norm of ours either."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, SharedBatchNorm2d) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _pairs(model: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     try:
         # The trace runs the model's code, which may change its buffers: hence another copy, which shares the weights.
         shared = {id(parameter): parameter for parameter in model.parameters()}
-        nodes = list(fx.symbolic_trace(copy.deepcopy(model, shared)).graph.nodes)
+        nodes = list(_Tracer().trace(copy.deepcopy(model, shared)).nodes)
     except Exception:  # the model's own code ran on stand-ins for tensors, and may raise anything at all about them
         return []
     layers = dict(model.named_modules())
@@ -150,7 +208,8 @@ def _pairs(model: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
 def _is_foldable(module: nn.Module, kind: type[nn.Conv2d] | type[nn.BatchNorm2d]) -> bool:
     """Whether the module does what its class in torch does: no subclass, no hook, no ``forward`` of its own."""
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    if type(module) is not kind or "forward" in vars(module) or any(getattr(module, name) for name in hooks):
+    same = type(module) is kind or (kind is nn.BatchNorm2d and type(module) is SharedBatchNorm2d)  # alike in eval mode
+    if not same or "forward" in vars(module) or any(getattr(module, name) for name in hooks):
         return False
     if isinstance(module, nn.BatchNorm2d) and (module.running_mean is None or module.training):
         return False
@@ -179,17 +238,26 @@ class _FrozenBatchNorm(nn.Module):
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__()
+        scale, shift = self._affine(norm)
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
+        self.register_buffer("zero", torch.zeros_like(scale))
+        self.register_buffer("one", torch.ones_like(scale))
+
+    def take(self, norm: nn.BatchNorm2d) -> None:
+        """Become the map of another batch norm with as many channels."""
+        scale, shift = self._affine(norm)
+        self.scale.copy_(scale)
+        self.shift.copy_(shift)
+
+    @staticmethod
+    def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
         assert norm.running_mean is not None and norm.running_var is not None
         scale = torch.rsqrt(norm.running_var + norm.eps)
         if norm.affine:
             scale = scale * norm.weight.detach()
         shift = -norm.running_mean * scale
-        if norm.affine:
-            shift = shift + norm.bias.detach()
-        self.register_buffer("scale", scale)
-        self.register_buffer("shift", shift)
-        self.register_buffer("zero", torch.zeros_like(scale))
-        self.register_buffer("one", torch.ones_like(scale))
+        return scale, shift + norm.bias.detach() if norm.affine else shift
 
     def forward(self, x: Tensor) -> Tensor:
         return _Affine.apply(x, self.scale, self.shift, self.zero, self.one)  # type: ignore[no-any-return]
@@ -209,7 +277,11 @@ class _Affine(torch.autograd.Function):
         return F.batch_norm(grads[0], zero, one, scale, zero, eps=0.0), None, None, None, None
 
 
-def _freeze_batch_norms(model: nn.Module) -> None:
+def _freeze_batch_norms(model: nn.Module) -> list[tuple[nn.BatchNorm2d, _FrozenBatchNorm]]:
+    """Replace the other batch norms, in place; return each with what replaced it."""
+    frozen = []
     for module in list(model.modules()):
         if isinstance(module, nn.BatchNorm2d) and _is_foldable(module, nn.BatchNorm2d):
-            _replace(model, module, _FrozenBatchNorm(module))
+            frozen.append((module, _FrozenBatchNorm(module)))
+            _replace(model, *frozen[-1])
+    return frozen

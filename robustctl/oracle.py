@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustctl import geometry, losses
 from robustctl.architectures import device_of
 from robustctl.errors import RequestError
-from robustctl.fast_copy import accelerate
+from robustctl.fast_copy import FastCopy
 from robustctl.precision import Precision, true_float32
 from robustctl.trusted_copy import Trusted
 
@@ -53,7 +53,7 @@ class Oracle:
 
     Args:
         fast: what ``trusted_copy`` returned for this model; None attacks the live model as it is. Changes of the
-            model's weights do not reach a copy.
+            model's weights reach a copy by its ``refresh`` alone.
         draws: passes that logits, losses and gradients are averaged over: 1, or more for a random model (expectation
             over transformation, arXiv:1802.00420).
 
@@ -107,7 +107,7 @@ class Oracle:
             image: any image (1, c, h, w), on the model's device.
         """
         before = self.precision, self.attacked
-        self.precision, self.attacked = "float32", accelerate(self.model, "float32", image)
+        self.precision, self.attacked = "float32", FastCopy(self.model, "float32", image).network
         try:
             yield
         finally:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from robustctl import geometry, losses
 from robustctl.architectures import device_of
-from robustctl.fast_copy import accelerate
+from robustctl.fast_copy import FastCopy
 from robustctl.precision import Precision, true_float32
 
 PROBE = 8
@@ -54,12 +54,19 @@ class Trusted:
         precision: the precision that the network computes in.
         copied: whether ``network`` is a copy.
         reason: why it is not the copy that was wanted; empty if it is.
+        copy: what made ``network``, if it is a copy.
     """
 
     network: nn.Module
     precision: Precision
     copied: bool
     reason: str = ""
+    copy: FastCopy | None = None
+
+    def refresh(self) -> None:
+        """Let a copy in float32 take over the weights that the model has now. The comparison is not made again."""
+        if self.copy is not None:
+            self.copy.refresh()
 
     def __str__(self) -> str:
         """What is attacked and why, as it ends a sentence."""
@@ -81,16 +88,18 @@ def trusted_copy(model: nn.Module, precision: Precision, images: Tensor) -> Trus
     if exact is None:
         return Trusted(model, "float32", False, reason)
     if precision == "float32":
-        return Trusted(exact, precision, True)
+        return Trusted(exact.network, precision, True, copy=exact)
     low, reason = _compared(model, precision, images)
-    return Trusted(low, precision, True) if low is not None else Trusted(exact, "float32", True, reason)
+    if low is None:
+        return Trusted(exact.network, "float32", True, reason, exact)
+    return Trusted(low.network, precision, True, copy=low)
 
 
-def _compared(model: nn.Module, precision: Precision, images: Tensor) -> tuple[nn.Module | None, str]:
+def _compared(model: nn.Module, precision: Precision, images: Tensor) -> tuple[FastCopy | None, str]:
     """A copy in this precision; or None, and why it may not stand for the model."""
     try:
-        fast = accelerate(model, precision, images[:1])
-        reason = difference(model, fast, images, TOLERANCES[precision])
+        fast = FastCopy(model, precision, images[:1])
+        reason = difference(model, fast.network, images, TOLERANCES[precision])
     except Exception as error:  # the code that a copy runs is the model's own, and may raise anything at all
         lines = str(error).strip().splitlines() or [""]
         return None, f"it cannot be run ({type(error).__name__}: {lines[0]})"

@@ -6,8 +6,10 @@ from torch import Tensor, nn
 
 from robustctl import losses
 from robustctl.architectures import Classifier, build, kw_small, preact_resnet18, wide_resnet
-from robustctl.fast_copy import _FrozenBatchNorm, _split, accelerate
+from robustctl.fast_copy import FastCopy, _FrozenBatchNorm, _split
 from robustctl.oracle import Oracle
+from robustctl.precision import Precision
+from robustctl.processes import SharedBatchNorm2d
 from robustctl.spec import ModelSpec, Normalization
 from robustctl.trusted_copy import trusted_copy
 
@@ -51,7 +53,7 @@ def test_accelerated_logits_and_gradients_are_the_model_s_up_to_rounding(
 def test_acceleration_leaves_the_model_s_weights_modes_and_hooks_alone() -> None:
     model = dict(models())["wide-resnet"].train()
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    fast = accelerate(model, "bf16", torch.rand(1, 3, 16, 16))
+    fast = FastCopy(model, "bf16", torch.rand(1, 3, 16, 16)).network
     fast(torch.rand(1, 3, 16, 16))
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
     assert all(module.training for module in model.modules())
@@ -61,7 +63,7 @@ def test_acceleration_leaves_the_model_s_weights_modes_and_hooks_alone() -> None
 
 def test_batch_norm_after_a_convolution_is_folded_away() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.BatchNorm2d(4)).eval()
-    fast = list(accelerate(model, "float32", torch.rand(1, 3, 8, 8)).modules())
+    fast = list(FastCopy(model, "float32", torch.rand(1, 3, 8, 8)).network.modules())
     assert sum(isinstance(module, _FrozenBatchNorm) for module in fast) == 1, "only the other one is left"
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fast)
 
@@ -83,7 +85,7 @@ def test_a_frozen_batch_norm_is_the_affine_map_of_its_statistics(affine: bool) -
 def test_a_batch_norm_without_running_statistics_is_left_as_it_is() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)).eval()
     x = torch.rand(2, 3, 8, 8)
-    torch.testing.assert_close(accelerate(model, "float32", x[:1])(x), model(x))
+    torch.testing.assert_close(FastCopy(model, "float32", x[:1]).network(x), model(x))
 
 
 def test_bf16_splits_pixels_so_that_small_perturbations_are_seen() -> None:
@@ -168,7 +170,7 @@ class Backwards(nn.Module):
 def test_pixels_are_split_where_they_enter_whatever_the_order_of_registration() -> None:
     model = Backwards()
     assert trusted_copy(model, "bf16", IMAGE).precision == "bf16"
-    fast = accelerate(model, "bf16", IMAGE)
+    fast = FastCopy(model, "bf16", IMAGE).network
     first, last = fast.get_submodule("first"), fast.get_submodule("last")
     assert (first.weight.shape, last.weight.shape) == ((8, 384), (10, 8))
 
@@ -185,7 +187,7 @@ def test_folding_gives_up_on_any_model_that_cannot_be_traced() -> None:
             return logits
 
     model = Counting().eval()
-    torch.testing.assert_close(accelerate(model, "float32", IMAGE)(IMAGE), model(IMAGE))
+    torch.testing.assert_close(FastCopy(model, "float32", IMAGE).network(IMAGE), model(IMAGE))
 
 
 def test_a_convolution_that_is_used_twice_is_not_folded() -> None:
@@ -200,4 +202,65 @@ def test_a_convolution_that_is_used_twice_is_not_folded() -> None:
             return out
 
     model = Twice().eval()
-    torch.testing.assert_close(accelerate(model, "float32", IMAGE)(IMAGE), model(IMAGE))
+    torch.testing.assert_close(FastCopy(model, "float32", IMAGE).network(IMAGE), model(IMAGE))
+
+
+class Scaled(nn.Module):
+    """A batch norm before and after a convolution, one of several processes, and numbers that are no weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.conv, self.after = nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3, bias=False), SharedBatchNorm2d(4)
+        self.head = nn.Linear(4 * 14 * 14, 10)
+        self.temperature, self.shift = 1.0, torch.zeros(3, 1, 1)
+        self.register_buffer("mask", torch.ones(4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.after(self.conv(self.before(x + self.shift))) * self.mask
+        logits: Tensor = self.head(features.relu().flatten(1)) / self.temperature
+        return logits
+
+
+def moved(model: nn.Module) -> None:
+    """Change every weight and statistic, as training does."""
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.mul_(0.9).add_(0.02)
+    if isinstance(model, Scaled):
+        model.temperature, model.shift, model.mask = 2.0, torch.full((3, 1, 1), 0.3), torch.zeros(4, 1, 1)
+
+
+@pytest.mark.parametrize(("name", "model"), [*models(), ("scaled", Scaled())], ids=lambda one: str(one)[:16])
+def test_a_copy_takes_over_all_that_the_model_s_answer_depends_on(name: str, model: nn.Module) -> None:
+    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    copy = FastCopy(model, "float32", x[:1])
+    before = copy.network(x)
+    moved(model)
+    assert torch.equal(copy.network(x), before), "the copy's weights are its own"
+    copy.refresh()
+    expected = model.eval()(x)
+    assert (copy.network(x) - expected).norm() <= 1e-4 * expected.norm()
+    assert (before - expected).norm() > 1e-2 * expected.norm()
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in copy.network.modules())
+
+
+class OwnCopy(nn.Sequential):
+    """Nobody can tell that the new layer stands for its own."""
+
+    def __deepcopy__(self, memo: dict[int, object]) -> nn.Module:
+        return nn.Sequential(nn.Linear(192, 10))
+
+
+@pytest.mark.parametrize(
+    ("model", "precision"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(192, 10)), "bf16"),
+        (nn.Sequential(nn.Flatten(), OwnCopy(nn.Linear(192, 10))), "float32"),
+    ],
+)
+def test_a_copy_that_cannot_take_over_weights_says_so(model: nn.Module, precision: Precision) -> None:
+    copy = FastCopy(model, precision, IMAGE)
+    assert not copy.refreshable
+    with pytest.raises(ValueError, match="cannot take over"):
+        copy.refresh()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from robustctl import losses, trusted_copy
-from robustctl.fast_copy import accelerate
+from robustctl.fast_copy import FastCopy
 from robustctl.oracle import Oracle
 from robustctl.trusted_copy import TOLERANCES, difference
 
@@ -358,11 +358,12 @@ def test_code_that_no_copy_repeats_is_attacked_itself_and_the_reason_is_given(na
         assert trusted.reason
 
 
-def damaged(how: str) -> Callable[..., nn.Module]:
+def damaged(how: str) -> Callable[..., FastCopy]:
     """A copy that is wrong in one way."""
 
-    def make(model: nn.Module, precision: str, image: Tensor) -> nn.Module:
-        fast = accelerate(model, precision, image)  # type: ignore[arg-type]
+    def make(model: nn.Module, precision: str, image: Tensor) -> FastCopy:
+        copy = FastCopy(model, precision, image)  # type: ignore[arg-type]
+        fast = copy.network
 
         class Wrong(nn.Module):
             def __init__(self) -> None:
@@ -386,7 +387,8 @@ def damaged(how: str) -> Callable[..., nn.Module]:
                     return self.fast(x) / 0  # type: ignore[no-any-return]
                 raise ValueError("out of order")
 
-        return Wrong()
+        copy.network = Wrong()
+        return copy
 
     return make
 
@@ -406,7 +408,7 @@ def damaged(how: str) -> Callable[..., nn.Module]:
 )
 def test_a_wrong_copy_is_not_used_and_its_fault_is_named(how: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = seeded(Body)
-    monkeypatch.setattr(trusted_copy, "accelerate", damaged(how))
+    monkeypatch.setattr(trusted_copy, "FastCopy", damaged(how))
     trusted = trusted_copy.trusted_copy(model, "float32", X)
     assert trusted.network is model
     assert not trusted.copied

@@ -88,6 +88,7 @@ def attack(
 @app.command()
 def train(
     architecture: Annotated[str, typer.Option(help="Architecture with its default arguments.")] = "preact-resnet18",
+    model: Annotated[str | None, typer.Option(help="Train this model instead.")] = None,
     threat: Annotated[str, typer.Option(help="What the attack maximises in.")] = "linf:8/255",
     batch_size: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 128,
     steps: Annotated[int, typer.Option(min=1, help="Steps of APGD.")] = 10,
@@ -95,20 +96,27 @@ def train(
     device: options.Device = "auto",
     json: Json = None,
 ) -> None:
-    """Time the attack of a training step against the plain sum of its forward and backward passes."""
+    """Time a training step of ours against one as the authors of the methods write it, in alternating runs."""
+    from robustctl import checkpoint
     from robustctl.architectures import build
-    from robustctl.bench.train import overhead
+    from robustctl.bench.train import compare
     from robustctl.oracle import pick_device
     from robustctl.spec import ModelSpec
     from robustctl.threats import Threat
+    from robustctl.workflows.subject import find_subject
 
-    spec = ModelSpec.model_validate(
-        {"architecture": {"name": architecture}, "input_shape": (3, 32, 32), "n_classes": 10, "dataset": "cifar10"}
-    )
-    model = build(spec).to(pick_device(device)).train()
+    if model is not None:
+        located = find_subject(model).located
+        spec, network = located.spec, checkpoint.load_from(located.spec, located.weights)
+    else:
+        spec = ModelSpec.model_validate(
+            {"architecture": {"name": architecture}, "input_shape": (3, 32, 32), "n_classes": 10, "dataset": "cifar10"}
+        )
+        network = build(spec)
+    network = network.to(pick_device(device)).train()
     parsed = Threat.parse(threat)
-    result = overhead(model, parsed, input_shape=spec.input_shape, batch_size=batch_size, steps=steps, rounds=rounds)
-    _show(result | {"architecture": architecture}, json)
+    result = compare(network, parsed, input_shape=spec.input_shape, batch_size=batch_size, steps=steps, rounds=rounds)
+    _show(result | {"model": model or architecture}, json)
 
 
 @app.command()

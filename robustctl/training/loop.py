@@ -64,7 +64,7 @@ class Loop:
         self.log = MetricsLog(directory, listeners, self.world.leads)
         self.monitor = Monitor(parts, self.log)
         self.context = StepContext.of(
-            self.model, self.settings, self.monitor.meter, self.world, parts.seed, parts.device
+            self.model, self.settings, self.monitor.meter, self.world, parts.seed, parts.device, self.log.write
         )
         self.optimizers = {
             kind: optim.optimizer(self.model, self.settings.optim, parts.lr, parts.device)
@@ -250,6 +250,7 @@ class Loop:
             "best": self.best,
             "check_accuracy": self.overfitting.best if self.overfitting else 0.0,
             "start_norm": self.start_norm,
+            "attacked": self.context.attacked.state(),
             "metrics_bytes": self.log.size(),
         }
         state_file.save(self.directory, state)
@@ -275,6 +276,7 @@ class Loop:
             self.projection.load_state(state["projection"], self.parts.device)
         self.method.load_state(state["method"], self.world)
         self.monitor.load_state(state)
+        self.context.attacked.load_state(state.get("attacked"))  # an earlier version had no copy
         if self.overfitting:
             self.overfitting.best = state["check_accuracy"]
         self.best, self.start_norm = state["best"], state["start_norm"]

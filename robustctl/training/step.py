@@ -1,6 +1,7 @@
 """What a method sees of one optimiser step: the batch, the attack, the outer loss, and places for measurements."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 
 import torch
@@ -72,17 +73,23 @@ class Step:
         """``logits`` of the clean batch, computed once."""
         return self.logits(self.x)
 
+    @contextmanager
+    def oracle(self) -> Iterator[Oracle]:
+        """What attacks ask: the model in eval mode, or a copy that is equal to it, with the present weights."""
+        with self.context.autocast(), self.context.attacked.oracle(self.x) as oracle:
+            yield oracle
+
     def attack(self, threat: Threat) -> Tensor:
         """Adversarial points (n, c, h, w) of the batch by the recipe's attack."""
         return self.run(lambda oracle, target: self._attack(oracle, target, threat))
 
     def run(self, attack: Callable[[Oracle, Tensor], Tensor]) -> Tensor:
-        """Points (n, c, h, w) that ``attack(oracle, target)`` finds, the model in eval mode.
+        """Points (n, c, h, w) that ``attack(oracle, target)`` finds.
 
         ``target`` is what ``losses.ce`` compares logits with: labels, or soft labels (n, k). What the attack did is
         recorded, and in the first steps watched by the guards.
         """
-        with self.context.autocast(), Oracle(self.model) as oracle:
+        with self.oracle() as oracle:
             target = self._target(oracle)
             x_adv = attack(oracle, target)
             if self.watch:
@@ -92,7 +99,7 @@ class Step:
 
     def judge(self, x_adv: Tensor, norm: Norm) -> Tensor:
         """What the attack maximises, (n,), at its points of ``norm``, without a graph; the error is recorded."""
-        with self.context.autocast(), Oracle(self.model) as oracle:
+        with self.oracle() as oracle:
             logits = oracle.logits(x_adv)
             self.record_error(norm, logits)
             return losses.ce(logits, self._target(oracle))

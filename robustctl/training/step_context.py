@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from robustctl.processes import World
 from robustctl.recipe.schema import Apgd, Outer, Pgd, Settings
+from robustctl.training.attacked import Attacked, Tell
 from robustctl.training.meter import Meter
 
 
@@ -18,13 +19,15 @@ class StepContext:
     """What stays the same from step to step.
 
     Attributes:
-        model: the classifier; attacks freeze it for a moment.
+        model: the classifier.
         network: the same model as the training's forward pass sees it (compiled, or shared between processes).
+        attacked: makes the oracles of attacks.
         autocast: makes the context of mixed precision.
     """
 
     model: nn.Module
     network: Callable[[Tensor], Tensor]
+    attacked: Attacked
     attack: Apgd | Pgd | None
     outer: Outer
     autocast: Callable[[], AbstractContextManager[None]]
@@ -34,12 +37,20 @@ class StepContext:
 
     @classmethod
     def of(
-        cls, model: nn.Module, settings: Settings, meter: Meter, world: World, seed: int, device: torch.device
+        cls,
+        model: nn.Module,
+        settings: Settings,
+        meter: Meter,
+        world: World,
+        seed: int,
+        device: torch.device,
+        tell: Tell = lambda line: None,
     ) -> "StepContext":
-        """The context that a recipe asks for."""
+        """The context that a recipe asks for; ``tell`` takes the line that says what is attacked."""
         return cls(
             model=model,
             network=network(model, settings.compile, world),
+            attacked=Attacked(model, world, tell),
             attack=settings.attack,
             outer=settings.outer,
             autocast=autocast(settings.precision, device),

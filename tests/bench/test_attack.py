@@ -53,7 +53,7 @@ def test_an_adaptive_protocol_is_timed_against_the_one_that_it_replaces(conv_mod
     assert ours["accuracy"]["union"] <= peer["accuracy"]["union"] + 1 / 6
 
 
-def test_bench_train_reports_the_overhead_of_the_attack(tmp_path: Path) -> None:
+def test_bench_train_compares_our_step_with_the_authors(tmp_path: Path) -> None:
     path = tmp_path / "train.json"
     arguments = ["bench", "train", "--batch-size", "1", "--steps", "1", "--rounds", "1", "--json", str(path)]
     answer = CliRunner().invoke(app, arguments)
@@ -61,6 +61,7 @@ def test_bench_train_reports_the_overhead_of_the_attack(tmp_path: Path) -> None:
     result = json.loads(path.read_text())
     assert result["attack_seconds"] > 0
     assert result["overhead"] > -1
+    assert result["fast_copy"] and min(result[name] for name in ("step_ratio", "attack_ratio", "copy_ratio")) > 0
 
 
 def test_bench_attack_names_an_unknown_protocol_and_peer() -> None:

@@ -332,7 +332,7 @@ def test_the_reference_runs_the_float32_model_and_nothing_else(linear, linear_sp
     def refuse(*args):
         raise AssertionError("a fast copy was made")
 
-    monkeypatch.setattr(trusted_copy, "accelerate", refuse)
+    monkeypatch.setattr(trusted_copy, "FastCopy", refuse)
     monkeypatch.setattr(reference, "run", lambda model, data, meets, *more, **most: iter(()))
     request = UnionRequest(THREATS[:1], "autoattack", seed=0, batch_size=8, precision="bf16")
     found = evaluate(linear, linear_spec, linear_data.select(range(6)), request, tmp_path / "a.sqlite")

@@ -15,6 +15,7 @@ from robustctl.processes import World
 from robustctl.recipe.read import from_resolved
 from robustctl.recipe.schema import CrossEntropy, Pgd, Settings
 from robustctl.spec import Architecture, ModelSpec
+from robustctl.training.attacked import Attacked
 from robustctl.training.build import build_parts
 from robustctl.training.loop import SAVE_SECONDS, Loop
 from robustctl.training.meter import Meter
@@ -44,6 +45,7 @@ class Example:
         context = StepContext(
             model=self.model,
             network=self.model,
+            attacked=Attacked(self.model, World()),
             attack=self.attack,
             outer=outer or CrossEntropy(name="cross-entropy"),
             autocast=nullcontext,

@@ -68,14 +68,13 @@ class Method(TrainingMethod):
 
     def _sample(self, step: Step) -> tuple[Tensor, float]:
         """Annealed points (n * m, c, h, w), image by image, and the mean acceptance of all processes."""
-        from robustctl.oracle import Oracle
         from robustctl.sampling import quadrature
         from robustctl.sampling.annealing import anneal
         from robustctl.sampling.build import make_sampler
         from robustctl.sampling.noise import Noise
 
         grid = quadrature.uniform(self.config.q, self.config.samples)
-        with step.context.autocast(), Oracle(step.model) as oracle:
+        with step.oracle() as oracle:
             sampler = make_sampler(self.perturbation, oracle, step.x, step.labels, self.config.leapfrog)
             points, acceptance = anneal(sampler, grid.t, self.step_share, Noise(step.generators, 1, step.x))
         return points.transpose(0, 1).flatten(0, 1), float(step.context.world.mean(acceptance))
