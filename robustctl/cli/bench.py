@@ -106,8 +106,8 @@ def train(
     from robustctl.workflows.subject import find_subject
 
     if model is not None:
-        located = find_subject(model).located
-        spec, network = located.spec, checkpoint.load_from(located.spec, located.weights)
+        found = find_subject(model).found_model
+        spec, network = found.spec, checkpoint.load_from(found.spec, found.weights)
     else:
         spec = ModelSpec.model_validate(
             {"architecture": {"name": architecture}, "input_shape": (3, 32, 32), "n_classes": 10, "dataset": "cifar10"}
