@@ -14,7 +14,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from robustctl import geometry
 from robustctl.precision import Precision
-from robustctl.processes import SharedBatchNorm2d
+
+PLAIN_IN_EVAL = "plain_in_eval"
+"""A class that has this attribute itself does in eval mode what its base class in torch does."""
 
 
 class FastCopy:
@@ -176,10 +178,10 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 class _Tracer(fx.Tracer):
-    """Looks into no batch norm of ours either."""
+    """Looks into no batch norm that is one of torch's in eval mode."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, SharedBatchNorm2d) or super().is_leaf_module(m, module_qualified_name)
+        return PLAIN_IN_EVAL in vars(type(m)) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _pairs(model: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
@@ -208,7 +210,7 @@ def _pairs(model: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
 def _is_foldable(module: nn.Module, kind: type[nn.Conv2d] | type[nn.BatchNorm2d]) -> bool:
     """Whether the module does what its class in torch does: no subclass, no hook, no ``forward`` of its own."""
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    same = type(module) is kind or (kind is nn.BatchNorm2d and type(module) is SharedBatchNorm2d)  # alike in eval mode
+    same = type(module) is kind or (PLAIN_IN_EVAL in vars(type(module)) and isinstance(module, kind))
     if not same or "forward" in vars(module) or any(getattr(module, name) for name in hooks):
         return False
     if isinstance(module, nn.BatchNorm2d) and (module.running_mean is None or module.training):

@@ -160,6 +160,8 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
     Half precision is normalised in float32, as the built-in one does.
     """
 
+    plain_in_eval = True  # so that a fast copy may fold it
+
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
