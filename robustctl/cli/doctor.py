@@ -14,7 +14,7 @@ OPTIONAL = {
     "matplotlib": "not installed; only robustctl plot needs it: pip install 'robustctl[plot]'",
     "transformers": "not installed; only CLIPs need it: pip install 'robustctl[clip]'",
     "timm": "not installed; only the models timm/... need it: pip install timm",
-    "torchvision": "not installed; only the models torchvision/... need it: pip install torchvision",
+    "torchvision": "not installed; photographs and the models torchvision/... need it: pip install torchvision",
 }
 
 

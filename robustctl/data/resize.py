@@ -1,47 +1,46 @@
 """Images of any size to squares of one size: the centre, or a random part of the image.
 
-Both are what ImageNet models are trained and evaluated with; the parameters are torchvision's.
+ImageNet models are trained and evaluated with both. torchvision resizes and cuts; only the choice of the random part is
+our own, because torchvision draws it from the global random state, and here it is a function of the seed and the image.
+torchvision is imported inside the functions: it takes a second, which only photographs need.
 """
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from robustctl.data.decode import MAX_PIXELS
 from robustctl.spec import Resize
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 TRIES = 10
 RATIO = (3 / 4, 4 / 3)
 """Width over height of a random crop, uniform on the log scale."""
-FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom."""
 
 
-def centre(image: Image.Image, resize: Resize, side: int) -> Image.Image:
+def centre(image: "Image", resize: Resize, side: int) -> "Image":
     """Resize as ``resize`` says and cut out the centre of ``side`` x ``side`` pixels.
 
     Raises:
         ValueError: the resized image would be larger than ``MAX_PIXELS``.
     """
-    width, height = image.size
-    shorter = min(width, height)
-    if resize.side and resize.side != shorter:
-        width, height = (resize.side * length // shorter for length in (width, height))
-        if width * height > MAX_PIXELS:
+    from torchvision.transforms.v2 import InterpolationMode, functional
+
+    shorter, longer = sorted(image.size)
+    if resize.side:
+        if resize.side * (resize.side * longer // shorter) > MAX_PIXELS:
             raise ValueError(f"{image.width}x{image.height} pixels are too long and thin to be resized")
-        image = image.resize((width, height), FILTERS[resize.interpolation])
-    left, top = _margin(width, side), _margin(height, side)
-    return image.crop((left, top, left + side, top + side))
-
-
-def _margin(length: int, side: int) -> int:
-    return round((length - side) / 2) if length >= side else -((side - length) // 2)
+        image = functional.resize(image, [resize.side], InterpolationMode(resize.interpolation))
+    cut: Image = functional.center_crop(image, [side, side])
+    return cut
 
 
 def crop_draws(n: int, generator: torch.Generator) -> Tensor:
@@ -70,10 +69,13 @@ def crop_box(draws: Sequence[Sequence[float]], width: int, height: int, least: f
     return left, top, left + w, top + h
 
 
-def random_part(image: Image.Image, draws: Tensor, least: float, side: int) -> Image.Image:
+def random_part(image: "Image", draws: Tensor, least: float, side: int) -> "Image":
     """The part of ``crop_box``, resized (bilinear) to ``side`` x ``side`` pixels."""
-    box = crop_box(draws.tolist(), image.width, image.height, least)
-    return image.crop(box).resize((side, side), FILTERS["bilinear"])
+    from torchvision.transforms.v2 import functional
+
+    left, top, right, bottom = crop_box(draws.tolist(), image.width, image.height, least)
+    part: Image = functional.resized_crop(image, top, left, bottom - top, right - left, [side, side])
+    return part
 
 
 def random_parts(x: Tensor, draws: Tensor, least: float, side: int) -> Tensor:
@@ -81,10 +83,12 @@ def random_parts(x: Tensor, draws: Tensor, least: float, side: int) -> Tensor:
 
     Equal to it but for the rounding of 8-bit pixels.
     """
+    from torchvision.transforms.v2 import functional
+
     parts = []
     for image, of_image in zip(x, draws.tolist(), strict=True):
         left, top, right, bottom = crop_box(of_image, x.shape[3], x.shape[2], least)
-        part = image[None, :, top:bottom, left:right].float()
-        parts.append(F.interpolate(part, (side, side), mode="bilinear", antialias=True))
-    out = torch.cat(parts)
+        # In floats also for 8-bit pixels: their own kernel rounds twice, once per axis.
+        parts.append(functional.resized_crop(image.float(), top, left, bottom - top, right - left, [side, side]))
+    out = torch.stack(parts)
     return out.round_().to(torch.uint8) if x.dtype == torch.uint8 else out.clamp_(0, 1)

@@ -38,6 +38,20 @@ def test_centre_is_pillows_resize_of_the_shorter_side_and_its_crop(interpolation
     assert torch.equal(pixels(centre(upright, Resize(side=256, interpolation=interpolation), 224)), pixels(by_hand))
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(375, 500), (500, 333), (256, 256), (257, 1001), (120, 90), (7, 300)])
+def test_centre_is_bit_for_bit_what_the_published_models_were_evaluated_with(
+    size: tuple[int, int], interpolation: str
+) -> None:
+    from torchvision import transforms
+
+    mode = transforms.InterpolationMode(interpolation)
+    published = transforms.Compose([transforms.Resize(256, mode), transforms.CenterCrop(224), transforms.ToTensor()])
+    image = photograph(*size)
+    ours = pixels(centre(image, Resize(side=256, interpolation=interpolation), 224))
+    assert torch.equal(ours.float() / 255, published(image))
+
+
 def test_a_shorter_side_that_is_right_already_is_not_resampled() -> None:
     image = photograph(256, 300)
     assert torch.equal(pixels(centre(image, Resize(side=256), 224)), pixels(image.crop((38, 16, 262, 240))))
