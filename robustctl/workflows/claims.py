@@ -116,12 +116,17 @@ def find_claims(text: str, model: str | None = None) -> Claims:
     return Claims(subject.found_model, found, subject.record)
 
 
+def read_claim(path: Path) -> Claim:
+    """The claim in the JSON file of a result, in a run or in a directory that a push made."""
+    return _read(path, path.resolve().parent.name == RECORDS)
+
+
 def _of_file(path: Path, model: str | None) -> Claims:
     """One result; its model is the directory around it, or what ``model`` names, or what it says itself."""
     from robustctl.workflows.obtain import obtain
 
     around = path.resolve().parent.parent
-    claim = _read(path, path.resolve().parent.name == RECORDS)
+    claim = read_claim(path)
     if model is None and (around / CONFIG).is_file():
         model = str(around)
     if model is None:
