@@ -20,6 +20,5 @@ def command(
 
     if len(result) < 2:
         raise RequestError("compare needs at least two results, e.g. robustctl compare before.json after.json")
-    first, *others = read_all(result)
     show = table.markdown if markdown else table.before_after
-    terminal.show("\n\n".join(show([first, other]) for other in others))
+    terminal.show(show(read_all(result)))

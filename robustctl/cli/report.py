@@ -8,30 +8,54 @@ import typer
 from robustctl import terminal
 from robustctl.errors import RequestError
 
+ENDINGS = {".html": "page", ".md": "tables", ".tex": "tables", ".csv": "points"}
+
 
 def command(
     result: Annotated[
         list[str] | None, typer.Argument(help="Result files or runs; without, all under the runs' root.")
     ] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write an HTML page here.")] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write the verdict of every point here.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="File to write: .html (a page), .md or .tex (tables), .csv (every point's verdict)."
+        ),
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write the verdict of every point here.", hidden=True)] = None,
 ) -> None:
-    """Show results: as tables on the terminal, as a self-contained HTML page (-o), or point by point (--csv).
+    """Show results: as tables on the terminal, or in a file (-o) whose ending says what it is.
 
-    Intermediate-q results are shown too, on the page as curves; --csv leaves them out.
+    .html is a self-contained page, .md and .tex are tables, .csv is one row per point. Intermediate-q results are shown
+    too, on the page as curves; .tex and .csv leave them out.
     """
+    ending = output.suffix.lower() if output is not None else ""
+    if output is not None and ending not in ENDINGS:
+        raise RequestError(f"-o {output}: the ending says what is written; choose {', '.join(ENDINGS)}")
+    for option, path in (("-o", output), ("--csv", csv)):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise RequestError(f"{option} {path}: there is no directory {path.absolute().parent}")
     from robustctl.files import write_text
-    from robustctl.report import page, points, q_table, table
+    from robustctl.report import method_formats, methods, page, points, q_table, table
     from robustctl.workflows.named_results import read_both
 
     found, curves = read_both(result or [])
     if not found and not curves:
         raise RequestError("there is no result yet; make one with robustctl eval")
-    if csv is not None and not found:
-        raise RequestError("--csv needs verdicts; make some with robustctl eval --union")
+    if not found and (csv is not None or ending in (".csv", ".tex")):
+        raise RequestError(f"{'--csv' if csv else ending} needs verdicts; make some with robustctl eval --union")
     if output is not None:
-        write_text(output, page.render(found, curves))
-        terminal.tell(f"page: {output}")
+        if ending == ".html":
+            text = page.render(found, curves)
+        elif ending == ".md":
+            fenced = [f"```text\n{q_table.table(one)}\n```" for _, one in curves]
+            text = "\n\n".join([*([table.markdown(found)] if found else []), *fenced])
+        elif ending == ".tex":
+            rows = [methods.Scored(label, label, None, result) for label, result in found]
+            text = method_formats.latex(methods.build(rows, methods.COLUMNS))
+        else:
+            text = points.render(found)
+        write_text(output, text.rstrip("\n") + "\n")
+        terminal.tell(f"{ENDINGS[ending]}: {output}")
     if csv is not None:
         write_text(csv, points.render(found))
         terminal.tell(f"points: {csv}")

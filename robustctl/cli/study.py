@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from robustctl import terminal
-from robustctl.errors import RequestError, RunError
+from robustctl.cli import several
 
 EXAMPLES = """
 robustctl study study.yaml --dry-run
@@ -43,49 +42,6 @@ def command(
 
     plan = read_study(study)
     again = shlex.join(["robustctl", "study", str(study)])
-    carry_out(plan, study.stem, again, jobs=jobs, devices=devices, executor=executor, slurm=slurm, dry_run=dry_run)
-
-
-def carry_out(
-    plan: "object",
-    name: str,
-    again: str,
-    *,
-    jobs: int | None,
-    devices: str,
-    executor: str,
-    slurm: list[str] | None,
-    dry_run: bool,
-) -> None:
-    """Do what is missing of a plan, print the table of what is there, and raise what failed afterwards."""
-    from robustctl.oracle import pick_device
-    from robustctl.report import method_formats, methods
-    from robustctl.study.cells import Plan
-    from robustctl.workflows import study as studies
-
-    assert isinstance(plan, Plan)
-    if executor not in ("processes", "slurm"):
-        raise RequestError(f"--executor {executor}: choose processes or slurm")
-    wanted = [part.strip() for part in devices.split(",")]
-    if executor == "processes":  # a cluster's machines have their own devices
-        wanted = [str(pick_device(one)) for one in wanted]
-    if dry_run:
-        from robustctl.workflows.study_estimate import lines
-
-        for line in lines(plan, wanted, jobs or len(wanted)):
-            terminal.show(line)
-        return
-    at_once = jobs or (len(wanted) if executor == "processes" else max(len(plan.evaluations), 1))
-    failure: RunError | None = None
-    try:
-        studies.run(plan, name, studies.pool(executor, at_once, slurm or ()), wanted, at_once, again)  # type: ignore[arg-type]
-    except RunError as error:
-        failure = error
-    there, _ = studies.results(plan)
-    if there:
-        terminal.show(method_formats.text(methods.build(there, methods.COLUMNS)))
-    elif failure is None:
-        for training in plan.trainings:
-            terminal.show(training.run.path)
-    if failure is not None:
-        raise failure
+    several.carry_out(
+        plan, study.stem, again, jobs=jobs, devices=devices, executor=executor, slurm=slurm, dry_run=dry_run
+    )

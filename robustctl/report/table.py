@@ -14,7 +14,8 @@ Threats = tuple[tuple[str, str], ...]
 
 
 def before_after(results: Labelled) -> str:
-    """A plain-text table; two results on the same points get their change and the exact paired p-value beside them."""
+    """A plain-text table; beside each result stand its change against the first, on the same points, and the exact
+    paired p-value."""
     return "\n".join([columns(cells(results), rule=True), "", *footnotes(results)])
 
 
@@ -27,13 +28,15 @@ def markdown(results: Labelled) -> str:
 
 
 def cells(results: Labelled) -> Rows:
-    """Header and rows of ``accuracies``; two results that compare get two more columns, change and p."""
-    rows = accuracies(results)
-    if len(results) != 2 or unlike(results[0][1], results[1][1]):
-        return rows
-    header, *body = rows
-    pairs = [_change(name, results[0][1], results[1][1]) for name, _ in _figures(results)]
-    return [[*header, "change", "p"], *([*row, *pair] for row, pair in zip(body, pairs, strict=True))]
+    """Header and rows of ``accuracies``; beside results that compare with the first stand change and p."""
+    every = [list(column) for column in zip(*accuracies(results), strict=True)]
+    shown, first = every[:2], results[0][1]
+    for column, (_, result) in zip(every[2:], results[1:], strict=True):
+        shown.append(column)
+        if not unlike(first, result):
+            pairs = [_change(name, first, result) for name, _ in _figures(results)]
+            shown += [[title, *texts] for title, texts in zip(("change", "p"), zip(*pairs, strict=True), strict=True)]
+    return [list(row) for row in zip(*shown, strict=True)]
 
 
 def accuracies(results: Labelled) -> Rows:

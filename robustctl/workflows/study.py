@@ -4,10 +4,13 @@ import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import ValidationError
 
 from robustctl.errors import RequestError
 from robustctl.models.find import find_model
+from robustctl.reading import parse_yaml
 from robustctl.report.methods import Scored
 from robustctl.results.union import read
 from robustctl.runs import root
@@ -41,6 +44,40 @@ def plan_of(study: Study) -> Plan:
         raise RequestError(str(text))
 
     return cells.plan(study, refuse)
+
+
+def study_of(
+    command: Literal["train", "finetune"],
+    model: str,
+    recipes: Sequence[str],
+    seeds: Sequence[int],
+    overrides: Sequence[str],
+    data: str | None = None,
+    split: str | None = None,
+    columns: str | None = None,
+    classes: Path | None = None,
+) -> Study:
+    """The study that ``finetune`` or ``train`` with several recipes or seeds means; options as theirs.
+
+    Raises:
+        RequestError: something stands there twice, an override is none, or a split is named without its data.
+    """
+    pairs: dict[str, Any] = {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise RequestError(f"--set {text!r} is not of the form key=value, e.g. optim.lr=0.01")
+        pairs[key.strip()] = parse_yaml(value, f"--set {text!r}: its value")
+    if data is None and (split or columns or classes):
+        raise RequestError("--split, --columns and --classes are about --data; give it too")
+    about = {"source": data, "columns": columns, "classes": classes, **({"train_split": split} if split else {})}
+    kind = "models" if command == "finetune" else "architectures"
+    try:
+        return Study.model_validate(
+            {kind: model, "recipes": recipes, "seeds": seeds, "set": pairs, "data": [about] if data else []}
+        )
+    except ValidationError as error:
+        raise RequestError("; ".join(one["msg"].removeprefix("Value error, ") for one in error.errors())) from None
 
 
 def protocol_faults(study: Study) -> list[tuple[Key, str]]:

@@ -65,3 +65,14 @@ def test_a_missing_file_and_a_foreign_one_are_named(first, tmp_path):
 
 def test_markdown(first, tmp_path):
     assert run("compare", "--markdown", first, first).startswith("| accuracy in % |")
+
+
+def test_several_results_are_one_table_against_the_first(first, tmp_path):
+    others = [
+        save(tmp_path / f"{name}.json", name, [1] * right + [0] * (8 - right)) for name, right in (("b", 8), ("c", 1))
+    ]
+    table = run("compare", first, *others)
+    assert table.count("accuracy in %") == 1
+    header, linf = (next(line for line in table.splitlines() if line.startswith(word)) for word in ("accuracy", "linf"))
+    assert header.split()[3:] == ["one", "b", "change", "p", "c", "change", "p"]
+    assert "+75.0" in linf and "-12.5" in linf

@@ -188,3 +188,17 @@ def test_a_runs_newest_results_of_each_kind_are_shown(result, curve, tmp_path, p
     run("report", "-o", output)
     text = Page(Path(output).read_text()).text
     assert all(f"({name}-{kind})" in text for name in ("old", "new") for kind in ("r", "q"))
+
+
+def test_the_ending_of_the_file_says_what_is_written(result, tmp_path):
+    begins = {"html": "<!doctype html>", "md": "| accuracy in %", "tex": "%", "csv": "result,index,label"}
+    for ending, start in begins.items():
+        run("report", result, "-o", str(tmp_path / f"r.{ending}"))
+        assert (tmp_path / f"r.{ending}").read_text().startswith(start)
+
+
+def test_other_endings_and_folders_that_are_not_there_are_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(RequestError, match=r"choose .html, .md, .tex, .csv"):
+        run("report", "none.json", "-o", str(tmp_path / "r.pdf"))
+    with pytest.raises(RequestError, match="there is no directory"):
+        run("report", "none.json", "-o", str(tmp_path / "no" / "r.html"))

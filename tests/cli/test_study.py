@@ -1,0 +1,91 @@
+"""A study in processes of its own: killed on the way, it ends with the same table."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from command import robust
+
+STUDY = """\
+models: digits-linf
+recipes: [e-at, avg]
+seeds: [0, 1]
+n: 40
+protocols: fast
+precision: float32
+set: {train.epochs: 2, attack.steps: 2, selection.images: 50}
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    (tmp_path / "study.yaml").write_text(STUDY)
+    return tmp_path / "study.yaml"
+
+
+def table(home: Path, study: Path) -> str:
+    """The table of a study whose runs lie in ``home``; what it says of seconds is none of its figures."""
+    done = subprocess.run(
+        [sys.executable, "-m", "robustctl", "study", str(study)],
+        env={**os.environ, "ROBUSTCTL_RUNS": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_a_study_that_was_killed_twice_ends_with_the_same_table(study: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "ROBUSTCTL_RUNS": str(tmp_path / "killed")}
+    for wanted in (1, 5):  # steps that are done when the kill comes
+        process = subprocess.Popen(
+            [sys.executable, "-m", "robustctl", "study", str(study)], env=environment, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stderr is not None
+        done = 0
+        for line in process.stderr:
+            done += line.startswith("done: ")
+            if done == wanted:
+                break
+        time.sleep(4.0)  # in the middle of the next step
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert table(tmp_path / "killed", study) == table(tmp_path / "whole", study)
+
+
+@pytest.mark.slow
+def test_one_failure_leaves_the_rest_and_exits_with_1(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study.write_text(STUDY.replace("seeds: [0, 1]", "seeds: 0").replace("train.epochs: 2", "optim.lr: 1.0e+30"))
+    assert robust("study", study) == 1
+    said = capsys.readouterr().err
+    assert "4 of the study's steps failed" in said and "not finite" in said
+    study.write_text(STUDY.replace("seeds: [0, 1]", "seeds: 0"))
+    assert robust("study", study) == 0
+
+
+def test_every_fault_of_a_study_is_told_with_exit_code_2(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study.write_text("models: [digits-linf, digits-l]\nrecipes: e-a\nprotocols: fst\nset: {train.epoch: 1}\n")
+    assert robust("study", study) == 2
+    said = capsys.readouterr().err
+    assert "has 3 faults" in said
+    assert [line.split(":")[0].strip() for line in said.splitlines()[1:]] == ["line 1", "line 2", "line 3"]
+
+
+def test_a_table_of_a_study_without_results_says_how_to_make_them(study: Path, capsys) -> None:
+    assert robust("table", study) == 2
+    assert f"robustctl study {study}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [(["--format", "tex"], "latex"), (["--columns", "linf,onion"], "union"), (["--rows", "seed"], "method or result")],
+)
+def test_a_table_in_a_form_that_is_not_there_is_refused(study: Path, option: list[str], said: str, capsys) -> None:
+    assert robust("table", study, *option) == 2
+    assert said in capsys.readouterr().err
