@@ -118,8 +118,8 @@ def build(spec: ModelSpec) -> Classifier:
 def empty_copy(spec: ModelSpec) -> nn.Module | None:
     """The spec's network on the meta device: shapes alone, no memory; raises as ``build`` does.
 
-    None for models of other libraries and of the user's own code: their names fix their sizes, and not all of them can
-    be built so.
+    It is None for models of other libraries and of the user's own code: their names fix their sizes, and not all of
+    them can be built so.
     """
     if spec.architecture.code is not None:
         return None

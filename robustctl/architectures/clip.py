@@ -51,7 +51,7 @@ def build(
     projection: int = 512,
     activation: str = "quick_gelu",
 ) -> nn.Module:
-    """Defaults are those of ViT-B/32; parameters are named ``vision.*`` as in transformers, and ``head.*``.
+    """The defaults make ViT-B/32; parameters are named ``vision.*`` as in transformers, and ``head.*``.
 
     Args:
         image_size: side to which images are resized; a multiple of ``patch_size``.
@@ -81,7 +81,7 @@ def build(
 
 
 def text_half(clip: Clip, width: int, layers: int, heads: int, vocabulary: int, context: int) -> nn.Module:
-    """What a ``CLIPModel`` has beside the vision of ``clip``, under the same names, with fresh random weights.
+    """The text half of a ``CLIPModel``, beside the vision of ``clip``, under the same names, with fresh random weights.
 
     Args:
         width, layers, heads: of the transformer; its inner layers are 4 * ``width`` wide.

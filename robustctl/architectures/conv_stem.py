@@ -23,7 +23,7 @@ STEMS: dict[str, tuple[tuple[int, int], ...]] = {
 
 
 class Stem(nn.Module):
-    """3x3 convolutions, each with a norm over channels and a GELU, and a 1x1 convolution where ``embedding`` is given.
+    """3x3 convolutions, each with a norm over channels and a GELU, and a 1x1 convolution if ``embedding`` is given.
 
     Args:
         channels: of the images.
@@ -44,7 +44,7 @@ class Stem(nn.Module):
         self.stem = nn.Sequential(*parts)
 
     def forward(self, x: Any) -> Any:
-        """Features (n, planes, h / s, w / s) of images (n, channels, h, w), where s is the product of the strides."""
+        """Features (n, planes, h / s, w / s) of images (n, channels, h, w); s is the product of the strides."""
         return self.stem(x)
 
 

@@ -14,7 +14,7 @@ LAYOUTS = ("cifar", "torchvision")
 
 
 class Residual(nn.Module):
-    """relu(branch + shortcut); the shortcut is a 1x1 convolution with a norm where the shape changes."""
+    """relu(branch + shortcut); the shortcut is a 1x1 convolution with a norm if the shape changes."""
 
     def __init__(self, in_planes: int, out_planes: int, stride: int, layout: str) -> None:
         super().__init__()

@@ -24,7 +24,7 @@ def build(
         n_classes: number of logits.
         input_shape: (channels, height, width).
         model: its name in timm.
-        depth: number of blocks, where it is another than the name's and the model takes it (XCiT-M12 has no name).
+        depth: number of blocks, if it is another than the name's and the model takes it (XCiT-M12 has no name).
         window_size: side of a Swin's windows in tokens, if it is another than the name's.
         norm_eps: epsilon of the layer norms, if it is another than the model's own.
         image_size: side of the images of a ViT, if it is another than the name's.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a protocol says about one start of an attack; an attack that has no use for a part ignores it.
+    """A protocol's settings for one start of an attack; an attack ignores the settings that it has no use for.
 
     Attributes:
         steps: gradient steps, or queries of an attack without gradients, >= 1.
@@ -42,7 +42,7 @@ Run = Callable[["Oracle", "Tensor", "Tensor", Threat, Settings], "Tensor"]
 
 @dataclass(frozen=True)
 class Attack:
-    """What an attack's file declares about it, under the name ``ATTACK``.
+    """An attack's declaration in its own file, under the name ``ATTACK``.
 
     Attributes:
         run: how an evaluation runs it; None if it is for training only.
@@ -67,7 +67,7 @@ def names() -> list[str]:
 
 
 def declared(name: str) -> Attack:
-    """What the attack called ``name`` declares.
+    """The declaration of the attack called ``name``.
 
     Raises:
         RequestError: no such file, or one that declares nothing.

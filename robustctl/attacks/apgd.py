@@ -1,8 +1,8 @@
 """APGD, arXiv:2003.01690 (l_inf, l_2) and arXiv:2103.01208 (l_1, larger radii).
 
 The whole state of the attack is per row (``Rows``), and ``advance`` moves every row by one gradient evaluation,
-whatever stage each is in. ``apgd`` below advances all rows together; ``evaluation.row_scheduler`` puts a new row where
-one has ended.
+whatever stage each is in. ``apgd`` below advances all rows together; ``evaluation.row_scheduler`` puts a new row in the
+place of one that has ended.
 """
 
 import math
@@ -20,7 +20,7 @@ from robustctl.threats import Norm, Threat
 MOMENTUM = 0.75
 """Weight of the new step against the last movement (arXiv:2003.01690, Sec. 3.1)."""
 MIN_RISE = 0.75
-"""The step is halved where the loss rose in at most this share of a window's steps."""
+"""The step is halved if the loss rose in at most this share of a window's steps."""
 SPARSITY = 0.2
 """First share of the pixels that an l_1 step changes (arXiv:2103.01208, Sec. 3.2)."""
 SPARSER = 1.5
@@ -189,13 +189,13 @@ class Apgd:
         rows.last = values
 
     def _check(self, rows: Rows) -> Tensor:
-        """At the end of its window, adapt a row's step size; True (n,) where it goes on from its best point."""
+        """At the end of its window, adapt a row's step size; True (n,) if the row goes on from its best point."""
         due = rows.since == rows.window
         rows.since = torch.where(due, 0, rows.since)
         return self._check_sparsity(rows, due) if self.norm == "l1" else self._check_rises(rows, due)
 
     def _check_rises(self, rows: Rows, due: Tensor) -> Tensor:
-        """Halve the step where the loss oscillates, or where it has not improved since an unhalved check."""
+        """Halve the step if the loss oscillates, or if it has not improved since an unhalved check."""
         oscillates = rows.rises <= rows.window * MIN_RISE
         stalls = ~rows.halved & (rows.best <= rows.best_at_check)
         halve = due & (oscillates | stalls)
@@ -208,7 +208,7 @@ class Apgd:
         return halve
 
     def _check_sparsity(self, rows: Rows, due: Tensor) -> Tensor:
-        """Adapt the l_1 step's sparsity to the best point's; start the step size anew where that became sparser."""
+        """Adapt the l_1 step's sparsity to the best point's; start the step size anew if the point became sparser."""
         support = _support(rows.x_best, rows.x, rows.eps)
         sparser = due & (support < 0.95 * rows.support)
         largest = rows.eps
@@ -302,7 +302,7 @@ def _support(x_adv: Tensor, x: Tensor, eps: Tensor) -> Tensor:
 
 
 def _pick(rows: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Images of ``a`` where ``rows`` (n,) is True, else of ``b``, all finite.
+    """The images of ``a`` in the rows (n,) that are True, else of ``b``, all finite.
 
     A lerp by 0 or 1 is exact, and on a CPU it is four times as fast as a selection by a mask of bool.
     """

@@ -40,7 +40,7 @@ def fab(oracle: Oracle, x: Tensor, y: Tensor, threat: Threat, *, steps: int, tar
         targets: at most n_classes - 1 are used.
 
     Returns:
-        x_adv (n, c, h, w) inside ball and box in float64; the image itself where FAB found nothing within eps.
+        x_adv (n, c, h, w) inside ball and box in float64; the image itself if FAB found nothing within eps.
     """
     n_classes = oracle.exact(x[:1]).shape[1]
     peer = _Fab(oracle, n_restarts=1, n_iter=steps, eps=threat.eps, norm=PEER_NORM[threat.norm], device=x.device)

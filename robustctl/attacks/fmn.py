@@ -1,7 +1,7 @@
 """FMN, the fast minimum-norm attack (Pintor et al., arXiv:2102.12827): the least perturbation that changes the answer.
 
-It looks for the boundary itself instead of climbing inside a fixed ball: a ball of its own shrinks where the point is
-misclassified and grows where it is not. It runs on the float32 model.
+It looks for the boundary itself instead of climbing inside a fixed ball: a ball of its own shrinks while the point is
+misclassified and grows while it is not. It runs on the float32 model.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Square (Andriushchenko et al., arXiv:1912.00049; l_1: arXiv:2103.01208, Sec. 4): random search without gradients.
 
-Each query changes a square window at a random place and keeps the change where it raises the margin. Every image has
-its own random numbers, and images that are broken leave.
+Each query changes a square window at a random place and keeps the change if it raises the margin. Every image has its
+own random numbers, and images that are broken leave.
 """
 
 import math
@@ -109,7 +109,7 @@ def _patch(x: Tensor, best: Tensor, threat: Threat, share: float, draws: Tensor)
 
 
 def _unused(delta: Tensor, threat: Threat) -> Tensor:
-    """What the ball has left: eps^2 - |delta|^2 for l_2, eps - |delta| for l_1; (n, 1, 1, 1), >= 0."""
+    """The rest of the ball: eps^2 - |delta|^2 for l_2, eps - |delta| for l_1; (n, 1, 1, 1), >= 0."""
     power = 2 if threat.norm == "l2" else 1
     used = geometry.norm(delta, threat.norm) ** power
     return (threat.eps**power - used).clamp_min(0).view(-1, 1, 1, 1)

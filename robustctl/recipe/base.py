@@ -6,7 +6,7 @@ import yaml
 
 KEY = "base"
 NOT_INHERITED = "reported"
-"""What a paper reports for the base is not about a recipe that stands on it."""
+"""A paper's figures for the base are not about a recipe that stands on it."""
 
 
 def merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the blocks of a recipe have in common. No torch here."""
+"""The common part of the blocks of a recipe. No torch here."""
 
 from typing import Annotated, Any, get_args
 

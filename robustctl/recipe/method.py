@@ -23,11 +23,11 @@ class MethodConfig(Block):
     name: str
 
     def faults(self, norms: frozenset[Norm]) -> list[str]:
-        """What is wrong with training this method on these norms, one message a fault that names the user's keys."""
+        """The faults of training this method on these norms: one message per fault, which names the user's keys."""
         return []
 
     def outers(self) -> tuple[OuterName, ...]:
-        """The outer losses that this method can be trained with; none where it has a loss of its own."""
+        """The outer losses that this method can be trained with; the tuple is empty if it has a loss of its own."""
         return ("cross-entropy", "trades", "trades-xent")
 
 

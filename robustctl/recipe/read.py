@@ -30,7 +30,7 @@ class Recipe:
 
     Attributes:
         name: ``dataset/name`` of a shipped recipe, or the path of a file.
-        path: where it was read.
+        path: the file that it was read from.
         overrides: the ``--set`` texts that were applied, in order.
         settings: its content.
     """
@@ -72,7 +72,7 @@ def load(name_or_path: str, overrides: Sequence[str] = (), dataset: str | None =
     Args:
         name_or_path: ``e-at`` (of ``dataset``), ``cifar10/e-at``, or the path of a YAML file.
         overrides: texts such as ``optim.lr=0.01``; the value is read as YAML.
-        dataset: the model's data set; the recipe must be for it. None accepts any.
+        dataset: the model's data set; the recipe must be for it. With None any is accepted.
 
     Raises:
         RequestError: no such recipe, or it has faults; all of them are listed with their lines.
@@ -139,7 +139,7 @@ def written(path: Path) -> str:
 
 
 def hull_line(settings: Settings, dimension: int) -> str | None:
-    """Whether E-AT's assumption holds for these radii, in one line; None where it does not apply.
+    """Whether E-AT's assumption holds for these radii, in one line; None if it does not apply.
 
     Training on l_1 and l_inf alone covers l_2 if the l_2 ball lies in the hull of both (Croce and Hein 2022, Theorem
     3.1). For CIFAR-10's radii the exact radius is 0.6138; the paper prints 0.6178, which its own formula does not give.

@@ -59,7 +59,7 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 
 
 class Reported(Block):
-    """What a paper reports for this recipe as it is, in percent; a table of ours shows it beside what was measured.
+    """A paper's figures for this recipe as it is, in percent; a table of ours shows it beside what was measured.
 
     It is about one architecture, and one norm that the start was trained for (none from random weights); with ``model``
     about one start alone.
@@ -78,7 +78,8 @@ class Reported(Block):
 
 
 class Train(Block):
-    """What is trained on. ``threats`` are those of the inner maximisation; ``epochs`` are passes over the data."""
+    """The threats, the passes and the batches of a training. ``threats`` belong to the inner maximisation; ``epochs``
+    are passes over the data."""
 
     threats: Radii
     epochs: PositiveInt
@@ -145,7 +146,7 @@ Outer = Annotated[CrossEntropy | Trades | TradesXent, Field(discriminator="name"
 
 
 class Optimizer(Block):
-    """What every optimiser takes. ``lr`` is a number, or one for each architecture and a ``default``.
+    """The keys that every optimiser takes. ``lr`` is a number, or one for each architecture and a ``default``.
 
     ``decay_on``: weight decay on every parameter, or not on biases and normalisation.
     """
@@ -155,7 +156,7 @@ class Optimizer(Block):
     decay_on: Literal["all", "weights"] = "all"
 
     def lr_for(self, architecture: str) -> float | None:
-        """The learning rate for an architecture, or None where the recipe has none for it."""
+        """The learning rate for an architecture; None if the recipe has none for it."""
         return self.lr[architecture] if architecture in self.lr else self.lr.get("default")
 
 

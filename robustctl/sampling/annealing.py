@@ -51,7 +51,7 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True)
 class Trace:
-    """What an annealing run saw of n images with c chains each.
+    """The measurements of an annealing run on n images with c chains each.
 
     Attributes:
         up, down: log loss on the way up and down, (k, moves, n, c). A grid that only climbs has an empty ``down``.
@@ -73,10 +73,10 @@ def sweep_twice(sampler: Sampler, grid: Grid, moves: int, noise: Noise, summit: 
 
     A chain lags behind the annealing: its losses are too small on the way up and too large on the way down. The mean of
     both ways cancels the lag to first order, and their difference shows its size. With a ``summit`` (r, c, h, w), the
-    highest loss that an attack has found, the way down starts there, so that it errs upwards even where the way up has
+    highest loss that an attack has found, the way down starts there, so that it errs upwards even if the way up has
     missed the heights altogether.
 
-    At each point the first moves are a burn-in and discarded, more of them where t jumps further; they tune the step,
+    At each point the first moves are a burn-in and discarded, more of them if t jumps further; they tune the step,
     image by image. Recorded moves have a fixed step.
     """
     run = _Run(sampler, noise)
@@ -120,7 +120,8 @@ def sweep_weighing(sampler: Sampler, grid: Grid, scouted: Sequence[float], noise
     that they are fitted to, come from another run, which is discarded.
 
     Args:
-        scouted: increasing points at which the other run tunes the step; a grid point takes that of the last one below.
+        scouted: increasing points at which the other run tunes the step; a grid point takes the step of the last one
+            below.
     """
     scout = _Run(sampler, noise.fork())
     found = []
@@ -188,7 +189,7 @@ class _Run:
         return self.record(t, moves)
 
     def tune(self, t: float) -> None:
-        """One discarded move, then a step that is a fifth longer or shorter where the acceptance asks for it."""
+        """Make one move and discard it, then lengthen or shorten the step by a fifth if the acceptance asks for it."""
         self.way = self.measure(t)
         self.discard(t, 1)
         if self.sampler.tunable:
@@ -214,7 +215,7 @@ class _Run:
         return (self.step * factor).clamp(max=self.sampler.widest)
 
     def measure(self, t: float) -> Tensor:
-        """Length of a step for each row and pixel where the chains are now."""
+        """The length of a step for each row and pixel, at the chains' present positions."""
         return self.lengths(t * self.slope(), self.step)
 
     def slope(self) -> Tensor:

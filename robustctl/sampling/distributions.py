@@ -34,11 +34,11 @@ class Distribution(Protocol):
         ...
 
     def log_density(self, z: Tensor) -> tuple[Tensor, Tensor | None]:
-        """log mu(z) up to a constant, (r,), and its gradient; None where that is zero."""
+        """log mu(z) up to a constant, (r,), and its gradient; None if the gradient is zero."""
         ...
 
     def widths(self, slope: Tensor) -> Tensor:
-        """Length of a unit step for each pixel, where log loss^t has gradients of about ``slope`` >= 0."""
+        """The length of a unit step for each pixel if log loss^t has gradients of about ``slope`` >= 0."""
         ...
 
 
@@ -65,7 +65,8 @@ class Box:
         return z.new_zeros(len(z)), None
 
     def widths(self, slope: Tensor) -> Tensor:
-        """Half the interval, or the depth 1 / slope of the layer at the wall where the density sits, if thinner."""
+        """Half the interval, or the depth 1 / slope of the layer at the wall that holds the density, if that is
+        thinner."""
         return self.half / (1 + self.half * slope)
 
 
@@ -74,7 +75,7 @@ class Ball:
 
     The walls of the box reflect exactly, coordinate by coordinate. The sphere reflects at the first position outside
     it (Skilling 2012, Galilean Monte Carlo): from there the momentum is mirrored in the radial direction and flies the
-    same way again. Without the box this ends at the radius where it began; with the box it may end outside, and the
+    same way again. Without the box this ends at the radius at which it began; with the box it may end outside, and the
     trajectory is then rejected. Backwards the same path is flown, so detailed balance holds.
     """
 
@@ -86,7 +87,8 @@ class Ball:
         self.high = torch.ones_like(x)
 
     def draw(self, noise: Noise) -> Tensor:
-        """Exact where the box does not cut the ball; else folded into it and shuffled by ``FLIGHTS`` free flights."""
+        """The draws are exact if the box does not cut the ball; else they are folded into it and shuffled by
+        ``FLIGHTS`` free flights."""
         shape = self.x.shape[1:]
         direction = noise.normal(*shape)
         radius = self.eps * noise.uniform(1, 1, 1) ** (1 / self.x[0].numel())

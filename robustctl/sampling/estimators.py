@@ -105,8 +105,8 @@ def importance_sampling(
     of 100 runs it lies more than log(20) / q above (Markov's inequality), however badly the chains mix.
 
     The interval is Student's of the chains' log weights, widened by how far the mean of a few falls short. ``ess`` is
-    the number of chains that carry the mean weight, times the moves of a chain: it is small where one chain outweighs
-    the others.
+    the number of chains that carry the mean weight, times the moves of a chain: it is small if one chain outweighs the
+    others.
 
     Args:
         samples: moves an image, over all chains; about, see ``quadrature.climbing``.

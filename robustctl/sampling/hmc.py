@@ -12,12 +12,12 @@ from robustctl.sampling.noise import Noise
 JITTER = 0.25  # the flight's length varies by this share, so that no trajectory closes on itself every time
 
 LogLossAndGrad = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Of images (r, c, h, w): the log of the loss (r,) and its gradient (r, c, h, w)."""
+"""Takes images (r, c, h, w); returns the log of the loss (r,) and its gradient (r, c, h, w)."""
 
 
 @dataclass(frozen=True)
 class State:
-    """Rows of a sampler: positions, their log loss (r,) and its gradient (zeros where a sampler needs none)."""
+    """Rows of a sampler: positions, their log loss (r,) and its gradient (zeros if a sampler needs none)."""
 
     z: Tensor
     value: Tensor
@@ -48,7 +48,7 @@ class HMC:
         return State(z, *self.target(z))
 
     def widths(self, slope: Tensor) -> Tensor:
-        """As the distribution's."""
+        """Like the distribution's own."""
         return self.distribution.widths(slope)
 
     def move(self, state: State, t: float, way: Tensor, noise: Noise) -> tuple[State, Tensor]:
@@ -89,7 +89,7 @@ class HMC:
 
 
 def choose(accepted: Tensor, proposal: State, state: State) -> State:
-    """Row by row the proposal where accepted (r,), else the old state."""
+    """Row by row the proposal if it is accepted (r,), else the old state."""
     wide = accepted.reshape(-1, *(1,) * (state.z.dim() - 1))
     return State(
         torch.where(wide, proposal.z, state.z),

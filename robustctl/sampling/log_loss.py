@@ -1,4 +1,4 @@
-"""The log of a per-example loss, stable where the loss is tiny: what the samplers climb."""
+"""The log of a per-example loss, which the samplers climb; it is stable even if the loss is tiny."""
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ def log_of(loss: Loss) -> Loss:
                 "such as the cross-entropy"
             )
         tiny = torch.finfo(values.dtype).tiny
-        # Not clamp, see log_ce: the gradient at the bound is that of the loss in every version of torch.
+        # No clamp here, see log_ce: so the gradient at the bound is the loss's own in every version of torch.
         return torch.where(values < tiny, tiny, values).log()
 
     return log_loss

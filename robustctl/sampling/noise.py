@@ -1,7 +1,7 @@
 """Random numbers for a batch of images, each drawn from its image's own generator.
 
-Rows are image-major: with ``per_image`` chains, row ``r`` belongs to image ``r // per_image``. What an image draws
-depends on its seed alone, not on the batch that it shares.
+Rows are image-major: with ``per_image`` chains, row ``r`` belongs to image ``r // per_image``. The draws of an image
+depend on its seed alone, not on the batch that it shares.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a user says about the distribution of perturbations: ``linf:8/255``. No torch here."""
+"""The distribution of perturbations as a user writes it: ``linf:8/255``. No torch here."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -60,7 +60,7 @@ class Perturbation:
 
     @property
     def threat(self) -> Threat | None:
-        """The ball that the distribution fills, or None where it fills none."""
+        """The ball that the distribution fills; None if it fills none."""
         if self.kind in ("linf", "l2"):
             return Threat.of(self.kind, self.text)
         return None

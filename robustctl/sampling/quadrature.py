@@ -1,7 +1,8 @@
 """Grids in the annealing variable t and the weights that integrate over it.
 
-Path sampling rests on log Z_q = (1/q) integral from 0 to q of E_t[log loss] dt, where E_t is the mean under the density
-proportional to loss^t (Rice, thesis 2023, equation 3.15). A ``Grid`` says where to measure E_t and how to weigh it.
+Path sampling rests on log Z_q = (1/q) integral from 0 to q of E_t[log loss] dt. E_t is the mean under the density
+proportional to loss^t (Rice, thesis 2023, equation 3.15). A ``Grid`` says at which t to measure E_t and how to weigh
+it.
 """
 
 import itertools
@@ -63,7 +64,7 @@ def climbing(qs: Sequence[float], steps: int) -> Grid:
     """The points at which annealed importance sampling looks at the loss, from t = 0 to just below the largest q.
 
     A weight is the product of loss^(distance to the next point): here its log, over q. Distances grow as 1 + t, because
-    the losses under loss^t settle on the scale of t. Each q is a point, where its weight ends.
+    the losses under loss^t settle on the scale of t. Each q is a point, and its weight ends there.
 
     Args:
         qs: values >= 1.

@@ -66,7 +66,7 @@ class Attacked:
         return Trusted(copy.network, "float32", True, copy=copy)
 
     def state(self) -> str | None:
-        """What was decided, for the state of the training."""
+        """The decision, for the state of the training."""
         return self.reason
 
     def load_state(self, state: str | None) -> None:

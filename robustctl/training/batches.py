@@ -25,7 +25,7 @@ Data = ImageData | EncodedData
 SELECTION_SEED = 0
 """The images held out are the same for every seed, so that runs can be compared by their selection accuracy."""
 AHEAD = 3
-"""Batches that are kept ready where workers prepare them, the present one included."""
+"""The number of batches that workers keep ready, the present one included."""
 
 Key = tuple[int, int, int, int | None, tuple[int, int]]
 """Pass, batch, its size, the images' size, and the rows that are wanted."""
@@ -150,8 +150,8 @@ class Batches:
     Args:
         data: the training images.
         extra: pseudo-labelled images that fill ``share`` of each batch, or None; a pass ends with ``data``.
-        device: where batches go. Images that are there already are picked and changed there; others are prepared by
-            ``workers`` threads, ahead of time, and sent.
+        device: the device that batches go to. Images that are there already are picked and changed there; others are
+            prepared by ``workers`` threads, ahead of time, and sent.
     """
 
     def __init__(
@@ -241,7 +241,7 @@ class Batches:
     def _pick(
         self, epoch: int, number: int, batch_size: int, size: int | None, needed: tuple[int, int], generator: Generator
     ) -> tuple[Tensor, Tensor]:
-        """A whole batch; images on the disk are black where they are not needed, which saves their decoding."""
+        """A whole batch. Images on the disk that this process does not need stay black, which saves their decoding."""
         own = self._own(batch_size)
         least = self.augment.resized_crop
         crops = crop_draws(batch_size, generator) if least else None

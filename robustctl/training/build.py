@@ -24,7 +24,7 @@ from robustctl.training.passes import passes_of
 from robustctl.training.selection import Selector
 
 RESIDENT_SHARE = 0.4
-"""Images are kept on a GPU where they take less than this share of its free memory."""
+"""Images are kept on a GPU if they take less than this share of its free memory."""
 IMAGENET_SIDE = 224
 
 
@@ -86,7 +86,7 @@ def make_method(settings: Settings) -> TrainingMethod:
 
 
 def input_shape(data: ImageData | EncodedData, settings: Settings) -> tuple[int, int, int]:
-    """(channels, height, width) that a new network takes: those of the images where all have one size.
+    """The (channels, height, width) that a new network takes: the images' own, if all have one size.
 
     Where they have not: colour images of the last phase's size, or of 224 pixels.
     """
@@ -104,7 +104,7 @@ def resizing_spec(spec: ModelSpec, data: ImageData | EncodedData) -> ModelSpec:
 
 
 def learning_rate(settings: Settings, spec: ModelSpec) -> float:
-    """The recipe's learning rate for the model, or RequestError where it has none."""
+    """The recipe's learning rate for the model; RequestError if it has none."""
     name = spec.architecture.name
     lr = settings.optim.lr_for(name)
     if lr is None:
@@ -116,9 +116,9 @@ def learning_rate(settings: Settings, spec: ModelSpec) -> float:
 
 
 def require_space(model: Classifier, settings: Settings, directory: Path) -> None:
-    """Raise RequestError where the checkpoints of a run in ``directory`` would not fit on the disk.
+    """Raise RequestError if the checkpoints of a run in ``directory`` would not fit on the disk.
 
-    Those that a resumed run has there already need no more room.
+    Checkpoints that a resumed run has there already need no more room.
     """
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     files = [directory / name for name in (WEIGHTS, BEST, state_file.STATE, state_file.PREVIOUS)]
@@ -188,7 +188,8 @@ def new_head(model: Classifier, old: ModelSpec, n_classes: int, weights: dict[st
 def _batches(
     train: ImageData | EncodedData, spec: ModelSpec, settings: Settings, seed: int, device: torch.device
 ) -> Batches:
-    """Batches from the device's own memory where the images fit, else from workers, which decode them if need be."""
+    """Batches come from the device's own memory if the images fit; else workers bring them, and decode them if need
+    be."""
     extra = None
     if settings.extra:
         extra = pseudo_labels.read(Path(settings.extra.path), spec.input_shape, spec.n_classes)

@@ -1,4 +1,4 @@
-"""What stops a training that cannot succeed, and what stops it on request."""
+"""Guards stop a training that cannot succeed, and signals stop it on request."""
 
 import math
 import signal
@@ -16,7 +16,7 @@ from robustctl.errors import RunError
 WATCHED_STEPS = 5
 """First steps of the method in which the attack must do something."""
 EXPLOSION = 10.0
-"""A mean loss this many times the first steps' mean (or that of a blind guess, if larger) has exploded."""
+"""The loss has exploded if its mean is this many times the first steps' mean (or a blind guess's loss, if larger)."""
 
 
 class Guards:
@@ -32,7 +32,7 @@ class Guards:
         self.first_loss: float | None = None
 
     def check(self, means: dict[str, float], step: int) -> None:
-        """Raise RunError where training must stop. ``step`` counts the steps done."""
+        """Raise RunError if training must stop. ``step`` counts the steps done."""
         loss = means.get("loss", 0.0)
         if not math.isfinite(loss) or not math.isfinite(means.get("grad_norm", 0.0)):
             raise RunError(f"the loss is not finite (by step {step}); a smaller optim.lr usually helps")

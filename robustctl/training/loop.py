@@ -229,7 +229,7 @@ class Loop:
     def save(self, *, weights: bool = True) -> None:
         """Write the state and, between epochs, the last weights, which must be finite.
 
-        ``model.safetensors`` stays that of the last epoch's end until the next one has passed its checks.
+        ``model.safetensors`` keeps the last epoch's weights until the next epoch has passed its checks.
         """
         method = self.method.gathered_state(self.world)
         require_finite(self.model, self.position.step)

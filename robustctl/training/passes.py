@@ -1,4 +1,4 @@
-"""The passes over the data that a recipe asks for, in order, and where among them a training stands."""
+"""The passes over the data that a recipe asks for, in order, and the position of a training among them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Pass:
 
 
 class Position:
-    """Where a training stands.
+    """The position of a training.
 
     Attributes:
         passes: all passes of the training, in order.
@@ -85,7 +85,7 @@ def passes_of(settings: Settings, batches: Batches, replays: int, side: int) -> 
 
     Args:
         replays: optimiser steps of the method on each batch.
-        side: height and width of the images where the recipe does not resize them.
+        side: height and width of the images if the recipe does not resize them.
     """
     passes = []
     if settings.pretrain:

@@ -1,7 +1,7 @@
 """Gradient projection with natural training (RAMP, arXiv:2402.06827, Sec. 4.2, equations 4 to 7, Algorithm 2).
 
 In each epoch the same start is trained naturally and adversarially, for one pass each; the two movements are merged
-layer by layer. A layer is a parameter tensor; buffers are those of the adversarial pass.
+layer by layer. A layer is a parameter tensor; buffers stay as the adversarial pass left them.
 """
 
 from typing import Any
@@ -49,7 +49,7 @@ class GradientProjection:
 
 
 def layer_cosine(natural: Tensor, adversarial: Tensor) -> Tensor:
-    """Cosine of the two movements of one layer; 0 where one of them is 0 (equation 4)."""
+    """The cosine of the two movements of one layer; 0 if one of them is 0 (equation 4)."""
     lengths = natural.norm() * adversarial.norm()
     cosine: Tensor = (natural * adversarial).sum() / lengths.clamp_min(torch.finfo(natural.dtype).tiny)
     return cosine

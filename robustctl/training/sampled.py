@@ -1,4 +1,5 @@
-"""What the methods that train on random or sampled perturbations share. No torch at the top: recipes read it."""
+"""The common part of the methods that train on random or sampled perturbations. No torch at the top: recipes read
+it."""
 
 from __future__ import annotations
 
@@ -48,7 +49,7 @@ class PerturbedConfig(MethodConfig):
         return [f"train.threats: method {self.name} samples one ball, linf or l2, or the method's distribution"]
 
     def outers(self) -> tuple[OuterName, ...]:
-        """None: these methods have losses of their own."""
+        """There is none: these methods have losses of their own."""
         return ()
 
     def perturbation(self, threats: tuple[Threat, ...]) -> Perturbation:

@@ -43,7 +43,7 @@ class Selector:
         return {name: value / len(self.images.y) for name, value in zip(names, total, strict=True)}
 
     def _right(self, oracle: Oracle, positions: Tensor) -> Tensor:
-        """Who is still right, (names, n): clean, each norm, union."""
+        """The images that are still right, (names, n): clean, each norm, union."""
         x, y = self.images.floats(positions), self.images.y[positions]
         rows = [oracle.logits(x).argmax(1) == y]
         for threat in self.threats:

@@ -1,4 +1,4 @@
-"""What a method sees of one optimiser step: the batch, the attack, the outer loss, and places for measurements."""
+"""One optimiser step as a method sees it: the batch, the attack, the outer loss, and places for measurements."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -75,7 +75,8 @@ class Step:
 
     @contextmanager
     def oracle(self) -> Iterator[Oracle]:
-        """What attacks ask: the model in eval mode, or a copy that is equal to it, with the present weights."""
+        """The oracle that attacks ask: the model in eval mode, or a copy that is equal to it, with the present
+        weights."""
         with self.context.autocast(), self.context.attacked.oracle(self.x) as oracle:
             yield oracle
 
@@ -86,8 +87,8 @@ class Step:
     def run(self, attack: Callable[[Oracle, Tensor], Tensor]) -> Tensor:
         """Points (n, c, h, w) that ``attack(oracle, target)`` finds.
 
-        ``target`` is what ``losses.ce`` compares logits with: labels, or soft labels (n, k). What the attack did is
-        recorded, and in the first steps watched by the guards.
+        ``target`` is what ``losses.ce`` compares logits with: labels, or soft labels (n, k). The largest perturbation
+        is recorded, and in the first steps the guards compare the losses.
         """
         with self.oracle() as oracle:
             target = self._target(oracle)
@@ -98,7 +99,8 @@ class Step:
         return x_adv
 
     def judge(self, x_adv: Tensor, norm: Norm) -> Tensor:
-        """What the attack maximises, (n,), at its points of ``norm``, without a graph; the error is recorded."""
+        """The loss (n,) that the attack maximises, at its points of ``norm``, without a graph; the error is
+        recorded."""
         with self.oracle() as oracle:
             logits = oracle.logits(x_adv)
             self.record_error(norm, logits)
@@ -122,7 +124,7 @@ class Step:
         return self.natural() + outer.beta * kl(self.clean_logits, logits)
 
     def mean(self, values: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mean of per-example values (n,) over the batch of all processes, of those in ``mask`` where it is given.
+        """The mean of per-example values (n,) over the batch of all processes, or over the examples in ``mask``.
 
         The processes' gradients are averaged; an empty mask gives 0.
         """

@@ -1,4 +1,5 @@
-"""What stays the same from step to step: the model as attacks and as training see it, the attack, the precision."""
+"""The things that stay the same from step to step: the model as attacks and training see it, the attack, the
+precision."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +17,7 @@ from robustctl.training.meter import Meter
 
 @dataclass(frozen=True)
 class StepContext:
-    """What stays the same from step to step.
+    """The things that stay the same from step to step.
 
     Attributes:
         model: the classifier.
@@ -67,7 +68,7 @@ class StepContext:
 
 
 def network(model: nn.Module, compiled: bool, world: World) -> Callable[[Tensor], Tensor]:
-    """The forward pass of training: shared between processes and compiled where that is asked."""
+    """The forward pass of training: shared between processes, and compiled if the recipe says so."""
     shared: nn.Module = model
     if world.size > 1:
         shared = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=True)
@@ -75,7 +76,7 @@ def network(model: nn.Module, compiled: bool, world: World) -> Callable[[Tensor]
 
 
 def autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[None]]:
-    """The context of a step: bfloat16 where it is asked, or where ``auto`` finds a GPU that has it."""
+    """The context of a step: bfloat16 if the recipe says so, or if ``auto`` finds a GPU that has it."""
     able = device.type == "cuda" and torch.cuda.is_bf16_supported()
     if precision == "bfloat16" or (precision == "auto" and able):
         return partial(torch.autocast, device.type, torch.bfloat16)

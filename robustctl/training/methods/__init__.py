@@ -57,11 +57,12 @@ class TrainingMethod(ABC):
         """Called before the first batch of each epoch."""
 
     def state(self) -> dict[str, Any]:
-        """What the next batch depends on besides the weights: tensors, numbers, and lists and dicts of them."""
+        """The next batch depends on this besides the weights: tensors, numbers, and lists and dicts of them."""
         return {}
 
     def gathered_state(self, world: World) -> dict[str, Any]:
-        """``state`` of all processes together; differs where a process keeps something of its own images."""
+        """The ``state`` of all processes together. A method overrides it if each process keeps something of its own
+        images."""
         return self.state()
 
     def load_state(self, state: dict[str, Any], world: World) -> None:  # noqa: B027

@@ -21,8 +21,8 @@ class Config(MethodConfig):
     """The ``method`` block.
 
     Attributes:
-        start: ``zero``; ``uniform`` in the ball; ``previous``, where the batch before ended; ``corner``, a random
-            corner of the cube of half the radius (R+FGSM, Tramer et al., arXiv:1705.07204).
+        start: ``zero``; ``uniform`` in the ball; ``previous``, the end of the batch before; ``corner``, a random corner
+            of the cube of half the radius (R+FGSM, Tramer et al., arXiv:1705.07204).
         step: length of the step in radii: 1.25 with a uniform start, 0.5 from a corner, 1 from zero.
     """
 
@@ -40,7 +40,7 @@ class Config(MethodConfig):
 
 
 class Method(TrainingMethod):
-    """``delta`` is where the last batch ended, for ``start: previous``."""
+    """``delta`` is the end of the last batch, for ``start: previous``."""
 
     def __init__(self, config: Config, threats: tuple[Threat, ...]) -> None:
         self.config = config
@@ -54,7 +54,7 @@ class Method(TrainingMethod):
             start = (step.x + self._start(step)).clamp(0, 1)
             _, _, grad = oracle.loss_and_grad(start, target, losses.ce)
             eps = self.threat.eps
-            # The step begins where the gradient was taken: at the box, not beyond it.
+            # The step begins at the point at which the gradient was taken: at the box, not beyond it.
             self.delta = (start - step.x + self.config.step * eps * grad.sign()).clamp(-eps, eps)
             return (step.x + self.delta).clamp(0, 1)
 

@@ -30,7 +30,7 @@ class Method(SeveralNorms):
 
 
 def worst(values: list[Tensor]) -> Tensor:
-    """Of several values (n,), the index (n,) of each image's highest; the first where they tie."""
+    """The index (n,) of each image's highest value among several (n,); the first of equals."""
     highest, chosen = values[0], values[0].new_zeros(len(values[0])).long()
     for i, value in enumerate(values[1:], start=1):
         higher = value > highest

@@ -1,8 +1,8 @@
 """MSD (Maini, Wong and Kolter, arXiv:1909.04068, Algorithm 1): one trajectory that takes every norm's steepest step.
 
 From the clean image on, each step tries the projected step of every norm and keeps, for each image, the one of the
-highest loss. The steps are those of the recipe's ``pgd`` block; the last point is trained on. The metrics have,
-for each norm, the error at its last projected point and the share of images that took this point.
+highest loss. The recipe's ``pgd`` block says the steps; the last point is trained on. The metrics have, for each norm,
+the error at its last projected point and the share of images that took this point.
 """
 
 from __future__ import annotations

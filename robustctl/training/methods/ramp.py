@@ -62,7 +62,7 @@ class Method(TrainingMethod):
         self.pair: tuple[Norm, Norm] | None = None if isinstance(config.pair, str) else config.pair
 
     def prepare(self, probe: Probe, start_norm: Norm | None) -> dict[str, Any]:
-        """Find the pair where the recipe leaves it open."""
+        """Find the pair if the recipe leaves it open."""
         if self.pair is not None:
             return {}
         if self.config.pair == "start":

@@ -57,7 +57,7 @@ class Method(TrainingMethod):
         return step.mean(log_losses(step, points, self.config.samples).mean(1).exp())
 
     def _adjust(self, acceptance: float) -> bool:
-        """Lengthen or shorten the step by a fifth where the acceptance asks for it; whether it did."""
+        """Lengthen or shorten the step by a fifth if the acceptance asks for it; returns whether it did."""
         from robustctl.sampling.annealing import ACCEPTANCE, ADJUSTMENT
 
         low, high = ACCEPTANCE
