@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from robustctl import geometry
+from robustctl.devices import kept_random
 from robustctl.precision import Precision
 
 PLAIN_IN_EVAL = "plain_in_eval"
@@ -37,8 +38,7 @@ class FastCopy:
 
     def __init__(self, model: nn.Module, precision: Precision, image: Tensor) -> None:
         copies: dict[int, Any] = {}  # by the id of the original
-        devices = [image.device] if image.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):  # the model's code runs a few times, and may draw numbers
+        with kept_random(image.device):  # the model's code runs a few times, and may draw numbers
             fast = _uncompiled(copy.deepcopy(model, copies)).eval().requires_grad_(False)
             originals = {id(copies[id(module)]): module for module in model.modules() if id(module) in copies}
 

@@ -10,42 +10,14 @@ from torch import Tensor, nn
 
 from robustctl import geometry, losses
 from robustctl.architectures import device_of
-from robustctl.errors import RequestError
+from robustctl.devices import true_float32
 from robustctl.fast_copy import FastCopy
-from robustctl.precision import Precision, true_float32
+from robustctl.precision import Precision
 from robustctl.trusted_copy import Trusted
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 DRAWS = 20
 """Passes that the gradients of a random model are averaged over, as in AutoAttack's version for such models."""
-
-
-def pick_device(name: str) -> torch.device:
-    """``auto`` is the first CUDA device where there is one, else the CPU.
-
-    Raises:
-        RequestError: a device that torch does not know or that this machine lacks.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise RequestError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise RequestError(f"device {name!r} is not here: torch sees {torch.cuda.device_count()} CUDA devices")
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, NotImplementedError, AssertionError) as error:
-        raise RequestError(f"device {name!r} does not work here: {str(error).splitlines()[0]}") from None
-    return device
-
-
-def device_name(device: torch.device) -> str:
-    """The device as results name it."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu ({torch.get_num_threads()} threads)"
 
 
 class Oracle:

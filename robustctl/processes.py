@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from robustctl.devices import backend, is_host, of_rank
 from robustctl.errors import RequestError
 
 Value = TypeVar("Value")
@@ -131,9 +132,9 @@ def world(device: torch.device) -> Iterator[World]:
     if count() == 1:
         yield World()
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if not is_host(device):
+        torch.accelerator.set_device_index(device)
+    dist.init_process_group(backend(device))
     try:
         yield World(dist.get_rank(), dist.get_world_size())
     finally:
@@ -142,9 +143,9 @@ def world(device: torch.device) -> Iterator[World]:
 
 
 def local_device(device: torch.device) -> torch.device:
-    """The device of this process: one GPU each if there are GPUs."""
+    """The device of this process: an accelerator each, unless all are to be on the CPU."""
     rank = os.environ.get("LOCAL_RANK")
-    return torch.device("cuda", int(rank)) if device.type == "cuda" and rank is not None else device
+    return device if rank is None else of_rank(device, int(rank))
 
 
 def share_batch_norm(model: nn.Module) -> None:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from robustctl import geometry, losses
 from robustctl.architectures import device_of
+from robustctl.devices import true_float32
 from robustctl.fast_copy import FastCopy
-from robustctl.precision import Precision, true_float32
+from robustctl.precision import Precision
 
 PROBE = 8
 """Images that the comparison takes, at most."""
@@ -212,6 +213,6 @@ def _frozen(network: nn.Module) -> Iterator[None]:
 @contextmanager
 def _seeded(device: torch.device) -> Iterator[None]:
     """The same random numbers for both networks, and the caller's own afterwards."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with kept_random(device):
         torch.manual_seed(0)
         yield

@@ -33,6 +33,7 @@ ROOMS = (
     "results",
     "spec",
     "seeds",
+    "devices",
     "geometry",
     "losses",
     "recipe",

@@ -1,6 +1,6 @@
 """Geometry against float64 oracles: bisection on the one multiplier that each projection has."""
 
-from typing import cast
+from typing import Literal, cast, get_args
 
 import pytest
 import torch
@@ -49,47 +49,60 @@ def nearest(x_adv: Tensor, x: Tensor, norm: Norm, eps: float) -> Tensor:
     return point(high)
 
 
-@pytest.mark.parametrize("norm", NORMS)
+Way = Literal["cpu", "accelerator"]
+WAYS: list[tuple[Norm, Way]] = [("linf", "cpu"), *((norm, way) for norm in ("l2", "l1") for way in get_args(Way))]
+
+
+def project(way: Way, x_adv: Tensor, x: Tensor, norm: Norm, eps: geometry.Radius) -> Tensor:
+    """The projection as the CPU or as an accelerator computes it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(geometry, "is_host", lambda _: way == "cpu")
+        return geometry.project(x_adv, x, norm, eps)
+
+
+@pytest.mark.parametrize(("norm", "way"), WAYS)
 @given(case=cases())
 @settings(max_examples=150, deadline=None)
-def test_projection_is_the_nearest_point_found_by_bisection(norm: Norm, case: tuple[Tensor, Tensor, float]) -> None:
+def test_projection_is_the_nearest_point_found_by_bisection(
+    norm: Norm, way: Way, case: tuple[Tensor, Tensor, float]
+) -> None:
     x, x_adv, eps = case
     expected = nearest(x_adv, x, norm, eps)
-    torch.testing.assert_close(geometry.project(x_adv, x, norm, eps), expected, rtol=0, atol=1e-9)
-    single = geometry.project(x_adv.float(), x.float(), norm, eps)
+    torch.testing.assert_close(project(way, x_adv, x, norm, eps), expected, rtol=0, atol=1e-9)
+    single = project(way, x_adv.float(), x.float(), norm, eps)
     torch.testing.assert_close(single.double(), expected, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(("norm", "way"), WAYS)
 @given(case=cases())
 @settings(max_examples=100, deadline=None)
-def test_projection_is_idempotent_and_in_the_box(norm: Norm, case: tuple[Tensor, Tensor, float]) -> None:
+def test_projection_is_idempotent_and_in_the_box(norm: Norm, way: Way, case: tuple[Tensor, Tensor, float]) -> None:
     x, x_adv, eps = case
-    once = geometry.project(x_adv, x, norm, eps)
+    once = project(way, x_adv, x, norm, eps)
     assert once.min() >= 0
     assert once.max() <= 1
-    torch.testing.assert_close(geometry.project(once, x, norm, eps), once, rtol=0, atol=1e-9)
+    torch.testing.assert_close(project(way, once, x, norm, eps), once, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(("norm", "way"), WAYS)
 @pytest.mark.parametrize("d", [1, 2, 5, 784, 3072])
-def test_projection_matches_bisection_on_many_pixels(norm: Norm, d: int) -> None:
+def test_projection_matches_bisection_on_many_pixels(norm: Norm, way: Way, d: int) -> None:
     generator = torch.Generator().manual_seed(d)
     x = torch.rand(5, 1, 1, d, generator=generator, dtype=torch.float64)
     x_adv = x + torch.randn(x.shape, generator=generator, dtype=torch.float64)
     eps = {"linf": 0.1, "l2": 0.5, "l1": min(12.0, d / 9)}[norm]
     expected = torch.cat([nearest(x_adv[i : i + 1], x[i : i + 1], norm, eps) for i in range(5)])
-    torch.testing.assert_close(geometry.project(x_adv, x, norm, eps), expected, rtol=0, atol=1e-9)
+    torch.testing.assert_close(project(way, x_adv, x, norm, eps), expected, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("norm", NORMS)
-def test_projection_of_a_row_does_not_depend_on_the_batch_or_its_radii(norm: Norm) -> None:
+@pytest.mark.parametrize(("norm", "way"), WAYS)
+def test_projection_of_a_row_does_not_depend_on_the_batch_or_its_radii(norm: Norm, way: Way) -> None:
     x = torch.rand(7, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     x_adv = x + torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
     eps = torch.linspace(0.05, 3, 7)
-    together = geometry.project(x_adv, x, norm, eps)
+    together = project(way, x_adv, x, norm, eps)
     for i in range(7):
-        alone = geometry.project(x_adv[i : i + 1], x[i : i + 1], norm, eps[i : i + 1])
+        alone = project(way, x_adv[i : i + 1], x[i : i + 1], norm, eps[i : i + 1])
         torch.testing.assert_close(alone, together[i : i + 1], rtol=0, atol=1e-6)
 
 

@@ -6,6 +6,7 @@ place of one that has ended.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -124,6 +125,7 @@ class Apgd:
         # the steps of their own stage, since each stage is an attack of its own.
         self.window = _shares(schedule, 0.04 if self.norm == "l1" else 0.22)
         self.shorter, self.shortest = _shares(schedule, 0.03), _shares(schedule, 0.06)
+        self._tables: dict[tuple[str, torch.device], Tensor] = {}
 
     def start(self, x: Tensor, generator: Generators | None, start: Tensor | None = None) -> Rows:
         """Rows at their first point: random with a generator, else ``start``, else the image itself."""
@@ -138,6 +140,12 @@ class Apgd:
             support = _support(x_adv, x, eps)
             sparsity = support / x[0].numel() / SPARSER
         return self._stage(x, x_adv, eps, torch.zeros_like(eps, dtype=torch.long), sparsity, support)
+
+    def _table(self, name: str, values: Sequence[float], device: torch.device) -> Tensor:
+        """Numbers of the stages on the device, brought there once: each time the host would wait for it."""
+        if (name, device) not in self._tables:
+            self._tables[name, device] = torch.tensor(values, device=device)
+        return self._tables[name, device]
 
     def _stage(self, x: Tensor, x_adv: Tensor, eps: Tensor, stage: Tensor, sparsity: Tensor, support: Tensor) -> Rows:
         """Rows at the first point of a stage."""
@@ -155,7 +163,7 @@ class Apgd:
             stage=stage,
             step=zero,
             step_size=eps * (1.0 if self.norm == "l1" else 2.0),
-            window=torch.tensor(self.window, device=x.device)[stage],
+            window=self._table("window", self.window, x.device)[stage],
             since=zero.clone(),
             rises=zero.clone(),
             best_at_check=low.clone(),
@@ -191,7 +199,7 @@ class Apgd:
     def _check(self, rows: Rows) -> Tensor:
         """At the end of its window, adapt a row's step size; True (n,) if the row goes on from its best point."""
         due = rows.since == rows.window
-        rows.since = torch.where(due, 0, rows.since)
+        rows.since = rows.since.masked_fill(due, 0)
         return self._check_sparsity(rows, due) if self.norm == "l1" else self._check_rises(rows, due)
 
     def _check_rises(self, rows: Rows, due: Tensor) -> Tensor:
@@ -202,9 +210,10 @@ class Apgd:
         rows.step_size = torch.where(halve, rows.step_size / 2, rows.step_size)
         rows.halved = torch.where(due, halve, rows.halved)
         rows.best_at_check = torch.where(due, rows.best, rows.best_at_check)
-        shorter, shortest = (torch.tensor(n, device=due.device)[rows.stage] for n in (self.shorter, self.shortest))
+        shorter = self._table("shorter", self.shorter, due.device)[rows.stage]
+        shortest = self._table("shortest", self.shortest, due.device)[rows.stage]
         rows.window = torch.where(due, torch.maximum(rows.window - shorter, shortest), rows.window)
-        rows.rises = torch.where(due, 0, rows.rises)
+        rows.rises = rows.rises.masked_fill(due, 0)
         return halve
 
     def _check_sparsity(self, rows: Rows, due: Tensor) -> Tensor:
@@ -221,7 +230,7 @@ class Apgd:
 
     def ended(self, rows: Rows) -> Tensor:
         """Rows (n,) that have evaluated the last point of their stage."""
-        return rows.step > torch.tensor(self.schedule.steps, device=rows.step.device)[rows.stage]
+        return rows.step > self._table("steps", self.schedule.steps, rows.step.device)[rows.stage]
 
     def last_stage(self, rows: Rows) -> Tensor:
         """Rows (n,) in the ball of the threat itself: what they evaluate now counts."""
@@ -230,7 +239,7 @@ class Apgd:
     def next_stage(self, rows: Rows) -> Rows:
         """The same rows at the first point of their next stage: the best point, projected onto the smaller ball."""
         stage = rows.stage + 1
-        eps = self.threat.eps * torch.tensor(self.schedule.factors).to(rows.eps)[stage]
+        eps = self.threat.eps * self._table("factors", self.schedule.factors, rows.eps.device).to(rows.eps)[stage]
         x_adv = geometry.project(rows.x_best, rows.x, self.norm, eps)
         support = _support(x_adv, rows.x, eps)
         return self._stage(rows.x, x_adv, eps, stage, support / rows.x[0].numel() / SPARSER, support)

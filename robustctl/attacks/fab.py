@@ -9,6 +9,7 @@ from torch import Tensor
 
 from robustctl import geometry, losses
 from robustctl.attacks import Attack, Settings
+from robustctl.devices import kept_random
 from robustctl.oracle import Oracle
 from robustctl.threats import Threat
 
@@ -45,8 +46,7 @@ def fab(oracle: Oracle, x: Tensor, y: Tensor, threat: Threat, *, steps: int, tar
     n_classes = oracle.exact(x[:1]).shape[1]
     peer = _Fab(oracle, n_restarts=1, n_iter=steps, eps=threat.eps, norm=PEER_NORM[threat.norm], device=x.device)
     peer.targeted, peer.n_target_classes = True, min(targets, n_classes - 1)
-    devices = [x.device] if x.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):  # the package seeds the global generators
+    with kept_random(x.device):  # the package seeds the global generators
         x_adv: Tensor = peer.perturb(x, y)
     found = geometry.norm(x_adv - x, threat.norm) <= threat.eps * (1 + 1e-4)
     x_adv = torch.where(found.view(-1, 1, 1, 1), x_adv.detach(), x)

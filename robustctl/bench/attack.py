@@ -17,6 +17,7 @@ from torch import Tensor
 from robustctl.allocator import kept_memory
 from robustctl.architectures import Classifier, device_of
 from robustctl.data import ImageData
+from robustctl.devices import device_name, is_host, wait_for
 from robustctl.evaluation import adaptive, referee, reference
 from robustctl.evaluation.audit import clean_verdicts
 from robustctl.evaluation.families import gathered, run_family
@@ -75,7 +76,7 @@ class TimedOracle(Oracle):
     def _timed(self, call: Callable[[], Result]) -> Result:
         start = time.perf_counter()
         result = call()
-        _wait(self.device)
+        wait_for(self.device)
         self.seconds += time.perf_counter() - start
         return result
 
@@ -146,7 +147,7 @@ def compare(
 
 def hardware(device: torch.device) -> dict[str, object]:
     """What the numbers were measured on."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    name = _processor() if is_host(device) else device_name(device)
     return {"device": name, "threads": torch.get_num_threads(), "cores": os.cpu_count()}
 
 
@@ -278,11 +279,6 @@ def _show(side: Side) -> str:
 def _probe(model: Classifier, data: ImageData) -> Tensor:
     """The first images, where the model is."""
     return data.images(range(min(PROBE, len(data)))).to(device_of(model))
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _processor() -> str:

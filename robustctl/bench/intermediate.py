@@ -12,6 +12,7 @@ from robustctl.allocator import kept_memory
 from robustctl.architectures import device_of
 from robustctl.bench.attack import hardware
 from robustctl.data import ImageData
+from robustctl.devices import wait_for
 from robustctl.oracle import Oracle
 from robustctl.sampling import quadrature
 from robustctl.sampling.annealing import anneal
@@ -169,6 +170,5 @@ def _in_turns(
 def _timed(call: Callable[[], int], device: torch.device) -> tuple[float, int]:
     start = time.perf_counter()
     count = call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait_for(device)
     return time.perf_counter() - start, count

@@ -13,6 +13,7 @@ from robustctl.allocator import kept_memory
 from robustctl.architectures import device_of
 from robustctl.attacks.apgd import apgd
 from robustctl.bench.attack import hardware
+from robustctl.devices import is_host, wait_for
 from robustctl.oracle import Oracle
 from robustctl.processes import World
 from robustctl.threats import Threat
@@ -88,9 +89,8 @@ def compare(
 
 
 def _seconds(call: Callable[[], object], device: torch.device) -> float:
-    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    clock = time.process_time if is_host(device) else time.perf_counter
     start = clock()
     call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait_for(device)
     return clock() - start

@@ -44,10 +44,10 @@ def attack(
 
     from robustctl import checkpoint
     from robustctl.bench.attack import PEER, compare
+    from robustctl.devices import pick_device
     from robustctl.discovery import unknown
     from robustctl.evaluation import referee
     from robustctl.evaluation.families import default_batch_size
-    from robustctl.oracle import pick_device
     from robustctl.precision import pick_precision
     from robustctl.workflows.images import load_images
     from robustctl.workflows.subject import choose_threats, find_subject
@@ -100,7 +100,7 @@ def train(
     from robustctl import checkpoint
     from robustctl.architectures import build
     from robustctl.bench.train import compare
-    from robustctl.oracle import pick_device
+    from robustctl.devices import pick_device
     from robustctl.spec import ModelSpec
     from robustctl.threats import Threat
     from robustctl.workflows.subject import find_subject
@@ -136,7 +136,7 @@ def intermediate(
     """Time path sampling against a direct transcription of the thesis's algorithm, in turns."""
     from robustctl import checkpoint
     from robustctl.bench.intermediate import compare
-    from robustctl.oracle import pick_device
+    from robustctl.devices import pick_device
     from robustctl.sampling.perturbation import Perturbation
     from robustctl.workflows.evaluate_intermediate import parse_numbers
     from robustctl.workflows.images import load_images

@@ -60,11 +60,12 @@ def _device() -> Iterator[Row]:
 
     import torch
 
-    for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
-        yield f"cuda:{index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
-    if not torch.cuda.is_available():
-        yield "device", f"cpu, {os.cpu_count()} cores, {torch.get_num_threads()} threads (torch sees no CUDA device)"
+    from robustctl.devices import inventory
+
+    found = inventory()
+    yield from found.items()
+    if not found:
+        yield "device", f"cpu, {os.cpu_count()} cores, {torch.get_num_threads()} threads (torch sees no accelerator)"
 
 
 def _places() -> Iterator[Row]:

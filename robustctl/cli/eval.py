@@ -135,8 +135,8 @@ def command(
         raise RequestError("--suite and --threat: give one of them; a suite's file can name every threat")
     many = suite is not None or bool(threat)
     _refuse_unread(context, curve=intermediate_q is not None, suite=many)
+    from robustctl.devices import pick_device
     from robustctl.evaluation.families import default_batch_size
-    from robustctl.oracle import pick_device
     from robustctl.precision import pick_precision
     from robustctl.workflows.images import reading_of
     from robustctl.workflows.subject import choose_threats, open_subject

@@ -36,7 +36,7 @@ def suite_names(incomplete: str) -> list[str]:
 
 Data = Annotated[str | None, typer.Option("--data", help="digits, a hub data set, a folder or an .npz file.")]
 Split = Annotated[str, typer.Option(help="Split of the data.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or another device of torch.")]
 Model = Annotated[str, typer.Option(help="Entry, pulled repo, model directory or run.", autocompletion=model_names)]
 Norms = Annotated[str | None, typer.Option(help="Norms to attack in, e.g. linf,l2,l1.")]
 Columns = Annotated[

@@ -16,7 +16,7 @@ def carry_out(
     dry_run: bool,
 ) -> None:
     """Do what is missing of a plan, print the table of what is there, and raise what failed afterwards."""
-    from robustctl.oracle import pick_device
+    from robustctl.devices import pick_device
     from robustctl.report import method_formats, methods
     from robustctl.study.cells import Plan
     from robustctl.workflows import study as studies

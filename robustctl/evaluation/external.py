@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from robustctl import geometry, seeds
 from robustctl.data import ImageData
+from robustctl.devices import HOST, kept_random
 from robustctl.errors import RequestError, RobustctlError, RunError
 from robustctl.evaluation import referee
 from robustctl.evaluation.audit import chunks
@@ -194,7 +195,7 @@ def _attempts(
     external: External, private: nn.Module, x: Tensor, y: Tensor, threat: Threat, indices: list[int], seed: int
 ) -> list[Tensor]:
     """Ask the attack, with copies of everything; proposals as float32 on the CPU, without what is only rounding."""
-    device = next((one.device for one in [*private.parameters(), *private.buffers()]), torch.device("cpu"))
+    device = next((one.device for one in [*private.parameters(), *private.buffers()]), HOST)
     try:
         found = external.attempts(private, x.clone().to(device), y.clone().to(device), threat, indices, seed)
     except (NotImplementedError, RobustctlError):
@@ -208,7 +209,7 @@ def _proposal(external: External, proposed: object, x: Tensor, threat: Threat) -
     if not isinstance(proposed, Tensor) or proposed.shape != x.shape:
         what = list(proposed.shape) if isinstance(proposed, Tensor) else type(proposed).__name__
         raise RunError(f"attack {external.name} returns {what} in {threat}; expected images {list(x.shape)}")
-    x_adv = proposed.detach().to("cpu", torch.float32)
+    x_adv = proposed.detach().to(HOST, torch.float32)
     finite = x_adv.isfinite().flatten(1).all(dim=1).view(-1, 1, 1, 1)
     x_adv = torch.where(finite, x_adv, torch.full_like(x, 2.0))  # outside the box: such a proposal is not counted
     near = referee.distance(x_adv, x, threat.norm) <= threat.eps * (1 + ROUNDING)
@@ -257,7 +258,7 @@ def _seeded(text: str, device: torch.device) -> Iterator[None]:
     seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest())
     python, numpy = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with kept_random(device):
             random.seed(seed)
             np.random.seed(seed)
             torch.manual_seed(seed)

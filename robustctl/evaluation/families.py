@@ -9,6 +9,7 @@ from torch import Tensor
 from robustctl import losses, seeds
 from robustctl.attacks import Run, Settings, for_evaluation
 from robustctl.data import ImageData
+from robustctl.devices import is_host
 from robustctl.evaluation.memory import Pieces, fitting
 from robustctl.evaluation.protocols import Family
 from robustctl.evaluation.row_scheduler import Finished, FullBatch
@@ -107,7 +108,7 @@ def default_batch_size(device: torch.device) -> int:
 
     On a CPU larger batches gain nothing, and more of their rows work on points that another row breaks first.
     """
-    return 1024 if device.type == "cuda" else 200
+    return 200 if is_host(device) else 1024
 
 
 def seconds_per_batch(oracle: Oracle, data: ImageData, batch_size: int, *, exact: bool = False) -> float:

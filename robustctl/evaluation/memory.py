@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from robustctl.devices import is_host, out_of_memory, release_memory
 from robustctl.errors import RunError
 
 Result = TypeVar("Result")
@@ -57,20 +58,19 @@ class Pieces:
         if failed == 1:
             raise RunError("out of memory with a single image; what was done is kept")
         self.size = math.ceil(failed / 2)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_memory()
 
 
 def fitting(model: nn.Module, image: Tensor) -> int:
     """Images that a pass with gradients may take, >= 1, so that it takes at most ``SHARE`` of the available memory.
 
-    A CPU needs the bound beforehand: its kernel overcommits memory, and kills instead of refusing. On CUDA running out
-    is an error that ``Pieces`` survives, so there is none.
+    A CPU needs the bound beforehand: its kernel overcommits memory, and kills instead of refusing. On other
+    devices running out is an error that ``Pieces`` survives, so there is none.
 
     Args:
         model: with frozen parameters. image: (1, c, h, w) on its device.
     """
-    available = _available_bytes() if image.device.type == "cpu" else None
+    available = _available_bytes() if is_host(image.device) else None
     if available is None:
         return NO_LIMIT
     (kept,) = Pieces(1).run(lambda _: _kept_bytes(model, image), 1)
@@ -110,9 +110,3 @@ def _available_bytes() -> int | None:
         if limit != "max":
             found.append(int(limit) - int(used) + int(statistics.get("inactive_file", 0)))
     return max(min(found), 1) if found else None
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether memory ran out, of the device or (a plain RuntimeError of the allocator) of the CPU."""
-    words = ("allocate memory", "enough memory", "ALLOC_FAILED")  # the last is of cuDNN and cuBLAS
-    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)

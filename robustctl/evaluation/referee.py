@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from robustctl import losses
 from robustctl.architectures import device_of
 from robustctl.data import ImageData
+from robustctl.devices import true_float32
 from robustctl.errors import RequestError, RunError
 from robustctl.evaluation.memory import Pieces
-from robustctl.precision import true_float32
 from robustctl.threats import Norm, Threat
 
 TOLERANCE = 1e-6  # relative, on the norm; the box has none

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from robustctl.architectures import device_of
 from robustctl.data import ImageData
+from robustctl.devices import kept_random, out_of_memory
 from robustctl.errors import RequestError, RunError
-from robustctl.evaluation.memory import out_of_memory
 from robustctl.evaluation.protocols import PROTOCOLS
 from robustctl.evaluation.row_scheduler import Finished
 from robustctl.geometry import shrink_inside
@@ -107,9 +107,8 @@ def _n_classes(model: nn.Module, x: Tensor) -> int:
 def _contained(device: torch.device) -> Iterator[None]:
     """Undo what the reference does to the process: it seeds the global generators and replaces the trace function."""
     trace = sys.gettrace()
-    devices = [device] if device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices=devices):
+        with kept_random(device):
             yield
     finally:
         sys.settrace(trace)

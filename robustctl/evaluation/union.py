@@ -14,6 +14,7 @@ from robustctl.allocator import kept_memory
 from robustctl.architectures import Classifier, device_of
 from robustctl.checkpoint import weights_sha256
 from robustctl.data import ImageData
+from robustctl.devices import device_name
 from robustctl.discovery import unknown
 from robustctl.errors import RequestError
 from robustctl.evaluation import (
@@ -34,7 +35,7 @@ from robustctl.evaluation.jobs import AttackJob, Setting
 from robustctl.evaluation.protocols import PROTOCOLS, ROUNDS, SQUARE, families
 from robustctl.evaluation.store import Key, Store, read_key
 from robustctl.evaluation.union_request import UnionRequest
-from robustctl.oracle import Oracle, device_name
+from robustctl.oracle import Oracle
 from robustctl.processes import ALONE, World
 from robustctl.progress import progress, say
 from robustctl.results.rounds import SecondOpinion

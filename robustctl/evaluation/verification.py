@@ -14,12 +14,12 @@ import torch
 from robustctl.architectures import Classifier, device_of
 from robustctl.checkpoint import weights_sha256
 from robustctl.data import ImageData
+from robustctl.devices import device_name
 from robustctl.evaluation import referee
 from robustctl.evaluation.audit import TIE, chunks
 from robustctl.evaluation.challenge import SAMPLE, challenge
 from robustctl.evaluation.families import default_batch_size
 from robustctl.evaluation.witnesses import Witnesses
-from robustctl.oracle import device_name
 from robustctl.results.union import NormAccuracy, UnionResult
 from robustctl.results.verification import Checked, Finding, Sample, Verdict, Verification, claim_sha256
 from robustctl.spec import ModelSpec, model_sha256

@@ -16,6 +16,7 @@ from robustctl.attacks.apgd import apgd
 from robustctl.attacks.pgd import pgd
 from robustctl.checkpoint import weights_sha256
 from robustctl.data import ImageData
+from robustctl.devices import device_name
 from robustctl.evaluation import checks
 from robustctl.evaluation.store import Key, Store
 from robustctl.geometry import random_start
@@ -24,7 +25,7 @@ from robustctl.intermediate.measure import Measure
 from robustctl.intermediate.request import IntermediateRequest
 from robustctl.intermediate.results import IntermediateResult
 from robustctl.intermediate.summary import summarize
-from robustctl.oracle import Oracle, device_name
+from robustctl.oracle import Oracle
 from robustctl.progress import progress, say
 from robustctl.sampling.build import draw
 from robustctl.sampling.estimators import monte_carlo

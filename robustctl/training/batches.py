@@ -15,6 +15,7 @@ from robustctl.data.augment import cutout, mixup, random_crop, random_flip
 from robustctl.data.decode import gather, threads
 from robustctl.data.image_data import to_float
 from robustctl.data.resize import crop_draws, random_part, random_parts
+from robustctl.devices import HOST, is_host
 from robustctl.errors import RequestError, RunError
 from robustctl.recipe.schema import Augment
 from robustctl.seeds import Purpose
@@ -100,7 +101,7 @@ class Streamed:
         spec: of the model that is trained.
     """
 
-    device = torch.device("cpu")
+    device = HOST
 
     def __init__(self, data: EncodedData, spec: ModelSpec) -> None:
         self.data, self.y = data, data.y
@@ -231,7 +232,7 @@ class Batches:
         if self.augment.mixup:
             x, y = mixup(x, y, self.n_classes, self.augment.mixup, generator)
         x, y = x[slice(*rows)], y[slice(*rows)]
-        if self.workers is not None and self.device.type == "cuda":
+        if self.workers is not None and not is_host(self.device):
             x, y = x.pin_memory(), y.pin_memory()
         return x, y
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from robustctl import discovery
 from robustctl.architectures import Classifier, device_of
 from robustctl.data import EncodedData, ImageData, pseudo_labels
+from robustctl.devices import HOST, kept_random, memory_of
 from robustctl.errors import RequestError
 from robustctl.processes import World, share_batch_norm
 from robustctl.recipe.schema import Settings
@@ -141,7 +142,7 @@ def require_outputs(model: Classifier, spec: ModelSpec) -> None:
     shape, expected = (2, *spec.input_shape), (2, spec.n_classes)
     device = device_of(model)
     tried = copy.deepcopy(model)  # in training mode a pass moves the statistics of batch norms
-    with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch.no_grad(), kept_random(device):
         for mode, training in (("eval mode", False), ("training mode", True)):
             try:
                 out: object = tried.train(training)(torch.rand(shape, device=device))
@@ -197,8 +198,9 @@ def _batches(
         resident = False
     else:
         size = train.x.nbytes + (extra[0].nbytes if extra else 0)
-        resident = device.type != "cuda" or size < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
-    home = device if resident else torch.device("cpu")
+        memory = memory_of(device)
+        resident = memory is None or size < RESIDENT_SHARE * memory[0]
+    home = device if resident else HOST
     return Batches(
         Streamed(train, spec) if isinstance(train, EncodedData) else _images(train, home),
         settings.augment,

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from robustctl.devices import is_host
 from robustctl.recipe.schema import Adam, Optim, Regularize
 
 
@@ -24,7 +25,7 @@ def optimizer(model: nn.Module, optim: Optim, lr: float, device: torch.device) -
         for group, decay in ((decayed, optim.weight_decay), (plain, 0.0))
         if group
     ]
-    fused = device.type == "cuda"
+    fused = not is_host(device)
     if isinstance(optim, Adam):
         return torch.optim.Adam(groups, lr=lr, fused=fused)
     return torch.optim.SGD(groups, lr=lr, momentum=optim.momentum, nesterov=optim.nesterov, fused=fused)

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from robustctl.devices import has_bf16, is_host
 from robustctl.processes import World
 from robustctl.recipe.schema import Apgd, Outer, Pgd, Settings
 from robustctl.training.attacked import Attacked, Tell
@@ -76,8 +77,8 @@ def network(model: nn.Module, compiled: bool, world: World) -> Callable[[Tensor]
 
 
 def autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[None]]:
-    """The context of a step: bfloat16 if the recipe says so, or if ``auto`` finds a GPU that has it."""
-    able = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    """The context of a step: bfloat16 if the recipe says so, or if ``auto`` finds an accelerator that has it."""
+    able = not is_host(device) and has_bf16(device)
     if precision == "bfloat16" or (precision == "auto" and able):
         return partial(torch.autocast, device.type, torch.bfloat16)
     return nullcontext

@@ -6,13 +6,13 @@ from pathlib import Path
 from robustctl import checkpoint
 from robustctl.conventions import CONVENTIONS
 from robustctl.data import Reading
+from robustctl.devices import pick_device
 from robustctl.evaluation import union
 from robustctl.evaluation.checks import KnownAccuracy
 from robustctl.evaluation.external import External, Others
 from robustctl.evaluation.store import Key, differing, place, plain, read_key
 from robustctl.evaluation.union_request import UnionRequest
 from robustctl.files import writing
-from robustctl.oracle import pick_device
 from robustctl.processes import join, local_device
 from robustctl.progress import say
 from robustctl.results.union import UnionResult

@@ -18,6 +18,7 @@ from robustctl.conventions import CONVENTIONS
 from robustctl.data import ImageData
 from robustctl.data.classes import matched
 from robustctl.data.image_data import count
+from robustctl.devices import pick_device
 from robustctl.errors import RequestError
 from robustctl.evaluation import union
 from robustctl.evaluation.external import External, Others
@@ -26,7 +27,6 @@ from robustctl.evaluation.union_request import UnionRequest
 from robustctl.files import writing
 from robustctl.intermediate import evaluate as intermediate
 from robustctl.intermediate.results import IntermediateResult
-from robustctl.oracle import pick_device
 from robustctl.precision import pick_precision
 from robustctl.results.union import UnionResult
 from robustctl.spec import ModelSpec

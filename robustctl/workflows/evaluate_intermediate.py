@@ -6,6 +6,7 @@ from typing import cast, get_args
 
 from robustctl import checkpoint
 from robustctl.data import Reading
+from robustctl.devices import pick_device
 from robustctl.discovery import unknown
 from robustctl.errors import RequestError
 from robustctl.evaluation.store import place
@@ -13,7 +14,6 @@ from robustctl.files import writing
 from robustctl.intermediate import evaluate as intermediate
 from robustctl.intermediate.request import GROWTH, Estimator, IntermediateRequest
 from robustctl.intermediate.results import IntermediateResult
-from robustctl.oracle import pick_device
 from robustctl.sampling.estimators import GridName
 from robustctl.sampling.perturbation import Perturbation
 from robustctl.threats import Threat

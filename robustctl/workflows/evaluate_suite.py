@@ -19,6 +19,7 @@ from robustctl.checkpoint import weights_sha256
 from robustctl.corruptions import SEVERITIES
 from robustctl.corruptions.published import Published
 from robustctl.data import Reading
+from robustctl.devices import device_name, pick_device
 from robustctl.errors import RequestError
 from robustctl.evaluation import checks, corrupted, kind_threat, referee
 from robustctl.evaluation.kind_threat import Setup
@@ -26,7 +27,7 @@ from robustctl.evaluation.protocols import DEFAULT
 from robustctl.evaluation.store import digest, place
 from robustctl.evaluation.union_request import UnionRequest
 from robustctl.files import writing
-from robustctl.oracle import DRAWS, Oracle, device_name, pick_device
+from robustctl.oracle import DRAWS, Oracle
 from robustctl.perturbations.base import EFFORTS, Limit
 from robustctl.progress import progress, say
 from robustctl.results.suite import (

@@ -11,6 +11,7 @@ from torch import nn
 
 from robustctl.architectures import Classifier, OwnClassifier, device_of, opens_logits
 from robustctl.data import ImageData
+from robustctl.devices import kept_random
 from robustctl.spec import Architecture, ModelSpec
 
 
@@ -51,9 +52,8 @@ def left_alone(module: nn.Module) -> Iterator[None]:
     parameters = [(one, one.requires_grad, one.grad) for one in module.parameters()]
     state = [(tensor, tensor.detach().clone()) for tensor in [*module.parameters(), *module.buffers()]]
     python, numpy = random.getstate(), np.random.get_state()
-    cuda = [tensor.device for tensor, _ in state if tensor.is_cuda]
     try:
-        with torch.random.fork_rng(devices=sorted({device.index for device in cuda})):
+        with kept_random(*(tensor.device for tensor, _ in state)):
             module.eval()
             yield
     finally:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustctl import checkpoint
+from robustctl.devices import pick_device
 from robustctl.errors import RequestError
 from robustctl.evaluation import verification, witnesses
 from robustctl.hub.names import FILE, REPO_ID
 from robustctl.hub.plain_directory import sha256
 from robustctl.models import pull as pulling
 from robustctl.models.find import FoundModel, find_model
-from robustctl.oracle import pick_device
 from robustctl.publish import push, redact
 from robustctl.results.union import UnionResult
 from robustctl.threats import NORMS

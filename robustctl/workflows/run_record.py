@@ -9,6 +9,7 @@ import torch
 from robustctl import checkpoint, runs
 from robustctl.architectures import Classifier
 from robustctl.data import Reading
+from robustctl.devices import device_name
 from robustctl.files import write_text
 from robustctl.processes import World
 from robustctl.runs import Run, RunRecord
@@ -52,7 +53,7 @@ def _record(plan: TrainingPlan, model: Classifier, device: torch.device) -> RunR
             **_said_about(plan.reading),
         },
         device=str(device),
-        hardware=_hardware(device),
+        hardware=device_name(device),
         versions=_versions(),
         started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     )
@@ -62,12 +63,6 @@ def _said_about(reading: Reading) -> dict[str, Any]:
     """Columns and classes as the user gave them, for a resumption and for evaluations."""
     found: dict[str, Any] = {"columns": str(reading.columns), "classes": reading.classes}
     return {key: value for key, value in found.items() if value}
-
-
-def _hardware(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
 
 
 def _versions() -> dict[str, str]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from robustctl import runs
+from robustctl.devices import pick_device
 from robustctl.errors import RobustctlError, RunError
-from robustctl.oracle import pick_device
 from robustctl.processes import World
 from robustctl.progress import duration
 from robustctl.study.cells import Evaluation, Plan, Training

@@ -10,9 +10,9 @@ import torch
 
 from robustctl import runs, user_code
 from robustctl.architectures import Classifier
+from robustctl.devices import pick_device
 from robustctl.errors import InterruptedRun, RunError
 from robustctl.hub import client
-from robustctl.oracle import pick_device
 from robustctl.processes import World, local_device, world
 from robustctl.progress import say
 from robustctl.publish.push import preflight

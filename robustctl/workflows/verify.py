@@ -11,11 +11,11 @@ from robustctl import checkpoint
 from robustctl.architectures import Classifier
 from robustctl.checkpoint import weights_sha256
 from robustctl.data import ImageData, Reading
+from robustctl.devices import device_name, pick_device
 from robustctl.errors import RequestError
 from robustctl.evaluation import verification
 from robustctl.evaluation.challenge import SAMPLE
 from robustctl.files import write_text, writing
-from robustctl.oracle import device_name, pick_device
 from robustctl.publish.card import figures, figures_in
 from robustctl.results.union import UnionResult
 from robustctl.results.verification import VERDICTS, Finding, Verification, record_path

@@ -131,11 +131,12 @@ def make_loop() -> MakeLoop:
         *,
         resuming: bool = False,
         save_seconds: float = SAVE_SECONDS,
+        device: str = "cpu",
         **options: Any,
     ) -> Loop:
         directory.mkdir(exist_ok=True)
         torch.manual_seed(0)
-        parts = build_parts(build(SPEC), SPEC, random_data(), settings, seed=0, device=torch.device("cpu"), **options)
+        parts = build_parts(build(SPEC), SPEC, random_data(), settings, seed=0, device=torch.device(device), **options)
         loop = Loop(parts, directory, save_seconds=save_seconds)
         if resuming:
             loop.resume()

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from robustctl import geometry, losses
+from robustctl.devices import true_float32
 from robustctl.errors import RequestError
 from robustctl.perturbations.base import TOLERANCE, Effort, Family, Kind, Task, uniform
 from robustctl.perturbations.boxed import margins_of
-from robustctl.precision import true_float32
 
 FIRST_STEP = 1.0
 """Length of the first step in l_2 for an image of 32x32 pixels in colour; it grows with the root of the pixels."""

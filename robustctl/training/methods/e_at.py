@@ -15,6 +15,7 @@ from robustctl.training.methods import TrainingMethod
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from robustctl.devices import Arriving
     from robustctl.processes import World
     from robustctl.training.step import Step
 
@@ -46,7 +47,7 @@ class Method(TrainingMethod):
     def start_epoch(self) -> None:
         self.errors = [0.0] * len(self.threats)
         self.batches = [0] * len(self.threats)
-        self.recent: list[tuple[int, Reading]] = []
+        self.recent: list[tuple[int, Arriving]] = []
 
     def probabilities(self) -> list[float]:
         """Chance of each norm: its running error over the sum of both; halves until both norms have met a batch."""
@@ -56,12 +57,14 @@ class Method(TrainingMethod):
         return [rate / sum(rates) for rate in rates]
 
     def loss(self, step: Step) -> Tensor:
+        from robustctl.devices import Arriving
+
         self._count(keep=1)
         probabilities = self.probabilities()
         chosen = step.choose(probabilities)
         threat = self.threats[chosen]
         losses = step.losses(step.attack(threat), threat.norm)
-        self.recent.append((chosen, Reading(step.error)))
+        self.recent.append((chosen, Arriving(step.error)))
         for one, probability in zip(self.threats, probabilities, strict=True):
             step.record(f"probability/{one.norm}", probability)
         return step.mean(losses)
@@ -79,25 +82,7 @@ class Method(TrainingMethod):
     def load_state(self, state: dict[str, Any], world: World) -> None:
         import torch
 
+        from robustctl.devices import Arriving
+
         self.errors, self.batches = state["errors"], state["batches"]
-        self.recent = [(chosen, Reading(torch.tensor(error))) for chosen, error in state["recent"]]
-
-
-class Reading:
-    """A scalar on its way to the host: ``float`` waits for it alone, not for what the device was given since."""
-
-    def __init__(self, value: Tensor) -> None:
-        import torch
-
-        self.value = value.detach()
-        self.arrived: torch.cuda.Event | None = None
-        if value.is_cuda:
-            self.value = torch.empty((), dtype=value.dtype, pin_memory=True)
-            self.value.copy_(value.detach(), non_blocking=True)
-            self.arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self.arrived.record(torch.cuda.current_stream(value.device))
-
-    def __float__(self) -> float:
-        if self.arrived is not None:
-            self.arrived.synchronize()
-        return float(self.value)
+        self.recent = [(chosen, Arriving(torch.tensor(error))) for chosen, error in state["recent"]]
