@@ -28,7 +28,7 @@ def test_devices_do_not_mix(device: torch.device, conv_model: nn.Module) -> None
         lambda x: x.tolist(),
         lambda x: x[x > 0],
         lambda x: x.nonzero(),
-        lambda x: x.index_put_((x > 0,), x),
+        lambda x: x.index_put_((x > 0,), x + 1),
         lambda x: torch.equal(x, x + 1),
     ],
 )

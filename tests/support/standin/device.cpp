@@ -290,6 +290,15 @@ at::Tensor moved(const at::Tensor& tensor, c10::Device device) {
 
 // ---- every operation that has no kernel of its own below
 
+bool is_mask(const c10::IValue& indices) {
+  for (const c10::IValue& one : indices.toListRef()) {
+    if (one.isTensor() && one.toTensor().scalar_type() == at::kBool) {
+      return true;
+    }
+  }
+  return false;
+}
+
 // Operations whose result has a size, or a value on the host, that depends on data.
 bool waits(const std::string& name, const std::vector<c10::IValue>& arguments) {
   static const std::unordered_set<std::string> always{
@@ -298,7 +307,8 @@ bool waits(const std::string& name, const std::vector<c10::IValue>& arguments) {
   if (always.count(name) != 0 || (name == "aten::repeat_interleave" && arguments.size() == 2)) {
     return true;
   }
-  return false;
+  // Reading by a mask calls nonzero first; writing a single number by one does not wait.
+  return name == "aten::_index_put_impl_" && is_mask(arguments.at(1)) && arguments.at(2).toTensor().numel() > 1;
 }
 
 struct Call {

@@ -3,9 +3,10 @@ import time
 import pytest
 import torch
 
+from robustctl.devices import Arriving
 from robustctl.processes import World
 from robustctl.threats import Threat
-from robustctl.training.methods.e_at import Config, Method, Reading
+from robustctl.training.methods.e_at import Config, Method
 
 THREATS = (Threat.of("linf", "0.1"), Threat.of("l1", "1.5"))
 
@@ -15,7 +16,7 @@ def method(sampling: str = "adaptive") -> Method:
 
 
 def seen(target: Method, *batches: tuple[int, float]) -> None:
-    target.recent += [(chosen, Reading(torch.tensor(error))) for chosen, error in batches]
+    target.recent += [(chosen, Arriving(torch.tensor(error))) for chosen, error in batches]
     target._count(keep=0)
 
 
@@ -50,7 +51,7 @@ def test_no_errors_at_all_are_no_division_by_zero() -> None:
 def test_state_restores_batches_that_are_not_counted_yet() -> None:
     adaptive, other = method(), method()
     seen(adaptive, (0, 0.25), (1, 0.75))
-    adaptive.recent.append((0, Reading(torch.tensor(1.0))))
+    adaptive.recent.append((0, Arriving(torch.tensor(1.0))))
     other.load_state(adaptive.gathered_state(World()), World())
     adaptive._count(keep=0)
     other._count(keep=0)
@@ -58,14 +59,14 @@ def test_state_restores_batches_that_are_not_counted_yet() -> None:
 
 
 def test_reading_gives_the_value_itself() -> None:
-    assert float(Reading(torch.tensor(0.1))) == float(torch.tensor(0.1))
+    assert float(Arriving(torch.tensor(0.1))) == float(torch.tensor(0.1))
 
 
 @pytest.mark.gpu
 def test_reading_waits_for_no_later_work() -> None:
     x = torch.rand(8192, 8192, device="cuda")
     (x @ x).sum().item()
-    reading = Reading(x[0, 0])
+    reading = Arriving(x[0, 0])
     for _ in range(200):
         y = x @ x
     start = time.monotonic()
