@@ -152,15 +152,15 @@ def release_memory() -> None:
         _ask(found, "empty_cache", None, of_device=False)
 
 
-def peak_memory(device: torch.device, work: Callable[[], object]) -> int | None:
-    """Do the work; the most bytes of an accelerator that its tensors took at once, or None for the host."""
-    if is_host(device):
-        work()
-        return None
-    _ask(device, "reset_peak_memory_stats", None)
-    work()
-    peak: int | None = _ask(device, "max_memory_allocated", None)
-    return peak
+def memory_peak(device: torch.device) -> int:
+    """The most bytes of an accelerator that this process's tensors have taken at once since ``forget_peak``."""
+    return int(_ask(device, "max_memory_allocated", 0))
+
+
+def forget_peak(device: torch.device) -> None:
+    """Let ``memory_peak`` begin anew."""
+    if not is_host(device):
+        _ask(device, "reset_peak_memory_stats", None)
 
 
 def wait_for(device: torch.device) -> None:

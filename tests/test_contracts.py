@@ -291,3 +291,15 @@ def test_help_answers_at_once() -> None:
         subprocess.run([sys.executable, "-c", "from robustctl.cli import main; main()", "--help"], check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 4 < 0.3
+
+
+def test_kinds_of_devices_are_told_apart_in_one_file() -> None:
+    """A branch for CUDA elsewhere would be one that no test without a GPU reaches, and that other devices miss."""
+    found = [
+        f"{_name(path)}:{number}"
+        for path in PACKAGE.rglob("*.py")
+        if path != PACKAGE / "devices.py"
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if re.search(r"torch\.(cuda|xpu|mps)\b|\.is_cuda|device\.type ==|device\(\"cpu\"\)", line)
+    ]
+    assert not found

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustctl import discovery, user_code
+from robustctl.devices import HOST
 from robustctl.errors import RequestError
 from robustctl.progress import say
 from robustctl.spec import Architecture, CodeRecord, ModelSpec, Normalization
@@ -95,7 +96,7 @@ def opens_logits(net: nn.Module, image: Tensor) -> bool:
 def device_of(module: nn.Module) -> torch.device:
     """Where a module is: the device of its first parameter or buffer; the CPU if it has none."""
     tensor = next((tensor for tensors in (module.parameters(), module.buffers()) for tensor in tensors), None)
-    return torch.device("cpu") if tensor is None else tensor.device
+    return HOST if tensor is None else tensor.device
 
 
 def build(spec: ModelSpec) -> Classifier:

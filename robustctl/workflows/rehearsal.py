@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from robustctl.devices import is_host, memory_peak, wait_for
 from robustctl.errors import RobustctlError
 from robustctl.progress import duration, say
 from robustctl.recipe import read as recipes
@@ -143,7 +144,7 @@ def _seconds_per_step(parts: Parts, context: StepContext, one: Pass) -> float:
     begun = 0.0
     for number in range(1 + MEASURED_STEPS):
         if number == 1:
-            _wait(parts.device)
+            wait_for(parts.device)
             begun = time.monotonic()
         x, y = parts.batches.get(0, number % one.steps, *one.size, parts.world.part(one.phase.batch_size))
         step = Step(context, x, y, number)
@@ -151,7 +152,7 @@ def _seconds_per_step(parts: Parts, context: StepContext, one: Pass) -> float:
         loss = parts.method.loss(step) if one.kind == "method" else step.mean(step.natural())
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    _wait(parts.device)
+    wait_for(parts.device)
     return (time.monotonic() - begun) / MEASURED_STEPS
 
 
@@ -171,21 +172,16 @@ def _guess(parts: Parts, context: StepContext) -> float:
     few = Step(context, x[:2], y[:2], 0)
     begun = time.monotonic()
     few.mean(few.natural()).backward()  # type: ignore[no-untyped-call]
-    _wait(parts.device)
+    wait_for(parts.device)
     passes = max(settings.attack.steps.values()) + 2 if settings.attack else 2
     seconds = (time.monotonic() - begun) / 2 * one.phase.batch_size * passes
-    return 0.0 if parts.device.type == "cuda" else seconds  # a GPU is fast, and its first pass is no measure
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    return seconds if is_host(parts.device) else 0.0  # a GPU is fast, and its first pass is no measure
 
 
 def _peak(device: torch.device) -> int:
-    """Bytes at the peak: of the GPU's memory, else of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+    """Bytes at the peak: of the accelerator's memory, else of this process."""
+    if not is_host(device):
+        return memory_peak(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 

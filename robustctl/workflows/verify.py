@@ -5,13 +5,11 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from robustctl import checkpoint
 from robustctl.architectures import Classifier
 from robustctl.checkpoint import weights_sha256
 from robustctl.data import ImageData, Reading
-from robustctl.devices import device_name, pick_device
+from robustctl.devices import HOST, device_name, pick_device
 from robustctl.errors import RequestError
 from robustctl.evaluation import verification
 from robustctl.evaluation.challenge import SAMPLE
@@ -110,7 +108,7 @@ def _refused(model: Classifier, spec: ModelSpec, name: str, claim: Claim) -> Ver
         model_sha256=model_sha256(spec),
         findings=[Finding(verdict="not reproduced", text=claim.fault)],
         date=verification.today(),
-        device=device_name(torch.device("cpu")),
+        device=device_name(HOST),
         versions=verification.versions(),
     )
 
