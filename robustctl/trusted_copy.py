@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from robustctl import geometry, losses
 from robustctl.architectures import device_of
-from robustctl.devices import true_float32
+from robustctl.devices import kept_random, true_float32
 from robustctl.fast_copy import FastCopy
 from robustctl.precision import Precision
 
