@@ -1,6 +1,6 @@
 """robustctl: adversarial robustness against several threat models at once.
 
-What the commands do, as functions (docs/python.md). They import what they need when they are called.
+The commands as functions (docs/python.md). They import what they need when they are called.
 """
 
 from collections.abc import Callable, Sequence
@@ -84,8 +84,8 @@ def evaluate(
         x_adv: ``.npz`` file of adversarial images made anywhere: ``index``, ``x_adv``, ``norm``.
         seed: of the attacks, >= 0.
         batch_size: images per forward pass; without, what suits the device.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; without, a module is evaluated where it is (on another device
-            a copy is), and a named model on the GPU if there is one.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; without, a module is evaluated on its own device (on another
+            device a copy is), and a named model on the GPU if there is one.
         precision: of the attacks: ``float32``, ``bf16`` or ``auto``; verdicts are always taken in float32.
         union_only: attack for the union alone, which is faster; the norms' own accuracies are then upper bounds.
         force: go on although the clean accuracy is not the recorded one.
@@ -152,8 +152,8 @@ def evaluate_intermediate(
         estimator: ``path`` (sampling), ``mc`` (Monte Carlo), ``both``, ``ais`` (annealed importance
             sampling) or ``all``.
         samples: recorded samples per image and estimator.
-        most_samples: samples up to which chains run longer where few effective ones carry an image's value; without,
-            five times ``samples``.
+        most_samples: samples up to which chains run longer if few effective ones carry an image's value; without, five
+            times ``samples``.
         leapfrog: gradients per sample of the chains.
         chains: independent chains per image.
         rhos: tolerances of ProbAcc, in (0,1).
@@ -202,7 +202,7 @@ def finetune(
 
     Args:
         model: an entry, a pulled repo, a run or a model directory; None: what ``model_code`` builds.
-        recipe: name (``e-at``, ``cifar10/e-at``) or YAML file; None: that of the run that is resumed.
+        recipe: name (``e-at``, ``cifar10/e-at``) or YAML file; None: the recipe of the run that is resumed.
         model_code: code of your own, ``FILE.py:NAME`` or ``package.module:NAME``, that builds the model.
         weights: file to load into what ``model_code`` builds.
         data: what ``--data`` takes, an ``ImageData``, or a map-style ``torch.utils.data.Dataset`` of (image, label),
@@ -307,7 +307,7 @@ def push(
         licence: hub identifier, if it cannot be inherited.
         allow_flags: push although the evaluation raised flags; the card names them.
         with_code: also publish the source of code of your own that builds the model.
-        witnesses: publish the adversarial images too; None: up to 200 MB of them, where they are still here.
+        witnesses: publish the adversarial images too; None: up to 200 MB of them, if they are still here.
         weights: ``last``, or ``best`` by the selection split.
         dry_run: only say what would be pushed; no network.
 

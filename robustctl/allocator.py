@@ -2,7 +2,7 @@
 
 glibc maps large tensors one by one and returns them as soon as they are freed, so that every layer of every pass
 begins by having its pages faulted in again: a fifth of the time of attacks and training on small images. The switches
-are those of glibc's mallopt(3); elsewhere (macOS, Windows, musl) nothing happens.
+belong to glibc's mallopt(3); elsewhere (macOS, Windows, musl) nothing happens.
 """
 
 import ctypes

@@ -112,7 +112,8 @@ def _require_numbers(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
 def require_fit(spec: ModelSpec, tensors: Mapping[str, Tensor], source: str) -> None:
     """Raise RequestError, as ``load_weights`` does, for tensors of other names and shapes; takes no memory.
 
-    What was not built yet is not built for them then: a spec from anybody's repo may describe a network of any size.
+    A network that was not built yet is not built for them then: a spec from anybody's repo may describe a network of
+    any size.
     """
     if (empty := empty_copy(spec)) is not None:
         _compare(empty.state_dict(), tensors, source)

@@ -1,4 +1,4 @@
-"""What the literature has agreed on for the data sets that it compares on. No torch here."""
+"""The conventions of the literature about the data sets that it compares on. No torch here."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ willow_tree wolf woman worm
 
 @dataclass(frozen=True)
 class Known:
-    """What is known about the images of a data set.
+    """The known facts about the images of a data set.
 
     Attributes:
         input_shape: (channels, height, width).
@@ -60,7 +60,7 @@ class Convention:
     """One data set that unions are compared on.
 
     Attributes:
-        source: where its images come from, in the words of ``--data``.
+        source: the place of its images, in the words of ``--data``.
         input_shape: (channels, height, width).
         n_classes: number of classes.
         threats: the threats whose union is evaluated, in the order of tables.
@@ -78,8 +78,8 @@ def _convention(name: str, source: str, linf: str, l2: str, l1: str) -> Conventi
 
 
 # Radii of CIFAR-10 and MNIST: Croce and Hein 2022 (E-AT), sections 3.3 and E; CIFAR-100, whose images are of the same
-# size, takes those of CIFAR-10. Those of digits are this project's own: no ball holds another, and the hull of the l_1
-# and l_inf balls holds an l_2 ball of radius 0.4638, above 0.45.
+# size, takes CIFAR-10's radii. The radii of digits are this project's own: no ball holds another, and the hull of the
+# l_1 and l_inf balls holds an l_2 ball of radius 0.4638, above 0.45.
 CONVENTIONS: dict[str, Convention] = {
     "cifar10": _convention("cifar10", "uoft-cs/cifar10", "8/255", "0.5", "12"),
     "cifar100": _convention("cifar100", "uoft-cs/cifar100", "8/255", "0.5", "12"),

@@ -17,7 +17,7 @@ class RequestError(RobustctlError):
 
 
 class RunError(RobustctlError):
-    """Something failed while running. What was done so far is kept; the message says how to go on."""
+    """Something failed while running. The work that was done so far is kept; the message says how to go on."""
 
     exit_code = 1
 

@@ -57,7 +57,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def _refusal(path: Path, number: int | None, reason: str) -> str:
-    """What to do about an error number of the operating system's."""
+    """The advice for an error number of the operating system's."""
     if number in (errno.ENOSPC, errno.EDQUOT):
         return f"no space left while writing {path}; free some and run the same command again"
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):

@@ -87,7 +87,7 @@ def _project_l1(delta: Tensor, x: Tensor, eps: Tensor) -> Tensor:
         high = torch.where(open_ & (gap < 0), mu, high)
         newton = mu + gap / slope
         open_ = open_ & (gap.abs() > tolerance) & (newton != mu)
-        good = (newton > low) & (newton < high)  # False also where the slope is 0 and the step not finite
+        good = (newton > low) & (newton < high)  # False also if the slope is 0 and the step not finite
         mu = torch.where(open_, torch.where(good, newton, (low + high) / 2), mu)
         open_ = open_ & (mu > low) & (mu < high)
     return torch.copysign(inside, delta)
@@ -173,8 +173,8 @@ def steepest_step(grad: Tensor, norm: Norm, sparsity: Tensor | None = None) -> T
     Args:
         grad: (n, c, h, w).
         sparsity: for l_1 only, (n,) in [0,1]: the step is spread evenly over this share of the pixels, those with the
-            largest gradients (SLIDE and l_1-APGD); at least one. None is the exact steepest step, one pixel
-            (more where they tie).
+            largest gradients (SLIDE and l_1-APGD); at least one. With None it is the exact steepest step, one pixel
+            (more if they tie).
     """
     if norm == "linf":
         return grad.sign()
@@ -234,7 +234,7 @@ def shrink_inside(x_adv: Tensor, x: Tensor, norm: Norm, eps: float) -> Tensor:
     """
     x_adv = x_adv.clamp(0, 1)
     delta = (x_adv.double() - x.double()).flatten(1)
-    # A clamp for l_inf, where scaling would weaken the whole image for the rounding of one pixel.
+    # For l_inf it clamps: scaling would weaken the whole image for the rounding of one pixel.
     scale = (eps / _length(delta, norm)).clamp(max=1)[:, None]
     inner = (delta.clamp(-eps, eps) if norm == "linf" else delta * scale).view_as(x)
     rounded = (x + inner).to(x.dtype)

@@ -15,7 +15,7 @@ def ce(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Largest wrong logit minus the right one; > 0 exactly where the prediction is wrong."""
+    """The largest wrong logit minus the right one; it is > 0 exactly if the prediction is wrong."""
     right = logits.gather(1, y[:, None]).squeeze(1)
     wrong = logits.scatter(1, y[:, None], -torch.inf).amax(dim=1)
     return wrong - right
@@ -25,9 +25,9 @@ def probability_margin(logits: Tensor, y: Tensor) -> Tensor:
     """Log odds of the probability margin m = p_wrong - p_right (PMA, arXiv:2411.15210): log((1 + m) / (1 - m)).
 
     It rises with m and its gradient has m's direction, so that an attack with normalised steps takes the same steps.
-    Unlike m it does not round to -1 where the model is sure: with logits z, it is log(sum of e^z over the wrong
-    classes, the likeliest one twice) - log(the same for the other classes, the right one twice), in which the
-    softmax's denominator cancels.
+    Unlike m it does not round to -1 if the model is sure: with logits z, it is log(sum of e^z over the wrong classes,
+    the likeliest one twice) - log(the same for the other classes, the right one twice), in which the softmax's
+    denominator cancels.
     """
     right = logits.gather(1, y[:, None])
     wrong = logits.scatter(1, y[:, None], -torch.inf)

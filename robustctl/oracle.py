@@ -63,12 +63,12 @@ class Oracle:
 
     @property
     def evaluations(self) -> float:
-        """What the attacks have spent: passes with an input gradient, and half of one for each forward pass alone."""
+        """The spending of the attacks: passes with an input gradient, and half of one for each forward pass alone."""
         return self.gradients + self.forwards / 2
 
     @property
     def device(self) -> torch.device:
-        """Where the model is, and where images must be."""
+        """The device of the model, on which images must be too."""
         return device_of(self.model)
 
     @contextmanager
@@ -98,7 +98,8 @@ class Oracle:
             return self._mean_of(self.model, x)
 
     def exact_for(self, x: Tensor, y: Tensor) -> Tensor:
-        """As ``exact``; for a random model the logits of the draw that is better for the model than three of four.
+        """The same as ``exact``; for a random model the logits of the draw that is better for the model than three of
+        four.
 
         A margin above 0 then says that most draws are wrong, and that fresh ones will mostly agree.
 

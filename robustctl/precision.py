@@ -12,7 +12,7 @@ PRECISIONS = (*get_args(Precision), "auto")
 
 
 def pick_precision(name: str, device: torch.device) -> Precision:
-    """``auto`` is bf16 where the device multiplies in it natively, else float32.
+    """``auto`` is bf16 if the device multiplies in it natively, else float32.
 
     Raises:
         RequestError: not one of ``PRECISIONS``.

@@ -46,7 +46,7 @@ class World:
         return points[self.rank :: self.size]
 
     def exchange(self, found: dict[int, Value]) -> dict[int, Value]:
-        """What all processes have found, by position; every process calls this and gets the same answer."""
+        """The findings of all processes, by position; every process calls this and gets the same answer."""
         if self.size == 1:
             return found
         everybody: list[dict[int, Value]] = [{}] * self.size

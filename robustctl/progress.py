@@ -15,7 +15,7 @@ SECONDS_BETWEEN_PLAIN_LINES = 30.0
 class Advance(Protocol):
     """Report ``n`` more units done, with an optional short note such as ``robust 41.2 %``.
 
-    ``total`` is given where only the work itself has told it.
+    ``total`` is given if only the work itself has told it.
     """
 
     def __call__(self, n: int, note: str = "", total: int | None = None) -> None: ...

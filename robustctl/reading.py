@@ -204,6 +204,6 @@ def _has_surrogate(content: object) -> bool:
 
 
 def _short(path: Path) -> str:
-    """The path, cut where it is longer than a message should be."""
+    """The path, cut if it is longer than a message should be."""
     text = str(path)
     return text if len(text) <= 200 else f"{text[:80]}...{text[-80:]}"

@@ -52,7 +52,7 @@ class RunRecord(BaseModel):
         model_code: the user's own code that built the model, as the user named it; its hash is in ``config.json``.
         recipe_name, recipe, overrides: the recipe, everything resolved, and the ``--set`` texts in it.
         data: source, split, number and hash of the training images.
-        status, message: how it stands, and why where it failed.
+        status, message: how it stands, and why it failed if it did.
         step, steps: optimiser steps done and planned.
         best: epoch and union accuracy on the selection split of ``best.safetensors``.
         seconds: wall time of training so far, over all resumptions.
@@ -98,7 +98,7 @@ class Run:
         return self.path.resolve().name
 
     def read(self) -> RunRecord:
-        """Read ``run.json``; raises RequestError where it is missing or damaged."""
+        """Read ``run.json``; raises RequestError if it is missing or damaged."""
         try:
             content = read_json(self.path / RECORD)
             record = RunRecord.model_validate(content)
@@ -149,7 +149,7 @@ class Run:
             yield
 
     def status(self) -> Status | Literal["stopped"]:
-        """How the run stands: as recorded, but ``stopped`` where it says ``running`` and no process trains it.
+        """The status of the run: as recorded, but ``stopped`` if it says ``running`` and no process trains it.
 
         Raises:
             RequestError: as ``read``.

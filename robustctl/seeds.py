@@ -12,7 +12,7 @@ import torch
 
 
 class Purpose(StrEnum):
-    """What a stream is for, with the meaning of its two numbers."""
+    """The purpose of a stream, with the meaning of its two numbers."""
 
     ORDER = "order"  # epoch, turn: the order of the training images
     AUGMENT = "augment"  # epoch, batch

@@ -1,4 +1,5 @@
-"""What a model is, apart from its weights. Written to ``config.json`` and into registry entries. No torch here."""
+"""A model apart from its weights: architecture, normalisation, shapes, classes. Written to ``config.json`` and into
+registry entries. No torch here."""
 
 import hashlib
 from pathlib import Path
@@ -67,8 +68,9 @@ class Resize(BaseModel):
     """How an image of another size becomes the model's input: resized, then the centre is cut out.
 
     Attributes:
-        side: pixels of the shorter side after resizing; None cuts without resizing (black where the image is smaller).
-        interpolation: as Pillow's ``Image.resize`` does it, which averages over more pixels where it shrinks.
+        side: pixels of the shorter side after resizing; None cuts without resizing (with black borders if the image is
+            smaller).
+        interpolation: as Pillow's ``Image.resize`` does it, which averages over more pixels when it shrinks.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -78,7 +80,7 @@ class Resize(BaseModel):
 
     @classmethod
     def usual(cls, side: int) -> "Resize":
-        """What is usual on ImageNet: the shorter side to 256 pixels (bilinear) where the model takes 224."""
+        """The usual way on ImageNet: the shorter side to 256 pixels (bilinear) if the model takes 224."""
         return cls(side=round(side * 256 / 224))
 
     def of(self, old: int, new: int) -> "Resize":
@@ -114,14 +116,14 @@ class ModelSpec(BaseModel):
 
     @property
     def resizing(self) -> Resize | None:
-        """What is done to images of other sizes; None where they are refused."""
+        """The resizing of images of other sizes; None if they are refused."""
         if self.resize is None and self.dataset == IMAGENET:
             return Resize.usual(self.input_shape[-1])
         return self.resize
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """The names of the classes: its own, else those of its data set; None if neither is known."""
+        """The names of the classes: its own, else its data set's; None if neither is known."""
         known = KNOWN.get(self.dataset)
         usual = known.classes if known and known.n_classes == self.n_classes else None
         return self.classes or usual

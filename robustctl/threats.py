@@ -108,7 +108,7 @@ def require_plausible(
 
     Args:
         input_shape: (channels, height, width) of the images; None if it is not known, then l_inf alone is judged.
-        key: where the radius was written.
+        key: the option or key that the radius was written under.
         way_on: the option that goes on nevertheless; empty if there is none.
     """
     for threat in threats:

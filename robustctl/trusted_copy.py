@@ -24,7 +24,7 @@ TINY = 1e-30
 
 
 class Tolerance(NamedTuple):
-    """What still counts as rounding, relative per image: of logits, of gradients, and the least cosine of gradients.
+    """The differences that still count as rounding, relative per image: of logits, of gradients, and the least cosine.
 
     The error of the logits is measured against their spread around their mean, which is all that a prediction sees.
     """
@@ -38,7 +38,7 @@ TOLERANCES = {
     # Sums in another order. Units that this moves over the kink of a ReLU change the gradient by up to 1 % (a VGG with
     # random weights), mostly by a millionth.
     "float32": Tolerance(1e-3, 0.1, 0.995),
-    # Eight bits of mantissa in every layer. What changes more than rounding was found in float32 before.
+    # Eight bits of mantissa in every layer. Changes beyond rounding were found in float32 before.
     "bf16": Tolerance(0.25, 1.0, 0.5),
 }
 SATURATED = 1e-3
@@ -70,7 +70,7 @@ class Trusted:
             self.copy.refresh()
 
     def __str__(self) -> str:
-        """What is attacked and why, as it ends a sentence."""
+        """The thing that is attacked and why, as it ends a sentence."""
         network = f"a copy in {self.precision}" if self.copied else "the model itself"
         return f"{network}: the faster copy is not equal to the model, {self.reason}" if self.reason else network
 
@@ -117,7 +117,7 @@ def difference(model: nn.Module, fast: nn.Module, images: Tensor, tolerance: Tol
         images: (n, c, h, w) in [0,1], on the device of both.
 
     Returns:
-        What differs by more than rounding, in words; empty if nothing does.
+        The differences by more than rounding, in words; empty if there are none.
     """
     reasons = (_difference(model, fast, image[None], tolerance) for image in images)
     return next(filter(None, reasons), "")
@@ -188,7 +188,7 @@ def _length(values: Tensor) -> float:
 
 
 def _cosine(a: Tensor, b: Tensor) -> float:
-    """As ``torch.cosine_similarity``, which calls gradients shorter than 1e-8 orthogonal."""
+    """The same as ``torch.cosine_similarity``, which however calls gradients shorter than 1e-8 orthogonal."""
     return float((a.double() * b.double()).sum()) / max(_length(a) * _length(b), TINY)
 
 

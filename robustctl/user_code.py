@@ -41,7 +41,7 @@ class UserCode:
 
     @property
     def short_name(self) -> str:
-        """What to call a model or an attack that it makes: ``net.build``."""
+        """The name of a model or an attack that it makes: ``net.build``."""
         return f"{self.file.stem}.{self.name}"
 
     @cached_property

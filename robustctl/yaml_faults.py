@@ -44,7 +44,7 @@ class Document:
                 self.note_lines(value, (*key, i))
 
     def place(self, key: Key) -> str:
-        """What set ``key``, or the block that lacks it."""
+        """The line or option that set ``key``, or the block that lacks it."""
         while key not in self.places:
             key = key[:-1]
         return self.places[key]

@@ -72,7 +72,7 @@ def load_to_train(
 
     Args:
         any_size: whether images of other sizes may be cut to the model's.
-        side: height and width that the model takes; None: those of the images, if they are square and equal.
+        side: height and width that the model takes; None: the images' own, if they are square and equal.
         spec: the model whose classes the labels are; None for a model that is made for these data.
 
     Raises:

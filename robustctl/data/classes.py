@@ -1,4 +1,4 @@
-"""Which class of a model an image belongs to: names in the data are matched with the model's own."""
+"""The class of a model that an image belongs to: names in the data are matched with the model's own."""
 
 import re
 from collections.abc import Mapping, Sequence

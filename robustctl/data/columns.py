@@ -1,4 +1,5 @@
-"""Which columns or arrays of a source are the images and their labels: told by the user, or known names."""
+"""The columns or arrays of a source that hold the images and their labels: the user names them, or they have known
+names."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a user says about a source that does not tell it by itself.
+    """A user's words about a source that does not tell it by itself.
 
     Attributes:
         columns: the columns of tables, or the arrays of an ``.npz`` file, if their names are not usual ones.

@@ -27,7 +27,7 @@ FEW = 4  # photographs a task
 
 
 class Encoded(Protocol):
-    """The bytes of an encoded image each: a list of them, or where they are read from."""
+    """The bytes of one encoded image per position: a list of them, or files from which they are read."""
 
     def __len__(self) -> int: ...
 
@@ -54,7 +54,7 @@ def decode(encoded: Encoded, name_of: Callable[[int], str]) -> Tensor:
         name_of: what to call image i in a message.
 
     Returns:
-        uint8 (n, c, h, w); c is 1 where all images are grey, else 3.
+        uint8 (n, c, h, w); c is 1 if all images are grey, else 3.
 
     Raises:
         RequestError: an image that cannot be decoded, is not of 8-bit grey or colour, or differs in size.

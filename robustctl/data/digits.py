@@ -1,7 +1,7 @@
 """The 1,797 handwritten digits that scikit-learn ships: 8x8 pixels of 17 grey levels, 10 classes.
 
 The order is scikit-learn's, which groups by writer; the last 500 images are the test split, so that most of its writers
-are not those of the training split.
+are not in the training split.
 """
 
 import gzip

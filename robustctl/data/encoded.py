@@ -24,7 +24,7 @@ class EncodedData(Labelled):
     """Images on the disk, and their labels in memory.
 
     Attributes:
-        encoded: all images of the split; those of this part are at ``indices``.
+        encoded: all images of the split; this part's are at ``indices``.
         any_size: the images have sizes of their own, and are resized and cut to a model's.
     """
 
@@ -59,7 +59,7 @@ class EncodedData(Labelled):
         return size_of(self.encoded[index], self.encoded.name(index))
 
     def require(self, input_shape: Shape, n_classes: int) -> None:
-        """Check labels and, where they may not be resized, the first image; the others are checked when decoded.
+        """Check the labels and, if images may not be resized, the first image; the others are checked when decoded.
 
         Raises:
             RequestError: as ``ImageData.require``.
@@ -69,7 +69,7 @@ class EncodedData(Labelled):
         self.require_labels(n_classes)
 
     def name(self, position: int) -> str:
-        """What to call an image in a message."""
+        """The name of an image in a message."""
         return self.encoded.name(int(self.indices[position]))
 
     def all_of(self, height: int, width: int) -> bool:
@@ -92,7 +92,7 @@ class EncodedData(Labelled):
         """The images at these positions, uint8 (n, c, h, w) of ``shape``.
 
         Args:
-            resize: what to do to every image; None refuses those of another size.
+            resize: what to do to every image; None refuses images of another size.
 
         Raises:
             RequestError: an image that cannot be read or decoded, or does not have the shape.
@@ -110,7 +110,7 @@ class EncodedData(Labelled):
         return gather(len(positions), shape, one, pool)
 
     def decoded(self, shape: Shape, resize: Resize | None) -> ImageData:
-        """All images in memory: as they are where all have the model's size, else resized as ``resize`` says.
+        """All images in memory: as they are if all have the model's size, else resized as ``resize`` says.
 
         Raises:
             RequestError: an image that cannot be read or decoded, or is of another size and may not be resized.

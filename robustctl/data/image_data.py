@@ -15,17 +15,17 @@ from robustctl.geometry import contiguous
 from robustctl.results.union import DataInfo
 
 HASHED_AT_ONCE = 256
-"""Images of which a second copy is in memory while they are hashed."""
+"""The number of images whose second copy is in memory while they are hashed."""
 
 
 class Labelled(ABC):
-    """What images of one split have in common, be they decoded or not.
+    """The common part of images of one split, decoded or not.
 
     Attributes:
         y: labels (n,) int64 in 0..n_classes-1.
         n_classes: number of classes of the source, not only of those that occur here.
         source: what the user called it.
-        split: ``train``, ``test``, ...; ``all`` where the source has no splits.
+        split: ``train``, ``test``, ...; ``all`` if the source has no splits.
         indices: position of each image in the split, (n,) int64.
         class_names: in the order of the labels; None if the source has numbers alone.
         numbered: the source itself says which number a class has; else its classes are numbered by their names.
@@ -92,7 +92,7 @@ class ImageData(Labelled):
 
     Attributes:
         x: images (n, c, h, w) on the CPU: uint8 in 0..255, or float32 in [0,1].
-        preprocessing: what was done to images of other sizes, in words; None where they are as they were.
+        preprocessing: what was done to images of other sizes, in words; None if they are as they were.
     """
 
     x: Tensor
@@ -123,7 +123,7 @@ class ImageData(Labelled):
 
     @property
     def info(self) -> DataInfo:
-        """What a result says about its images."""
+        """The lines of a result about its images."""
         return DataInfo(
             source=self.source,
             split=self.split,

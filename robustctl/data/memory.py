@@ -7,7 +7,7 @@ from pathlib import Path
 from robustctl.errors import RequestError
 
 SHARE = 0.9
-"""Of the memory that is free now."""
+"""A share of the memory that is free now."""
 
 
 def require_memory(size: int, what: str) -> None:

@@ -24,7 +24,7 @@ from robustctl.data.tables import MAX_CLASSES
 from robustctl.errors import RequestError
 
 PAIRS = (("x", "y"), ("image", "label"), ("images", "labels"))
-"""Names of the two arrays; the second is that of generated data sets (Gowal et al. 2021, Wang et al. 2023)."""
+"""Names of the two arrays; generated data sets use the second pair (Gowal et al. 2021, Wang et al. 2023)."""
 LABELS_AT_ONCE = 2**20
 
 
@@ -70,7 +70,7 @@ def read(path: Path, n: int | None, columns: Columns | None = None) -> Pixels:
 def mapped(path: Path) -> Pixels:
     """All images of an ``.npz`` file, left on the disk if it is not compressed: what is indexed is read.
 
-    Layouts and errors are those of ``read``, but float pixels are not looked at.
+    Layouts and errors are as in ``read``, but float pixels are not looked at.
     """
     if not zipfile.is_zipfile(path):
         raise RequestError(f"cannot read {path} as .npz: it is not the zip file that numpy.savez writes")
@@ -106,7 +106,7 @@ def _channels_first(x: Tensor) -> Tensor:
 
 
 def read_pair(images: Path, targets: Path, n: int | None) -> Pixels:
-    """Read the first ``n`` images of two ``.npy`` files; layouts and errors are those of ``read``."""
+    """Read the first ``n`` images of two ``.npy`` files; layouts and errors are as in ``read``."""
     for path in (images, targets):
         if not path.is_file():
             raise RequestError(

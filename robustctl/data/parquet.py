@@ -1,4 +1,4 @@
-"""A folder of parquet files as the hub has them: which file is of which split, and images read row by row."""
+"""A folder of parquet files as the hub has them: files are sorted into splits, and images are read row by row."""
 
 import re
 from collections import OrderedDict
@@ -202,7 +202,7 @@ def _images(path: Path, group: int, column: str, n: int) -> pa.ChunkedArray:
 
 
 def _require_plausible(path: Path, group: pq.RowGroupMetaData, column: str) -> None:
-    """Refuse pages of which a few bytes unpack to gigabytes: encoded images cannot be made so much smaller."""
+    """Refuse pages whose few bytes unpack to gigabytes: encoded images cannot be made so much smaller."""
     chunks = [group.column(i) for i in range(group.num_columns)]
     own = [chunk for chunk in chunks if chunk.path_in_schema.partition(".")[0] == column]
     packed, unpacked = (

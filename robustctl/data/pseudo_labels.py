@@ -95,5 +95,5 @@ def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _latin1(text: str, encoding: str) -> bytes:
-    """What ``_codecs.encode`` is used for in pickles of arrays, and nothing else."""
+    """Do what pickles of arrays use ``_codecs.encode`` for, and nothing else."""
     return text.encode("latin1") if encoding == "latin1" else b""

@@ -44,7 +44,7 @@ def centre(image: "Image", resize: Resize, side: int) -> "Image":
 
 
 def crop_draws(n: int, generator: torch.Generator) -> Tensor:
-    """What the random crops of ``n`` images are made of, whatever their sizes: (n, TRIES, 4) in [0,1)."""
+    """Random numbers for the crops of ``n`` images of any sizes: (n, TRIES, 4) in [0,1)."""
     return torch.rand((n, TRIES, 4), generator=generator, dtype=torch.float64, device=generator.device)
 
 

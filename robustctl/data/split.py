@@ -12,7 +12,7 @@ class ImagesOnDisk(Encoded, Protocol):
     """The images of a split on the disk. Reading one raises RequestError if it is not there any more."""
 
     def name(self, i: int) -> str:
-        """What to call the i-th image in a message."""
+        """The name of the i-th image in a message."""
 
     def shuffled(self, indices: Tensor, generator: Generator) -> Tensor:
         """Positions in ``indices`` in a random order in which the images can be read fast."""
@@ -23,7 +23,7 @@ class ImagesOnDisk(Encoded, Protocol):
 
 @dataclass(frozen=True)
 class Split:
-    """What a source knows of a split.
+    """A split as its source knows it.
 
     Attributes:
         images: encoded, in order.
@@ -44,7 +44,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Pixels:
-    """What a source of pixels gives: ``x`` (n, c, h, w) uint8 or float32 in [0,1]; the rest is as in ``Split``."""
+    """A split of a source of pixels: ``x`` (n, c, h, w) uint8 or float32 in [0,1]; the rest is as in ``Split``."""
 
     x: Tensor
     y: Tensor

@@ -33,7 +33,7 @@ class Suspicion:
 
 
 def suspicions(data: ImageData, dataset: str) -> list[Suspicion]:
-    """What about the images is not as images are, the surest first.
+    """The properties of the images that images do not have, the surest first.
 
     Args:
         dataset: the data set of the model, whose brightness may be known.

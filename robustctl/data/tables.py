@@ -19,7 +19,7 @@ MAX_CLASSES = 1_000_000
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of a split and their meaning; the attributes are those of ``data.split.Split``."""
+    """The labels of a split and their meaning; the attributes are as in ``data.split.Split``."""
 
     y: Tensor
     n_classes: int

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 if os.environ["HF_HUB_DISABLE_XET"] == "1":
-    constants.HF_HUB_DISABLE_XET = True  # where somebody imported huggingface_hub before us
+    constants.HF_HUB_DISABLE_XET = True  # in case somebody imported huggingface_hub before us
 
 NetworkError: type[Exception] = HfHubHTTPError.__mro__[1]  # httpx.HTTPError of client 1.x, httpx2.HTTPError of 2.x
 MAX_FILES = 10_000
@@ -58,9 +58,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Identity:
-    """Whose token it is, what it may do (``read``, ``write``, ``fineGrained``), the organisations.
+    """The owner of a token: name, role of the token (``read``, ``write``, ``fineGrained``), and organisations.
 
-    ``read_only`` are those of them in which the user's role is to read.
+    In the organisations ``read_only`` the user may only read.
     """
 
     name: str
@@ -85,7 +85,7 @@ def is_offline() -> bool:
 
 
 def require_online(what: str) -> None:
-    """Raise RunError where the network is forbidden, before any socket is opened."""
+    """Raise RunError if the network is forbidden, before any socket is opened."""
     # The client has read both when it was imported, perhaps long ago.
     constants.HF_HUB_OFFLINE = is_offline()
     constants.ENDPOINT = endpoint()
@@ -124,7 +124,7 @@ def _remote_file(repo: str, item: RepoFile) -> RemoteFile:
 
 
 def wanted(repo: str, commit: str, file: RemoteFile, path: Path, kind: Kind = "model") -> Wanted:
-    """What ``download`` needs to bring one file of a repo."""
+    """The request from which ``download`` brings one file of a repo."""
     git_sha1 = None if file.sha256 else file.git_sha1
     return Wanted(file_url(repo, commit, file.path, kind), path, file.size, file.sha256, git_sha1, headers())
 
@@ -136,7 +136,7 @@ def file_url(repo: str, revision: str, path: str, kind: Kind = "model") -> str:
 
 
 def headers() -> dict[str, str]:
-    """What a request to the hub carries; holds the token, so it is never shown."""
+    """The headers of a request to the hub; they hold the token, so they are never shown."""
     return build_hf_headers(library_name="robustctl")
 
 
@@ -176,8 +176,8 @@ def require_write(repo: str, create_pr: bool = False) -> Identity:
     """Check before long work that the token can write to ``repo``, or open a pull request there; create nothing.
 
     Raises:
-        RequestError: it is a reading token; the namespace is neither the user's nor that of an organisation in which
-            they may write; or the pull request is for somebody's repo that does not exist.
+        RequestError: it is a reading token; the namespace is neither the user's nor an organisation's in which they may
+            write; or the pull request is for somebody's repo that does not exist.
     """
     who = identity()
     namespace = repo.partition("/")[0]
@@ -200,7 +200,7 @@ def exists(repo: str) -> bool:
 
 
 def create_repo(repo: str, private: bool, branch: str, create_pr: bool = False) -> None:
-    """Make the repo and the branch where they do not exist yet; a pull request needs neither if the repo does."""
+    """Make the repo and the branch if they do not exist yet; a pull request needs neither if the repo exists."""
     if create_pr and exists(repo):
         return
     api = HfApi(endpoint=endpoint())

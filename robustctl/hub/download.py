@@ -17,7 +17,7 @@ ATTEMPTS = 5
 FIRST_WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 60.0
 TIMEOUT_SECONDS = 30.0
-MAX_BYTES = 50 << 30  # where nobody said how large the file is
+MAX_BYTES = 50 << 30  # if nobody said how large the file is
 RETRIED = (408, 425, 429, 500, 502, 503, 504)
 
 T = TypeVar("T")
@@ -37,11 +37,11 @@ Get = Callable[[str, dict[str, str]], AbstractContextManager[Any]]
 
 
 class Gone(RequestError):
-    """What was asked for is not there any more."""
+    """The file is not there any more."""
 
 
 class Changed(RequestError):
-    """What is there is not what was published or first fetched."""
+    """The file that is there is not the one that was published or first fetched."""
 
 
 class Resized(RunError):
@@ -63,11 +63,11 @@ class Wanted:
     """One file.
 
     Attributes:
-        url: where it is; may hold a password, so messages show ``str(wanted)``.
-        path: where it goes.
-        size: its bytes, where known.
-        sha256: its hash, where known; ``git_sha1`` is the hub's hash of small files.
-        limit: the most bytes to take where the size is not known.
+        url: its address; it may hold a password, so messages show ``str(wanted)``.
+        path: its place here.
+        size: its bytes, if known.
+        sha256: its hash, if known; ``git_sha1`` is the hub's hash of small files.
+        limit: the most bytes to take if the size is not known.
     """
 
     url: str = field(repr=False)
@@ -100,12 +100,12 @@ def download(
 ) -> None:
     """Bring ``wanted.path``, atomically: it appears when every byte has been checked.
 
-    What has arrived survives a failure beside it (``.part``). It is continued where the hash is known, or where the
-    server says that its file is still the same one (``.part.version`` holds its ETag or date).
+    After a failure the bytes that have arrived stay beside it (``.part``). The file is continued if the hash is known,
+    or if the server says that its file is still the same one (``.part.version`` holds its ETag or date).
 
     Args:
         advance: called with the number of bytes that have arrived since the last call.
-        announce: called with the size where only the server's answer tells it.
+        announce: called with the size if only the server's answer tells it.
 
     Raises:
         RequestError: the server says that there is no such file, or that this user may not have it.
@@ -194,7 +194,7 @@ def _fetch(
 
 
 def _version(response: Response) -> str | None:
-    """What changes when the server's file does: its strong ETag, else its date."""
+    """A text that changes when the server's file does: its strong ETag, else its date."""
     tag: str = response.headers.get("etag", "")
     date: str = response.headers.get("last-modified", "")
     return tag if tag and not tag.startswith("W/") else date or None
@@ -205,7 +205,7 @@ def _version_file(part: Path) -> Path:
 
 
 def _read_version(part: Path) -> str | None:
-    """The version of the file that ``part`` is the beginning of, where it is known."""
+    """The version of the file that ``part`` is the beginning of; None if it is not known."""
     path = _version_file(part)
     return (path.read_text(encoding="latin-1").strip() or None) if path.is_file() else None
 
@@ -256,7 +256,7 @@ def _check(wanted: Wanted, part: Path) -> None:
 
 
 def fault_of(wanted: Wanted, part: Path) -> str | None:
-    """What is wrong with the bytes in ``part``, or None."""
+    """The fault of the bytes in ``part``; None if there is no fault."""
     size = part.stat().st_size
     if wanted.size is not None and size != wanted.size:
         return f"{size} bytes arrived, expected {wanted.size}"

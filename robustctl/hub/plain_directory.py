@@ -48,7 +48,7 @@ def list_files(repo: str, revision: str) -> tuple[str, list[RemoteFile]]:
 
 
 def read_sums(root: Path) -> dict[str, str]:
-    """Hash by path of a directory's list; empty where it has none.
+    """The hash by path of a directory's list; empty if it has no list.
 
     Raises:
         RequestError: it is no such list, or it names a file outside the directory.
@@ -75,7 +75,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def wanted(repo: str, _commit: str, file: RemoteFile, path: Path) -> Wanted:
-    """What ``download`` needs to copy one file."""
+    """The request from which ``download`` copies one file."""
     return Wanted(str(Path(repo.removeprefix(FILE)) / file.path), path, file.size, file.sha256)
 
 
@@ -103,7 +103,7 @@ def get(path: str, request_headers: dict[str, str]) -> Iterator[_Copy]:
 
 
 def require_writable(repo: str) -> None:
-    """Raise RequestError where the directory, or the nearest one above it that is there, cannot be written to."""
+    """Raise RequestError if the directory, or the nearest one above it that is there, cannot be written to."""
     root = _root(repo)
     nearest = next(path for path in (root, *root.absolute().parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
@@ -111,7 +111,7 @@ def require_writable(repo: str) -> None:
 
 
 def read_card(repo: str) -> str:
-    """The README.md that is in the directory, empty where there is none.
+    """The README.md that is in the directory; empty if there is none.
 
     Raises:
         RequestError: it is a link (which would publish what it points to), no file, or larger than 1 MB.
@@ -127,14 +127,14 @@ def read_card(repo: str) -> str:
 
 
 def push(repo: str, files: dict[str, Path], known: Mapping[Path, str], owned: re.Pattern[str]) -> bool:
-    """Write files and the list of their hashes into the directory; False where all are there, byte by byte.
+    """Write files and the list of their hashes into the directory; returns False if all are there, byte by byte.
 
-    What is written is copied and checked beside its place first and moved then, the list last: a reader in between
-    sees hashes that do not fit, never a mixture that does. Damaged and deleted files are written again.
+    Every file is first copied and checked beside its place and then moved, the list last: a reader in between sees
+    hashes that do not fit, never a mixture that does. Damaged and deleted files are written again.
 
     Args:
         known: hashes of files that need not be made.
-        owned: names that only a push writes; those of an earlier push that are not in ``files`` are deleted.
+        owned: names that only a push writes; files of an earlier push that are not in ``files`` are deleted.
 
     Raises:
         RequestError: a link is in the way.
@@ -174,7 +174,7 @@ def _refuse_links(root: Path, names: Iterable[str]) -> None:
 
 
 def _listed(root: Path, pattern: str) -> list[str]:
-    """Names of the files in the folders where a push writes."""
+    """Names of the files in the folders that a push writes to."""
     found = [
         path for folder in ("", "robustctl/", "witnesses/", ".eval_results/") for path in root.glob(folder + pattern)
     ]

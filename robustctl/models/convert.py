@@ -36,7 +36,7 @@ SLOWEST_BYTES_PER_SECOND = 4 << 20
 
 
 class Conversion(BaseModel):
-    """What the process is asked. ``detect``: look for the state dict where ``keys.at`` says nothing.
+    """The request to the process that converts. ``detect``: look for the state dict if ``keys.at`` says nothing.
 
     A file with ``zero_shot`` is a whole CLIP, and ``tokenizer`` the file of its tokenizer. ``model_code`` is the code
     that the user has named for the network, if it is not one of robustctl's. ``ask``: nobody has said whether images

@@ -1,4 +1,4 @@
-"""A registry entry: what a published model is, where its weights are, what is known about it. No torch here."""
+"""A registry entry: a published model, the places of its weights, and what is known about it. No torch here."""
 
 import re
 import shlex
@@ -30,10 +30,10 @@ class Accuracy(BaseModel):
 
     Attributes:
         value: in [0, 1].
-        n: number of images, where it is known.
+        n: number of images, if it is known.
         split: of the entry's dataset.
         protocol: ``clean``, ``AutoAttack``, ``standard``, ``PGD-100`` ...
-        source: where the number stands.
+        source: the paper or page that has the number.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -89,12 +89,12 @@ class WeightsSource(BaseModel):
 
     @property
     def pinned(self) -> bool:
-        """Whether it names one commit, where it could name one."""
+        """Whether it names one commit, if it could name one."""
         return self.repo is None or COMMIT.fullmatch(str(self.revision)) is not None
 
     @property
     def place(self) -> str:
-        """What its hash is kept under; a page may have several files."""
+        """The key under which its hash is kept; a page may have several files."""
         return f"{self.page}: {self.file}" if self.page else str(self)
 
     def __str__(self) -> str:
@@ -105,7 +105,7 @@ class KeyRules(BaseModel):
     """How the network's tensors are found in a published file; applied in this order, never guessed.
 
     Attributes:
-        at: path to the state dict inside the file, e.g. ``[state_dict, 0]``; empty where the file is one.
+        at: path to the state dict inside the file, e.g. ``[state_dict, 0]``; empty if the file is one.
         drop: prefixes of tensors that do not belong to the network.
         strip: prefix that every remaining tensor carries and that is cut off.
         layout: the library whose names remain then: ``open_clip``, ``timm`` (an earlier version), or None for ours.
@@ -227,7 +227,7 @@ class Entry(ModelSpec):
 
     @property
     def files(self) -> tuple[WeightsSource, ...]:
-        """Every source that is named, that of a CLIP's tokenizer last."""
+        """Every source that is named, a CLIP's tokenizer last."""
         return (*self.sources, self.zero_shot.tokenizer) if self.zero_shot else self.sources
 
     @property

@@ -1,4 +1,4 @@
-"""Brings the weights of registry entries from where their authors published them, and converts them."""
+"""Brings the weights of registry entries from the places where their authors published them, and converts them."""
 
 import shutil
 from collections.abc import Callable
@@ -100,7 +100,7 @@ def bring(name: str, entry: Entry, path: Path, keys: KeyRules) -> Path:
 
 
 def _place(name: str, entry: Entry, path: Path) -> str:
-    """Which source a file brought by hand is of: the one that has its hash, else one whose hash nobody knows yet.
+    """The source of a file brought by hand: the one that has its hash, else one whose hash nobody knows yet.
 
     Raises:
         RequestError: there is no such source.
@@ -120,7 +120,7 @@ def _place(name: str, entry: Entry, path: Path) -> str:
 
 
 def _by_hand(name: str, entry: Entry) -> list[str]:
-    """The lines that say which file to download where, and what to type then."""
+    """The lines that say which file to download from which page, and what to type then."""
     also = ""
     if entry.zero_shot:
         tokenizer = entry.zero_shot.tokenizer
@@ -185,7 +185,7 @@ def _wanted(
     limit: int = MAX_BYTES,
     list_files: ListFiles | None = None,
 ) -> Wanted:
-    """What to download; a hash that the entry lacks is that of the first download."""
+    """The file to download; if the entry lacks its hash, the first download's is taken."""
     from robustctl.hub import client
 
     first = record.files.get(source.place) if record else None
@@ -203,7 +203,7 @@ def _wanted(
 
 
 def on_hub(source: WeightsSource, list_files: ListFiles | None = None) -> tuple[str, RemoteFile]:
-    """The commit and the metadata of a hub source; raises RequestError where the file is gone."""
+    """The commit and the metadata of a hub source; raises RequestError if the file is gone."""
     from robustctl.hub import client
 
     assert source.repo and source.revision  # the entry's own check
@@ -215,7 +215,7 @@ def on_hub(source: WeightsSource, list_files: ListFiles | None = None) -> tuple[
 
 
 def asked_once() -> ListFiles:
-    """``hub.client.list_files`` that asks about a repo only once, also where the answer is an error."""
+    """A ``hub.client.list_files`` that asks about a repo only once, even if the answer is an error."""
     from robustctl.hub import client
 
     answers: dict[tuple[str, str], tuple[str, list[RemoteFile]] | RobustctlError] = {}
@@ -235,7 +235,7 @@ def asked_once() -> ListFiles:
 
 
 class Asked(NamedTuple):
-    """What a source of an entry answers. ``fault`` is the message if something is wrong with it, else None."""
+    """The answer of a source of an entry. ``fault`` is the message if something is wrong with it, else None."""
 
     source: WeightsSource
     state: Literal["answers", "by hand", "changed", "gone", "refused", "no answer"]

@@ -1,7 +1,7 @@
 """Finds the model that a user names. No torch here.
 
 Under ``home()``: ``entries/NAME.yaml`` are the user's own entries, ``weights/NAME.safetensors`` the weights of entries
-(``NAME.json`` beside them says where they came from), ``hub/USER/NAME/COMMIT/`` the pulled repos.
+(``NAME.json`` beside them names their source), ``hub/USER/NAME/COMMIT/`` the pulled repos.
 """
 
 from dataclasses import dataclass, replace
@@ -29,8 +29,8 @@ class FoundModel:
         name: as the user says it, without the path of a directory.
         weights: its safetensors file (or the index of its shards).
         spec: how to build it.
-        entry: where it is one.
-        licence: hub identifier; None where nobody said.
+        entry: the registry entry, if the model is one.
+        licence: hub identifier; None if nobody has said it.
     """
 
     name: str
@@ -97,7 +97,7 @@ def split_revision(text: str) -> tuple[str, str]:
 
 
 def pulled() -> list[str]:
-    """Ids of the pulled repos, with ``@revision`` where it is not ``main``."""
+    """Ids of the pulled repos, with ``@revision`` if it is not ``main``."""
     found = []
     for ref in sorted((home() / "hub").glob("*/*/refs/*")):
         owner, name, revision = ref.parts[-4], unquote(ref.parts[-3]), unquote(ref.name)
@@ -146,7 +146,7 @@ def _from_file(weights: Path) -> FoundModel:
 
 
 def _licence(directory: Path) -> str | None:
-    """What the run's record says, else the model card."""
+    """The licence that the run's record names, else the model card."""
     from robustctl.models.licence import licence_of
 
     record = directory / "run.json"

@@ -17,7 +17,7 @@ from robustctl.user_code import UserCode
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """The options of ``models import`` as they were written; None where they were not."""
+    """The options of ``models import`` as they were written; None if they were not given."""
 
     arch: str | None = None
     set_: list[str] | None = None
@@ -101,7 +101,8 @@ def _architecture(options: ImportOptions, content: dict[str, Any]) -> dict[str, 
 
 
 def _mapping(key: str, value: object) -> dict[str, Any]:
-    """What a file says under ``key``, empty where it says nothing; raises RequestError where it is no mapping."""
+    """The mapping that a file has under ``key``, empty if it has nothing there; raises RequestError if it is no
+    mapping."""
     if value is not None and not isinstance(value, dict):
         raise RequestError(f"{key}: {value!r} is no mapping of keys to values")
     return value or {}

@@ -1,4 +1,4 @@
-"""What the names of a published file's tensors tell: the network's prefix, and a normalisation that lies beside it.
+"""The names of a published file's tensors tell the network's prefix, and a normalisation that lies beside it.
 
 Nothing here is applied: these are hints, in the words of the options of ``models import``.
 """

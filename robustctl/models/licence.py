@@ -17,7 +17,7 @@ LICENCES = (  # identifiers of the hub that a model's weights may have
 
 
 def front_matter(text: str) -> dict[str, Any]:
-    """The YAML block at the top of a card; empty where there is none or it is damaged."""
+    """The YAML block at the top of a card; empty if there is none or it is damaged."""
     found = re.match(r"---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", text, re.DOTALL | re.MULTILINE)
     try:
         content = parse_yaml(found[1], "the front matter") if found else None

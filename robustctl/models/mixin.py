@@ -42,8 +42,8 @@ class RobustClassifier(nn.Module, pytorch_mixin()):  # type: ignore[misc]  # the
     ) -> Self:
         """Pull and load as ``robustctl`` does: every file checked, shards too, tensors loaded strictly, no pickle ever.
 
-        The mixin's own way would read ``pytorch_model.bin`` where there are no safetensors, and ignore missing tensors.
-        Its other options (``cache_dir``, ``strict``, ...) change nothing here; the token is that of the environment.
+        The mixin's own way would read ``pytorch_model.bin`` if there are no safetensors, and ignore missing tensors.
+        Its other options (``cache_dir``, ``strict``, ...) change nothing here; the token comes from the environment.
 
         Raises:
             RequestError: no such model, or a damaged one.

@@ -43,7 +43,7 @@ def pull(repo: str, revision: str = "main") -> Path:
     """Bring a model repo that robustctl pushed.
 
     Returns:
-        Its directory. What is there already and complete is not fetched again; offline, it is all there is.
+        Its directory. Files that are there already and complete are not fetched again; offline, they are all there is.
 
     Raises:
         RequestError: no such repo, or not a model of robustctl.
@@ -80,7 +80,7 @@ def pull(repo: str, revision: str = "main") -> Path:
 
 
 class Registry(Protocol):
-    """What ``hub`` and ``folder`` have in common."""
+    """The interface that ``hub.client`` and ``hub.plain_directory`` have in common."""
 
     def is_offline(self) -> bool: ...
 
@@ -102,8 +102,8 @@ def _registry(repo: str) -> Registry:
 def fetch_dataset(repo: str, split: str | None = None) -> Path:
     """Fetch the parquet files of a hub data set (of one split, if given), with the checks of ``pull``.
 
-    Which file is of which split is told by its path, as in a local folder. A data set without parquet files has those
-    that the hub itself made of it.
+    The path of a file tells its split, as in a local folder. A data set without parquet files has those that the hub
+    itself made of it.
 
     Returns:
         The folder that holds them in the hub's own layout.

@@ -1,4 +1,4 @@
-"""What a safetensors file holds, read from its header alone: no torch, no copy of the weights in memory."""
+"""The contents of a safetensors file, read from its header alone: no torch, no copy of the weights in memory."""
 
 import hashlib
 import struct

@@ -45,7 +45,7 @@ class Published(BaseModel):
 
 
 class WeightsRecord(BaseModel):
-    """Beside an entry's weights: what they are and where they came from.
+    """The record beside an entry's weights: what they are and which source they came from.
 
     Attributes:
         sha256: of the safetensors file here.
@@ -67,7 +67,7 @@ class WeightsRecord(BaseModel):
 
     @property
     def source_sha256(self) -> str:
-        """Of the file that the weights were made from."""
+        """The hash of the file that the weights were made from."""
         return self.files[self.source].sha256
 
 
@@ -77,7 +77,7 @@ def record_file(name: str) -> Path:
 
 
 def read_record(name: str) -> WeightsRecord | None:
-    """The record of an entry's weights, or None where there is none."""
+    """The record of an entry's weights; None if there is none."""
     path = record_file(name)
     try:
         return WeightsRecord.model_validate_json(path.read_text()) if path.is_file() else None
@@ -110,7 +110,7 @@ def write_record(made: Path, name: str, source: tuple[str, Path], tokenizer: tup
 
 
 def tokenizer_beside(path: Path, entry: Entry) -> Path | None:
-    """The tokenizer that the user has put into the folder of a CLIP's weights; None where the entry needs none.
+    """The tokenizer that the user has put into the folder of a CLIP's weights; None if the entry needs none.
 
     Raises:
         RequestError: it is not there, too large, or not the published one.
@@ -296,7 +296,7 @@ def verify_weights(only: str | None) -> Iterator[tuple[str, str | None]]:
 
 
 def _fault_of_entry(name: str, weights: Path) -> str | None:
-    """What is wrong with the weights of an entry, by their record; for those of the package, by the entry itself."""
+    """The fault of an entry's weights by their record; weights of the package are compared with the entry itself."""
     try:
         if weights.is_relative_to(BUNDLED):
             same = weights_sha256(weights) == read_entry(name).provenance.get("weights_sha256")
