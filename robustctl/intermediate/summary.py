@@ -234,7 +234,7 @@ def _flags(
         if few and (one.q > 1 or one.estimator != "mc"):
             yield (
                 f"{one.name}: on {few} of {len(pairs)} images too few samples carry the value (median image: "
-                f"{one.ess:.2g} of {one.samples}); {FAULTS[one.estimator]}"
+                f"{one.ess:.3g} of {one.samples}); {FAULTS[one.estimator]}"
             )
     if request.grid == "thesis" and path:
         yield "thesis grid: biased low at large q, and its intervals do not cover that; the graded grid is not"
