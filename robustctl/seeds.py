@@ -27,6 +27,11 @@ class Purpose(StrEnum):
     BENCH = "bench"  # image, 0
 
 
+HELD_OUT = 0
+"""The images held out are the same for every seed, so that runs can be compared by their selection accuracy; and
+the same in every version, so that a run that goes on does not train on them."""
+
+
 def attack(norm: str, family: str) -> str:
     """The purpose of the random starts of an attack family; its numbers are the image's index and the start's."""
     return f"{norm}/{family}"
@@ -36,6 +41,11 @@ def generator(seed: int, purpose: str, first: int, second: int = 0) -> torch.Gen
     """A CPU generator of its own for each (seed, purpose, first, second)."""
     digest = hashlib.blake2b(f"{seed}/{first}/{purpose}/{second}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
+
+
+def held_out() -> torch.Generator:
+    """The one stream that depends on nothing: which training images are kept for selection."""
+    return torch.Generator().manual_seed(HELD_OUT)
 
 
 def generators(seed: int, purpose: str, firsts: Iterable[int], second: int = 0) -> list[torch.Generator]:

@@ -14,6 +14,7 @@ def test_streams_of_all_purposes_and_numbers_differ() -> None:
     keys = list(itertools.product((0, 1, 11), purposes, range(12), range(12)))
     drawn = {seeds.generator(*key).initial_seed() for key in keys}
     assert len(drawn) == len(keys)
+    assert seeds.held_out().initial_seed() not in drawn
 
 
 def test_the_norm_of_a_step_and_the_start_of_an_image_have_streams_of_their_own() -> None:

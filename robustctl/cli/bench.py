@@ -2,13 +2,17 @@
 
 import json as json_text
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from robustctl import terminal
 from robustctl.cli import options
 from robustctl.errors import RequestError
+
+if TYPE_CHECKING:
+    from robustctl.data import ImageData
+    from robustctl.workflows.subject import Subject
 
 app = typer.Typer(no_args_is_help=True, help="Measure speed: attack, train, intermediate.")
 
@@ -23,6 +27,8 @@ def attack(
     protocol: Annotated[str, typer.Option(help="standard, full, adaptive or adaptive+.")] = "standard",
     data: options.Data = None,
     split: options.Split = "test",
+    columns: options.Columns = None,
+    classes: options.Classes = None,
     n: Annotated[int, typer.Option("--n", "-n", min=1, help="The first N images.")] = 500,
     norms: options.Norms = None,
     eps: Annotated[str | None, typer.Option(help="Radii, e.g. linf=8/255,l1=12.")] = None,
@@ -49,7 +55,6 @@ def attack(
     from robustctl.evaluation import referee
     from robustctl.evaluation.families import default_batch_size
     from robustctl.precision import pick_precision
-    from robustctl.workflows.images import load_images
     from robustctl.workflows.subject import choose_threats, find_subject
 
     if vs not in (None, "autoattack"):
@@ -60,8 +65,7 @@ def attack(
     threats = choose_threats(subject, norms, eps)
     where = pick_device(device)
     chosen = pick_precision(precision, where)
-    images = load_images(data or subject.default_data(), split, n, subject.found_model.spec)
-    images.require(subject.found_model.spec.input_shape, subject.found_model.spec.n_classes)
+    images = _images(subject, data, split, n, columns, classes)
     classifier = checkpoint.load_from(subject.found_model.spec, subject.found_model.weights).to(where)
     images_a_batch = batch_size or default_batch_size(where)
     predicted = referee.predictions(classifier, images, images_a_batch)
@@ -125,6 +129,8 @@ def intermediate(
     distribution: Annotated[str, typer.Option(help="linf:RADIUS, which the thesis's algorithm is written for.")],
     data: options.Data = None,
     split: options.Split = "test",
+    columns: options.Columns = None,
+    classes: options.Classes = None,
     n: Annotated[int, typer.Option("--n", "-n", min=1, help="The first N images.")] = 32,
     q: Annotated[str, typer.Option(help="Orders, e.g. 1,10,100,1000.")] = "1,10,100,1000",
     samples: Annotated[int, typer.Option(min=2, help="Samples an image, of both.")] = 100,
@@ -139,7 +145,6 @@ def intermediate(
     from robustctl.devices import pick_device
     from robustctl.sampling.perturbation import Perturbation
     from robustctl.workflows.evaluate_intermediate import parse_numbers
-    from robustctl.workflows.images import load_images
     from robustctl.workflows.subject import find_subject
 
     perturbation = Perturbation.parse(distribution)
@@ -147,8 +152,7 @@ def intermediate(
         raise RequestError(f"--distribution {distribution}: the comparison is for linf:RADIUS")
     subject = find_subject(model)
     perturbation.require(subject.found_model.spec.input_shape)
-    images = load_images(data or subject.default_data(), split, n, subject.found_model.spec)
-    images.require(subject.found_model.spec.input_shape, subject.found_model.spec.n_classes)
+    images = _images(subject, data, split, n, columns, classes)
     classifier = checkpoint.load_from(subject.found_model.spec, subject.found_model.weights).to(pick_device(device))
     result = compare(
         classifier,
@@ -161,6 +165,19 @@ def intermediate(
         report=terminal.tell,
     )
     _show(result | {"model": subject.found_model.name}, json)
+
+
+def _images(
+    subject: "Subject", data: str | None, split: str, n: int, columns: str | None, classes: Path | None
+) -> "ImageData":
+    """The first n images for the subject's model: the given ones, or its own; read as ``eval`` reads them."""
+    from robustctl.workflows.images import load_images, reading_of
+
+    spec = subject.found_model.spec
+    reading = reading_of(columns, classes) if columns or classes or data else subject.default_reading()
+    images = load_images(data or subject.default_data(), split, n, spec, reading)
+    images.require(spec.input_shape, spec.n_classes)
+    return images
 
 
 def _show(result: dict[str, object], json: Path | None) -> None:

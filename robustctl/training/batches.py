@@ -23,8 +23,6 @@ from robustctl.spec import ModelSpec
 
 Data = ImageData | EncodedData
 
-SELECTION_SEED = 0
-"""The images held out are the same for every seed, so that runs can be compared by their selection accuracy."""
 AHEAD = 3
 """The number of batches that workers keep ready, the present one included."""
 
@@ -42,7 +40,7 @@ def hold_out(data: Data, n: int) -> tuple[Data, Data]:
         raise RequestError(
             f"selection.images is {n}, but there are {len(data)} training images; hold out less than half of them"
         )
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(SELECTION_SEED))
+    order = torch.randperm(len(data), generator=seeds.held_out())
     return data.select(order[n:].sort().values), data.select(order[:n].sort().values)
 
 

@@ -1,10 +1,15 @@
 """The benchmark's own honesty: same points, all fields, verdicts that the referee gave."""
 
+import io
 import json
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from PIL import Image
+from pyarrow import parquet
 from typer.testing import CliRunner
 
 from robustctl import seeds
@@ -136,3 +141,23 @@ def test_bench_attack_runs_on_the_bundled_model_and_writes_its_json(tmp_path: Pa
     assert result["precision"] == "bf16"
     assert result["ratio"] == pytest.approx(result["peer"]["median_seconds"] / result["ours"]["median_seconds"])
     assert result["n"] == 4
+
+
+@pytest.mark.parametrize("command", [["attack", "--norms", "linf"], ["intermediate", "--distribution", "linf:0.1"]])
+def test_columns_and_classes_are_read_as_in_eval(tmp_path: Path, command: list[str]) -> None:
+    pictures = []
+    for i in range(4):
+        buffer = io.BytesIO()
+        Image.fromarray(np.full((8, 8), 60 * i, dtype=np.uint8)).save(buffer, "PNG")
+        pictures.append({"bytes": buffer.getvalue(), "path": None})
+    table = pa.table({"picture": pictures, "other": pictures, "kind": ["nought", "one", "two", "three"]})
+    parquet.write_table(table, tmp_path / "test.parquet")
+    mapping = tmp_path / "classes.yaml"
+    mapping.write_text("{nought: 0, one: 1, two: 2, three: 3}")
+    asked = ["bench", *command, "--model", "digits-linf", "--data", str(tmp_path), "--n", "2", "--rounds", "1"]
+    refused = CliRunner().invoke(app, asked)
+    assert refused.exit_code != 0
+    small = ["--own-labels"] if command[0] == "attack" else ["--q", "1", "--samples", "12", "--leapfrog", "1"]
+    said = ["--columns", "image=picture,label=kind", "--classes", str(mapping)]
+    answer = CliRunner().invoke(app, [*asked, *small, *said])
+    assert answer.exit_code == 0, answer.output

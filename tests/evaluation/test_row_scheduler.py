@@ -105,3 +105,18 @@ def test_the_next_job_is_of_the_point_with_the_fewest_running_that_has_waited_lo
     alone.survived = 1
     ready.place(alone, side_by_side=False)
     assert ready.first() is alone
+
+
+def test_a_tie_of_two_logits_is_not_broken_and_its_attempts_go_on() -> None:
+    class Tied(nn.Module):
+        """Both logits are the same at every point."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            """Logits (n, 2)."""
+            total = x.flatten(1).sum(1)
+            return torch.stack([total, total], 1)
+
+    data = ImageData(torch.full((1, 1, 1, 2), 0.5), torch.tensor([0]), 2, "made", "test", torch.tensor([0]))
+    with Oracle(Tied().eval()) as oracle:
+        (_,) = run_family(oracle, data, [0], SMALL, CE, seed=0, batch_size=4)
+        assert oracle.gradients >= CE.steps
