@@ -85,6 +85,13 @@ def value(settings: Settings, key: str) -> object:
         ("imagenet/free-fast", "resize.2.size", 288),
         ("mnist/avg", "train.threats.l1", "12"),  # MSD 5.2
         ("mnist/avg", "evaluate.threats.l1", "10"),
+        *((f"cifar10/{name}-wrn", "schedule.peak", 0.4) for name in ("e-at", "ramp", "avg", "msd", "l1-at")),
+        *((f"mnist/{name}", "schedule.peak", 0.4) for name in ("e-at", "e-at-larger", "avg", "msd", "l2-at")),
+        *(
+            (f"cifar10/{name}", "optim.decay_on", "weights")
+            for name in ("e-at-wrn", "max-wrn", "ramp-scratch", "sat-scratch", "l1-at", "at-gp-scratch")
+        ),
+        ("cifar10/e-at", "optim.decay_on", "all"),  # their fine-tuning decays everything
         ("imagenet/ramp", "train.batch_size", 64),  # RAMP section 5
         ("imagenet/e-at", "train.batch_size", 256),  # E-AT section A
     ],
