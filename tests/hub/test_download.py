@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -108,3 +109,18 @@ def test_a_file_without_a_hash_is_there_whole_or_not_at_all(
     hub.faults.clear()
     fetch(wanted)
     assert wanted.path.read_bytes() == OLD
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["size known", "size unknown"])
+def test_not_a_byte_beyond_the_bound_is_kept(hub: Server, wanted: Wanted, known: bool) -> None:
+    exact = replace(wanted, size=len(OLD)) if known else replace(wanted, limit=len(OLD))
+    hub.faults.append(Fault("files", chunked=b"a"))  # a server that does not announce its length
+    with pytest.raises(RunError, match="sends more than the 50000 bytes"):
+        fetch(exact)
+    assert not wanted.path.exists()
+    fetch(exact)
+    assert wanted.path.read_bytes() == OLD
+
+
+def test_a_file_of_unknown_size_is_bounded_below_what_fills_a_disk(wanted: Wanted) -> None:
+    assert 10 << 30 <= wanted.limit <= 100 << 30, "above the largest published weights"
