@@ -41,7 +41,8 @@ Result = TypeVar("Result")
 
 @dataclass
 class Side:
-    """What one implementation took and found. ``robust`` holds a verdict a point, of the first round."""
+    """The time that one implementation took, and its findings. ``robust`` holds a verdict a point, of the first
+    round."""
 
     seconds: list[float] = field(default_factory=list)
     cpu_seconds: list[float] = field(default_factory=list)
@@ -99,7 +100,7 @@ def compare(
 
     Args:
         protocol: a key of ``PEER``.
-        precision: of our attacks; float32 takes its place, in the JSON too, where the model cannot be run in bf16.
+        precision: of our attacks; float32 takes its place, in the JSON too, if the model cannot be run in bf16.
         rounds: runs of each; the medians are compared.
         report: takes a line after each run.
 
@@ -146,7 +147,7 @@ def compare(
 
 
 def hardware(device: torch.device) -> dict[str, object]:
-    """What the numbers were measured on."""
+    """The machine that the numbers were measured on."""
     name = _processor() if is_host(device) else device_name(device)
     return {"device": name, "threads": torch.get_num_threads(), "cores": os.cpu_count()}
 
@@ -277,7 +278,7 @@ def _show(side: Side) -> str:
 
 
 def _probe(model: Classifier, data: ImageData) -> Tensor:
-    """The first images, where the model is."""
+    """The first images, on the model's device."""
     return data.images(range(min(PROBE, len(data)))).to(device_of(model))
 
 

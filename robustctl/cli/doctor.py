@@ -1,4 +1,4 @@
-"""What is installed and what works."""
+"""Says what is installed and what works."""
 
 from collections.abc import Iterator
 from typing import Annotated
@@ -9,7 +9,7 @@ from robustctl import terminal
 
 Row = tuple[str, str]
 
-# Packages that only some commands and models need, and what to say where one is missing.
+# Packages that only some commands and models need, and what to say if one is missing.
 OPTIONAL = {
     "matplotlib": "not installed; only robustctl plot needs it: pip install 'robustctl[plot]'",
     "transformers": "not installed; only CLIPs need it: pip install 'robustctl[clip]'",
@@ -21,7 +21,8 @@ OPTIONAL = {
 def command(
     offline: Annotated[bool, typer.Option("--offline", help="Do not ask the client.")] = False,
 ) -> None:
-    """Say what is installed, which device there is, where things are, whether the hub answers and who the token is."""
+    """Say what is installed, which device there is, which folders are used, whether the hub answers and whose token it
+    is."""
     for label, value in (*_versions(), *_device(), *_places(), *_hub(offline)):
         terminal.show(f"{label:18} {value}")
 
@@ -46,7 +47,7 @@ def _versions() -> Iterator[Row]:
 
 
 def _bounds(name: str) -> str:
-    """The versions of an optional package that fit, where one of the extras says it."""
+    """The versions of an optional package that fit, if one of the extras says it."""
     from importlib.metadata import requires
 
     from packaging.requirements import Requirement

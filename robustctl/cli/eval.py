@@ -20,7 +20,7 @@ UNION_OPTIONS = ("union", "like", "union_only", "norms", "eps", "attack", "preci
 CURVE_OPTIONS = ("distribution", "estimator", "grid", "samples", "most_samples", "leapfrog", "chains", "probacc")
 """Options that only one kind of evaluation reads."""
 NO_SUITE_OPTIONS = ("union", "like", "union_only", "norms", "eps", "precision", "force", "x_adv")
-"""Those of the union that a suite does not read: its threats have their own radii."""
+"""The options of the union that a suite does not read: its threats have their own radii."""
 
 
 def command(

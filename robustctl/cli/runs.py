@@ -7,7 +7,7 @@ from robustctl.errors import RequestError
 def command() -> None:
     """List runs, oldest first: name, status, steps, best union accuracy on the selection split.
 
-    A run is stopped where it has not ended and no process trains it any more.
+    A run is stopped if it has not ended and no process trains it any more.
     """
     from robustctl import runs
 

@@ -32,7 +32,7 @@ def command(
 ) -> None:
     """One row per method: mean and standard deviation over seeds, the points' interval, the best marked.
 
-    What was measured differently (images, radii, protocol) gets a table of its own.
+    Results that were measured differently (images, radii, protocol) get a table of their own.
     """
     from robustctl.discovery import unknown
     from robustctl.files import write_text

@@ -1,4 +1,4 @@
-"""What the commands ``train`` and ``finetune`` share: their options, and what they print."""
+"""The common part of the commands ``train`` and ``finetune``: their options, and what they print."""
 
 import inspect
 from collections.abc import Callable
@@ -98,7 +98,7 @@ def _study(
 
 
 def _installed(asked: bool) -> bool:
-    """Refuse ``--tensorboard`` where its package is missing."""
+    """Refuse ``--tensorboard`` if its package is missing."""
     from importlib.util import find_spec
 
     from robustctl.errors import RequestError

@@ -1,7 +1,7 @@
 """The 15 common corruptions of ImageNet-C and CIFAR-10-C (Hendrycks and Dietterich, arXiv:1903.12261).
 
 They are made from clean images with the constants of CIFAR-10-C, or read from the published files. Lengths in pixels
-are those of images of 32x32 pixels, and grow with the image.
+hold for images of 32x32 pixels, and grow with the image.
 """
 
 import hashlib

@@ -16,7 +16,7 @@ class Published:
     """Reads the files of CIFAR-10-C (zenodo.org/records/2535967) or CIFAR-100-C, one at a time and mapped into memory.
 
     Args:
-        folder: of the files. Raises RequestError where there is none, or no ``labels.npy`` in it.
+        folder: of the files. Raises RequestError if there is none, or no ``labels.npy`` in it.
     """
 
     def __init__(self, folder: Path) -> None:

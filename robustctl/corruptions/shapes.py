@@ -1,11 +1,12 @@
-"""What several corruptions share: scaling by the image's size, zooming, blurring along a line, fractal clouds."""
+"""The common parts of several corruptions: scaling by the image's size, zooming, blurring along a line, fractal
+clouds."""
 
 import math
 
 import numpy as np
 
 SIDE = 32
-"""Of the images that the published constants are for."""
+"""The side of the images that the published constants are for."""
 
 
 def scaled(pixels: float, image: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""Runs the chains of an intermediate-q evaluation, longer where few effective samples carry an image's value."""
+"""Runs the chains of an intermediate-q evaluation, longer if few effective samples carry an image's value."""
 
 from dataclasses import replace
 from typing import Literal
@@ -25,13 +25,13 @@ Images = tuple[Tensor, Tensor, list[int]]
 def run_chains(
     oracle: Oracle, images: Images, request: IntermediateRequest, kind: Kind, summit: Tensor | None
 ) -> list[Chains]:
-    """Run the chains of every image; where few effective samples carry a value, run them again and longer.
+    """Run the chains of every image; if few effective samples carry a value, run them again and longer.
 
     Each run has ``GROWTH`` times the samples of the one before, as long as all together stay in ``most_samples``. It
     starts anew and its estimates replace the earlier ones, so they do not depend on what asked for it.
 
     Args:
-        summit: (n, c, h, w), from where path sampling climbs down; None: from where it arrived.
+        summit: (n, c, h, w), the points from which path sampling climbs down; None: the points at which it arrived.
     """
     x, y, indices = images
     samples = spent = request.samples

@@ -171,10 +171,10 @@ def _random(
 def _attack(
     oracle: Oracle, x: Tensor, y: Tensor, indices: list[int], request: IntermediateRequest
 ) -> tuple[list[tuple[Tensor, Tensor]], Tensor | None]:
-    """Loss (n,) and whether still right (n,) after PGD and after APGD; and the stronger point of each image, where the
+    """Loss (n,) and whether still right (n,) after PGD and after APGD; and the stronger point of each image, if the
     ball is the support of the distribution. Empty and None without a ball.
 
-    Both climb the log of the cross-entropy: it has the same maximum, and a gradient where the model is sure.
+    Both climb the log of the cross-entropy: it has the same maximum, and a gradient even if the model is sure.
     """
     ball = request.ball
     if ball is None:

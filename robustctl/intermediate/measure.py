@@ -1,4 +1,4 @@
-"""What is measured on one image of an intermediate-q evaluation, as the store keeps it."""
+"""The measurements on one image of an intermediate-q evaluation, as the store keeps them."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ Kind = Literal["mc", "path", "ais"]
 
 @dataclass(frozen=True)
 class Chains:
-    """What the chains of one image gave.
+    """The findings of the chains of one image.
 
     Attributes:
         numbers: log Z_q, half-width, ess, gap and lag for each q; of the last and longest run.
@@ -32,7 +32,7 @@ class Chains:
 
 @dataclass(frozen=True)
 class Measure:
-    """What was measured on one image.
+    """The measurements on one image.
 
     Attributes:
         clean_loss: cross-entropy without a perturbation, in nats.
@@ -72,7 +72,7 @@ class Measure:
         return self.draws if kind == "mc" else self._of(kind).samples
 
     def acceptance(self, kind: Kind) -> float | None:
-        """None for Monte Carlo."""
+        """They are None for Monte Carlo."""
         return None if kind == "mc" else self._of(kind).acceptance
 
     def _of(self, kind: Kind) -> Chains:
@@ -86,7 +86,7 @@ class Measure:
 
     @classmethod
     def from_json(cls, text: str) -> "Measure":
-        """What ``to_json`` wrote."""
+        """Read what ``to_json`` wrote."""
         fields = json.loads(text)
         chains = {name: fields[name] and Chains(**fields[name]) for name in ("path", "ais")}
         return cls(**fields | chains)

@@ -1,4 +1,4 @@
-"""What is asked of an intermediate-q evaluation."""
+"""The request for an intermediate-q evaluation."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -22,7 +22,7 @@ GROWTH = 4  # a run of the chains has this many times the samples of the one bef
 
 @dataclass(frozen=True)
 class IntermediateRequest:
-    """What is measured, apart from the model and the images.
+    """The request apart from the model and the images.
 
     Attributes:
         perturbation: the distribution mu.
@@ -34,7 +34,7 @@ class IntermediateRequest:
         leapfrog: gradients a sample of HMC.
         chains: independent chains an image, >= 2.
         rhos: tolerances of ProbAcc, in (0,1).
-        ball: where attacks search the adversarial end; None: nowhere.
+        ball: the ball in which attacks search the adversarial end; None: they do not search.
         seed: any whole number >= 0.
         batch_size: images a model evaluation.
     """

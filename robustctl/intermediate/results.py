@@ -1,4 +1,4 @@
-"""What an intermediate-q evaluation found: the JSON schema ``robustctl.intermediate/1``. No torch here."""
+"""The findings of an intermediate-q evaluation: the JSON schema ``robustctl.intermediate/1``. No torch here."""
 
 import json
 import math
@@ -56,9 +56,9 @@ class QEstimate(MeanLoss):
     """Z_q = E[loss^q]^(1/q), estimated image by image and averaged.
 
     Attributes:
-        ci95: over images and chains: where the mean over all images like these lies.
-        ci95_sampling: over chains (or samples) alone: where the mean over exactly these images lies.
-        samples, leapfrog: recorded samples an image, gradients each (0 where none are needed).
+        ci95: over images and chains: the mean over all images like these lies in it.
+        ci95_sampling: over chains (or samples) alone: the mean over exactly these images lies in it.
+        samples, leapfrog: recorded samples an image, gradients each (0 if none are needed).
         acceptance: of the chains' proposals; None for Monte Carlo.
         ess: median over images of the independent samples that would be as good.
         chain_gap: difference of the averages that the first two chains give alone; None for Monte Carlo.
@@ -89,7 +89,7 @@ class QEstimate(MeanLoss):
 
     @property
     def columns(self) -> list[Sequence[float]]:
-        """What it holds of each image."""
+        """Its content about each image."""
         held = (self.log_z, self.log_z_half, self.samples_images, self.ess_images)
         return [column for column in held if column is not None]
 
@@ -104,7 +104,7 @@ class AdversarialLoss(MeanLoss):
 
     Attributes:
         ball: what was searched, ``linf:8/255``; ``samples`` for spatial transformations.
-        pgd, apgd: mean losses of each attack alone, None where they do not apply.
+        pgd, apgd: mean losses of each attack alone, None if they do not apply.
         accuracy: images that none of them turns.
     """
 
@@ -192,7 +192,8 @@ class IntermediateResult(_Frozen):
         return sorted((one for one in self.estimates if one.estimator == estimator), key=lambda one: one.q)
 
     def shown_curve(self) -> list[QEstimate]:
-        """What a picture shows: the estimates of path sampling, or of importance sampling, or of Monte Carlo."""
+        """The curve that a picture shows: the estimates of path sampling, or of importance sampling, or of Monte
+        Carlo."""
         return self.curve("path") or self.curve("ais") or self.curve("mc")
 
     def write(self, path: Path | str) -> None:
@@ -211,7 +212,8 @@ def _require_within(name: str, value: float, ends: tuple[float, float]) -> None:
 
 
 def lower_bound(log_z: Sequence[float], q: float) -> float:
-    """What the mean of Z_q over n images exceeds with 95 % probability, from log mean weights of importance sampling.
+    """The value that the mean of Z_q over n images exceeds with 95 % probability, from log mean weights of importance
+    sampling.
 
     The mean weight is unbiased, so by Markov's inequality it is above 20 n times Z_q^q in at most 1 of 20 n runs. So
     with 95 % probability no image of the n is so far above.

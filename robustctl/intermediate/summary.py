@@ -51,7 +51,7 @@ def summarize(
 
     Args:
         measures: one an image, in the order of ``data``.
-        flags: warnings that stand before those of the numbers.
+        flags: warnings that stand before the numbers' own.
     """
     estimates = list(_estimates(measures, request))
     adversarial = _adversarial(measures, request)

@@ -1,4 +1,4 @@
-"""What a kind of threat is, and a kind with its budget as users write it: ``elastic:0.5``.
+"""A kind of threat, and a kind with its budget as users write it: ``elastic:0.5``.
 
 An attack proposes parameters (a flow field, the layout of snow, an image), never a verdict. The referee renders the
 image from them in float64 and checks the parameters against the budget, so that nothing has to be believed.
@@ -40,7 +40,7 @@ EFFORTS = {"standard": Effort(100, 3, 1000), "fast": Effort(20, 1, 100)}
 
 @dataclass(frozen=True)
 class Task:
-    """What an attack gets: images x (n, c, h, w) in [0,1] and labels y (n,) on the oracle's device, and its limits.
+    """The task of an attack: images x (n, c, h, w) in [0,1] and labels y (n,) on the oracle's device, and its limits.
 
     ``generators`` are one an image, so that its random numbers do not depend on the batch.
     """
@@ -66,7 +66,7 @@ class Family:
         run: from a task to parameters (n, k), one row an image, inside the budget.
         cost: gradient evaluations of an image that nothing breaks; a forward pass counts as half of one.
         gradient: it needs the gradient of the logits.
-        further: it also looks where no gradient leads, such as for a place, so that what it breaks says nothing about
+        further: it also looks beyond the gradient's reach, such as for a place, so that its successes say nothing about
             the gradients.
     """
 
@@ -82,8 +82,8 @@ class Kind(ABC):
     Attributes:
         unit: of the budget. highest: the largest budget that means anything. whole: only whole budgets do.
         usual: the budget of the papers, as written, which is CIFAR-10's. usual_digits: our own for digits, whose
-            images have 8x8 pixels; None where the same makes sense.
-        source: where kind and budget come from.
+            images have 8x8 pixels; None if the same makes sense.
+        source: the paper or code that kind and budget come from.
     """
 
     unit: ClassVar[str]
@@ -94,7 +94,7 @@ class Kind(ABC):
     source: ClassVar[str]
 
     def require(self, shape: tuple[int, int, int], budget: float) -> None:  # noqa: B027
-        """Raise RequestError where images (c, h, w) cannot have this threat with this budget; most can."""
+        """Raise RequestError if images (c, h, w) cannot have this threat with this budget; most can."""
 
     @abstractmethod
     def families(self) -> dict[str, Family]:
@@ -155,7 +155,7 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Kind:
-    """The kind called ``name``; RequestError where there is none."""
+    """The kind called ``name``; RequestError if there is none."""
     kind = discovery.load("robustctl.perturbations.kinds", name, "threat").KIND
     assert isinstance(kind, Kind), f"{name}.py must hold a Kind"
     return kind

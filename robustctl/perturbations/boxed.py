@@ -15,13 +15,14 @@ from robustctl.oracle import Loss
 from robustctl.perturbations.base import TOLERANCE, Family, Kind, Task, uniform
 
 FIRST_STEP = 0.5
-"""Of the box's width, as APGD's first step is twice the radius; half of it here, since parts of a box are one-sided."""
+"""The first step as a share of the box's width. APGD's first step is twice the radius; here it is half of that, since
+parts of a box are one-sided."""
 MOMENTUM = 0.75
 WINDOW, SHORTER, SHORTEST = 0.22, 0.03, 0.06
 """Shares of the steps: of the first window between two checks, what each next one loses, and the least."""
 MIN_RISE = 0.75
 LOSSES = (losses.probability_margin, losses.margin, losses.ce)
-"""Of the starts in turn."""
+"""The losses of the starts in turn."""
 
 
 class Boxed(Kind):
@@ -89,7 +90,7 @@ def ascent(kind: Boxed, task: Task) -> Tensor:
     """Raise a loss in the parameters from several random starts; an image leaves when it is broken.
 
     Returns:
-        Parameters (n, k) that break each image, else those of the largest margin met at a start's end.
+        Parameters (n, k) that break each image, else the ones with the largest margin at a start's end.
     """
     found = kind.start(task)
     margins = margins_of(kind, task, found)
@@ -185,7 +186,7 @@ def gradient(kind: Kind, task: Task, z: Tensor, loss: Loss) -> tuple[Tensor, Ten
 
 
 def margins_of(kind: Kind, task: Task, z: Tensor, *, exact: bool = False) -> Tensor:
-    """Margins (n,) at the rendered images; above 0 only where the model itself agrees."""
+    """Margins (n,) at the rendered images; they are above 0 only if the model itself agrees."""
     images = kind.render(task.x, z).detach()
     if exact:
         return losses.margin(task.oracle.exact_for(images, task.y), task.y)

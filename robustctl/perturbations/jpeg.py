@@ -1,4 +1,4 @@
-"""What a change of JPEG's quantised coefficients does to an image (ITU T.81, annexes A and K)."""
+"""The effect of a change of JPEG's quantised coefficients on an image (ITU T.81, annexes A and K)."""
 
 import math
 

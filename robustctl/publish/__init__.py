@@ -1,1 +1,1 @@
-"""What leaves this machine: model cards, pushes, mirrors."""
+"""Everything that leaves this machine: model cards, pushes, mirrors."""

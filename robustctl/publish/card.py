@@ -44,7 +44,7 @@ class Place:
 class PublishedCode:
     """Code of the publisher's own: the name of its file, what in it builds the model, its hash.
 
-    ``path`` is where it lies in the repo; None if it was not published.
+    ``path`` is its place in the repo; None if it was not published.
     """
 
     file: str
@@ -55,18 +55,18 @@ class PublishedCode:
 
 @dataclass(frozen=True)
 class Story:
-    """What a card tells.
+    """The story that a card tells.
 
     Attributes:
-        place: where the model is pushed to.
+        place: the repo or directory that the model is pushed to.
         spec: how it is built.
         licence: hub identifier.
         results: evaluations of these weights, the one of the claim last.
         table: the results as Markdown.
         base: what it was made from: a repo id, an entry's name, or None.
-        base_repo: ``base`` as a repo of the hub, where it is one.
+        base_repo: ``base`` as a repo of the hub, if it is one.
         provenance: label and value of what is known about its making.
-        datasets: hub ids of what it was trained on, where that is known.
+        datasets: hub ids of its training data, if they are known.
         credit: a sentence on whose work this is.
         citation: BibTeX or text.
         code: which code of the publisher's own builds the model, if it is not one of robustctl's.
@@ -168,7 +168,7 @@ class Figure:
 
 
 def figures(result: UnionResult) -> list[Figure]:
-    """What the front matter claims.
+    """The claims of the front matter.
 
     A norm that was not attacked on every point (``upper_bound``) has no accuracy here, and nor has the average then:
     the table marks bounds, this form cannot.
@@ -197,7 +197,7 @@ def figures_in(existing: str) -> dict[str, object]:
 
 
 def _dataset_type(source: str) -> str:
-    """``local-data`` has no page on the hub; the name of a folder, ``mnist`` say, could be that of one."""
+    """``local-data`` has no page on the hub; the name of a folder, ``mnist`` say, could be a hub data set's too."""
     return source if hub_dataset(source) or source in BUILT_IN else LOCAL.replace(" ", "-")
 
 
@@ -280,7 +280,7 @@ def _code(code: PublishedCode | None) -> list[str]:
 
 
 def _name(place: Place) -> str:
-    """What a command calls the model."""
+    """The name of the model in a command."""
     if place.directory:
         return "."
     return f"{place.name}@{place.revision}" if place.revision != "main" else place.name
@@ -333,7 +333,7 @@ def in_table(value: object) -> str:
 
 
 def _split(existing: str) -> tuple[str, str]:
-    """The user's part of the front matter, and the user's text with a NUL where our section stood."""
+    """The user's part of the front matter, and the user's text with a NUL in the place of our section."""
     front, text = "", existing
     found = FRONT.match(existing)
     if found:

@@ -22,7 +22,7 @@ from robustctl.version import __version__
 
 NOTES = ("union-only", "outside", "fast-copy")  # flags that say how a number was made, not that it is too high
 SHARD_BYTES = 5_000_000_000  # the default of huggingface_hub's own writer
-# What only a push writes: left over from an earlier one, it would be read as part of this one.
+# The files that only a push writes: left over from an earlier one, they would be read as part of this one.
 OWNED = re.compile(
     r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|robustctl/(run|eval-[\w.-]+)\.json"
     r"|robustctl/code/[\w.-]+\.py|witnesses/eval-[\w.-]+\.safetensors|\.eval_results/robustctl\.yaml"
@@ -31,7 +31,7 @@ OWNED = re.compile(
 
 @dataclass(frozen=True)
 class Package:
-    """What a repo will hold.
+    """The content that a repo will hold.
 
     Attributes:
         story: of its card.
@@ -108,7 +108,7 @@ def check_licence(licence: str | None, base: str | None) -> str:
 
 
 def require_licence(repo: str | None, licence: str | None, base: str | None) -> None:
-    """Before long work: raise RequestError where the push to ``repo`` after it (if any) would lack a licence."""
+    """Before long work: raise RequestError if the push to ``repo`` after it (if any) would lack a licence."""
     if repo is None or licence in LICENCES:
         return
     whose = f"the licence of {base}" if base else "the licence of a model that is trained from scratch"
@@ -167,7 +167,7 @@ def publish(package: Package, target: Target, *, dry_run: bool = False) -> str |
         dry_run: only check the package, without the network.
 
     Returns:
-        The address of the commit or pull request; None where everything is there already (or for a dry run).
+        The address of the commit or pull request; None if everything is there already (or for a dry run).
 
     Raises:
         RequestError: something secret in the files, no right to write.

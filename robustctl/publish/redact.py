@@ -1,4 +1,5 @@
-"""What may leave this machine: names in the place of local paths, hub ids only for what is on the hub, no secrets."""
+"""Makes results fit to leave this machine: names in the place of local paths, hub ids only for what is on the hub, no
+secrets."""
 
 import getpass
 import re
@@ -54,14 +55,14 @@ def data_names(sources: Iterable[str]) -> dict[str, str]:
 
 
 def published(result: UnionResult, names: Mapping[str, str]) -> UnionResult:
-    """An evaluation as it may be read by anybody; ``names`` are those of ``data_names``."""
+    """An evaluation as it may be read by anybody; ``names`` come from ``data_names``."""
     data = result.data.model_copy(update={"source": names[result.data.source]})
     content = redacted(result.model_dump(mode="json", by_alias=True, exclude={"data"}))
     return UnionResult.model_validate({**content, "data": data})
 
 
 def last_part(path: str) -> str:
-    """The last part of a path of any system, without what is markup in a card; ``local`` where it shows the user."""
+    """The last part of a path of any system, without what is markup in a card; ``local`` if it shows the user."""
     name = re.split(r"[/\\]", path.rstrip("/\\"))[-1]
     plain = re.sub(r"[^\w.@+ -]", "_", name)
     return "local" if plain in ("", ".", "..", Path.home().name, _user()) or name.startswith("~") else plain
@@ -95,7 +96,7 @@ def redacted(content: Any, paths: Iterable[str] = ()) -> Any:
 
 
 def secret_in(text: str) -> str | None:
-    """What must not leave this machine: a token, or a path that shows the user."""
+    """The secret in a text that must not leave this machine: a token, or a path that shows the user."""
     from robustctl.hub.client import own_token
 
     token = own_token()

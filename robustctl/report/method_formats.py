@@ -139,7 +139,7 @@ def figure(cell: Cell) -> str:
 
 
 def _grid(made: MethodTable, show: Callable[[Cell], str]) -> list[list[str]]:
-    """Header and rows of texts; a paper's figures stand below those of its method."""
+    """Header and rows of texts; a paper's figures stand below its method's."""
     rows = [["method", "seeds", *made.headings.values()]]
     for row in made.rows:
         rows.append([row.name, str(len(row.seeds)), *(show(row.cells[column]) for column in made.headings)])

@@ -19,7 +19,7 @@ COLUMNS = ("clean", *NORMS, "average", "union")
 
 @dataclass(frozen=True)
 class Paper:
-    """What a paper reports for a method: where it stands, and accuracies in percent by column."""
+    """A paper's figures for a method: their source, and accuracies in percent by column."""
 
     source: str
     accuracies: dict[str, float]
@@ -139,7 +139,7 @@ def _table(group: Sequence[Scored], columns: Sequence[str], by: str) -> MethodTa
 
 
 def _rows(group: Sequence[Scored], by: str) -> dict[str, list[Scored]]:
-    """The members of each row; models are named where there are several."""
+    """The members of each row; models are named if there are several."""
     several = len({one.model for one in group}) > 1
     found: dict[str, list[Scored]] = {}
     for one in group:
@@ -180,7 +180,7 @@ def _points(column: str, result: UnionResult) -> list[float]:
 
 
 def _mark_best(rows: Sequence[Row], column: str) -> None:
-    """Mark the largest figures of a column; none where the largest is a bound, as the true figure may be lower."""
+    """Mark the largest figures of a column, but not if the largest is a bound: the true figure may be lower."""
     if len(rows) < 2:
         return
     most = max(round(1000 * row.cells[column].mean) for row in rows)

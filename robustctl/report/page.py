@@ -33,7 +33,7 @@ def render(results: Labelled, curves: q_section.Labelled = ()) -> str:
 
 
 def _union(results: Labelled) -> dict[str, object]:
-    """What the template says about results of unions: a table, a chart, and each result against the first."""
+    """The values of the template for results of unions: a table, a chart, and each result against the first."""
     (_, base), *others = results
     groups = _groups(results)
     return {
@@ -52,7 +52,7 @@ def _with_protocols(results: Labelled) -> table.Rows:
 
 
 def _protocol(result: UnionResult) -> str:
-    """The protocol, and ``estimate`` where it is too weak for more."""
+    """The protocol, and ``estimate`` if it is too weak for more."""
     return table.attack_name(result) + ", estimate" * any(flag.startswith("estimate") for flag in result.flags)
 
 

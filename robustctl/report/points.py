@@ -11,8 +11,8 @@ from robustctl.threats import NORMS, Norm
 def render(results: Sequence[tuple[str, UnionResult]]) -> str:
     """CSV with the columns result, index (in the split), label, clean, linf, l2, l1, union.
 
-    1 is right or robust, 0 wrong or broken, empty where that norm was not evaluated. <=1 is unbroken in a norm of which
-    not every attack was tried, because the point is broken in another norm and only the union was asked.
+    1 is right or robust, 0 wrong or broken; a cell is empty if that norm was not evaluated. <=1 is unbroken in a norm
+    whose attacks were not all tried, because the point is broken in another norm and only the union was asked.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -25,8 +25,8 @@ POINTS: dict[Any, Any] = {
 
 
 def plot_curves(curves: Sequence[tuple[str, IntermediateResult]], path: Path) -> None:
-    """Draw path-sampling estimates (Monte Carlo's where there are no others) with 95 % bands over images, both axes
-    logarithmic; on the right, where it was searched, the strongest attack's loss.
+    """Draw path-sampling estimates (Monte Carlo's if there are no others) with 95 % bands over images, both axes
+    logarithmic; on the right, if it was searched, the strongest attack's loss.
 
     Args:
         curves: a label and a result each, of the same distribution.

@@ -24,7 +24,7 @@ def render(curves: Labelled) -> "Markup":
 
 
 def _group(text: str, curves: Labelled) -> dict[str, object]:
-    """What the template says about one distribution."""
+    """The values of the template for one distribution."""
     x, y = _axes(curves)
     return {
         "text": text,

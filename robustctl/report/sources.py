@@ -1,4 +1,4 @@
-"""What the sources of registry entries answer, as lines or as one table."""
+"""The answers of the sources of registry entries, as lines or as one table."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence

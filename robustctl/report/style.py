@@ -1,4 +1,4 @@
-"""What the parts of the HTML page share: how templates are filled, the colours of results, the size of charts."""
+"""The common part of the HTML page's sections: the filling of templates, the colours of results, the size of charts."""
 
 from functools import cache
 from pathlib import Path

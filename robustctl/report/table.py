@@ -48,7 +48,7 @@ def accuracies(results: Labelled) -> Rows:
 
 
 def footnotes(results: Labelled) -> list[str]:
-    """What a reader must know: points, attack, flags, and why columns do not compare."""
+    """Notes that a reader must know: points, attack, flags, and why columns do not compare."""
     notes = [
         "95 % intervals (Wilson): sampling error of the points only. Robust accuracies are at most these: attacks show"
         " what is broken.",
@@ -72,8 +72,8 @@ def footnotes(results: Labelled) -> list[str]:
 def told_apart(label: str, results: Sequence[UnionResult]) -> list[str]:
     """Column names for evaluations of one model: ``label``, and in brackets what differs between them.
 
-    None replaces another: a reader who sees only the newest cannot know whether it was the best of several. Where
-    nothing differs that has a name here, they are numbered.
+    No evaluation replaces another: a reader who sees only the newest cannot know whether it was the best of several.
+    If nothing differs that has a name here, they are numbered.
     """
     facets = [
         [f"{one.data.source} {one.data.split}" for one in results],

@@ -1,1 +1,1 @@
-"""What evaluations found: result files and statistics."""
+"""The findings of evaluations: result files and statistics."""

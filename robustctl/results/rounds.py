@@ -1,4 +1,4 @@
-"""What the rounds of an adaptive evaluation found, and what a second opinion did. No torch here."""
+"""The findings of the rounds of an adaptive evaluation, and of a second opinion. No torch here."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""What the evaluation of a suite found: frozen models, the JSON schema ``robustctl.suite/1``. No torch here.
+"""The findings of the evaluation of a suite: frozen models, the JSON schema ``robustctl.suite/1``. No torch here.
 
 Every figure follows from the verdicts of single points, which travel with the result.
 """
@@ -49,7 +49,7 @@ class Corruptions(_Frozen):
     """All corruptions of a suite: mean accuracy, by severity too, and mean corruption errors.
 
     ``mce`` is the mean error, not divided by another model's, as is usual for CIFAR-10-C; ``relative_mce`` is that less
-    the clean error (arXiv:1903.12261, Sec. 4.2). ``made`` says where the images are from; ``sha256`` is of their files.
+    the clean error (arXiv:1903.12261, Sec. 4.2). ``made`` says who made the images; ``sha256`` is their files' hash.
     """
 
     each: list[Corruption]
@@ -150,7 +150,7 @@ class SuiteResult(_Frozen):
 
 
 def corruption_figures(points: SuitePoints, made: str, sha256: dict[str, str]) -> Corruptions:
-    """Count what the points say about corruptions, of which there is at least one."""
+    """Count what the points say about corruptions; there is at least one."""
     each = [
         Corruption(name=name, severities=[Accuracy.of(bits) for bits in rows], mean=mean_of(rows))
         for name, rows in points.corrupted.items()

@@ -1,4 +1,4 @@
-"""What an evaluation found: frozen result models, the JSON schema ``robustctl.eval/1``, intervals, paired tests.
+"""The findings of an evaluation: frozen result models, the JSON schema ``robustctl.eval/1``, intervals, paired tests.
 
 No torch here. Every number is computed from per-point verdicts, which travel with the result (``points``).
 """
@@ -64,10 +64,11 @@ class NormAccuracy(Accuracy):
 
 
 class DataInfo(_Frozen):
-    """Which images: ``content_sha256`` hashes their pixels and labels, ``index_sha256`` their positions in the split.
+    """The identity of the images: ``content_sha256`` hashes their pixels and labels, ``index_sha256`` their positions
+    in the split.
 
     Older results have no ``content_sha256``.
-    ``preprocessing`` says how images of other sizes were made fit for the model; it is left out where they fitted.
+    ``preprocessing`` says how images of other sizes were made fit for the model; it is left out if they fitted.
     """
 
     source: str
@@ -95,7 +96,7 @@ class Mean(_Frozen):
 
 
 class AttackInfo(_Frozen):
-    """How it was attacked. ``protocol`` spells out the families; two results compare only where it is equal.
+    """How it was attacked. ``protocol`` spells out the families; two results compare only if it is equal.
 
     ``seconds_per_image`` is what each precision took if the faster one was to be taken. ``fast_copy`` says whether a
     faster copy of the model was attacked, after it was found equal, or the model itself; results of earlier versions do
@@ -115,7 +116,8 @@ class AttackInfo(_Frozen):
 
 
 class ExternalFigures(_Frozen):
-    """What an attack from outside did in one norm: it ``met`` the rightly classified points, of which ``broken`` fell.
+    """The effect of an attack from outside in one norm: it ``met`` the rightly classified points, and ``broken`` of
+    them fell.
 
     ``beyond`` of them no other attack broke; ``own_robust`` points were left by all other attacks.
     """
@@ -158,7 +160,7 @@ class Points(_Frozen):
         return self
 
     def union(self) -> list[int]:
-        """1 where the point is robust in every norm."""
+        """1 if the point is robust in every norm."""
         return [min(column) for column in zip(*self.robust.values(), strict=True)]
 
     def column(self, name: str) -> list[int]:
@@ -221,7 +223,7 @@ class UnionResult(_Frozen):
         return self
 
     def origins(self) -> list[str]:
-        """Who else broke points, in lines for people: earlier evaluations, and attacks from outside."""
+        """The others that broke points, in lines for people: earlier evaluations, and attacks from outside."""
         lines = [
             f"broken by earlier evaluations ({protocol}) and still broken: "
             + ", ".join(f"{n} in {norm}" for norm, n in norms.items())
@@ -285,7 +287,7 @@ def _figures(here: Any, there: Any, name: str = "") -> Iterator[tuple[str, objec
 
 
 class Figures(TypedDict):
-    """What ``UnionResult`` says in numbers, under its own names."""
+    """The numbers of a ``UnionResult``, under its own names."""
 
     clean: Accuracy
     norms: dict[Norm, NormAccuracy]
@@ -298,7 +300,7 @@ def summarize(points: Points, threats: Sequence[Threat], acc_8bit: dict[Norm, fl
     """The figures of a result from its verdicts.
 
     Args:
-        acc_8bit: by norm, the accuracy when every x_adv is rounded to 8-bit pixels, where it was measured.
+        acc_8bit: by norm, the accuracy when every x_adv is rounded to 8-bit pixels, if it was measured.
         upper_bound: points broken in one norm were not attacked in the others.
     """
     norms = {

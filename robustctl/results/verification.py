@@ -1,4 +1,4 @@
-"""What a verification found: the schema ``robustctl.verification/1``. No torch here."""
+"""The findings of a verification: the schema ``robustctl.verification/1``. No torch here."""
 
 import hashlib
 import json
@@ -93,7 +93,7 @@ class Verification(BaseModel):
         return max((one.verdict for one in self.findings), key=VERDICTS.index, default="confirmed")
 
     def content(self) -> dict[str, Any]:
-        """As JSON has it: with the verdict, which follows from the findings."""
+        """The content of the JSON file: with the verdict, which follows from the findings."""
         return {**self.model_dump(mode="json", by_alias=True), "verdict": self.verdict}
 
     def write(self, path: Path) -> None:
@@ -107,7 +107,7 @@ def read(path: Path) -> Verification:
 
 
 def claim_sha256(result: UnionResult) -> str:
-    """Which claim a result makes, whatever its model and its data are called and whoever wrote it down.
+    """The identity of a result's claim, whatever its model and its data are called and whoever wrote it down.
 
     Hashes of weights and images, points and their verdicts, radii, protocol and seed.
     """

@@ -20,7 +20,7 @@ Member = Threat | Limit
 
 
 class Suite(BaseModel):
-    """What a suite's file says.
+    """The content of a suite's file.
 
     Attributes:
         description: in one sentence.

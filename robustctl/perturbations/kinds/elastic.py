@@ -7,7 +7,7 @@ from robustctl.perturbations.boxed import Boxed
 from robustctl.perturbations.warp import warp
 
 SIGMA, REACH = 3.0, 12
-"""Of the Gaussian that smooths the flow, in pixels: a window of 25 pixels with deviation 3."""
+"""The Gaussian that smooths the flow, in pixels: a window of 25 pixels with deviation 3."""
 
 
 class Elastic(Boxed):

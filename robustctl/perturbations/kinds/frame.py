@@ -9,7 +9,7 @@ from robustctl.perturbations.boxed import Boxed
 
 
 class Frame(Boxed):
-    """Parameters: the width in pixels, then an image of which only the frame is used."""
+    """Parameters: the width in pixels, then an image whose frame alone is used."""
 
     unit = "pixels of width"
     highest = 4096.0

@@ -20,8 +20,8 @@ TINY = 1e-12
 
 
 class Gabor(Boxed):
-    """Parameters: strength, at most the budget; the kernel's width, frequency, angle and number of directions; and
-    the impulses in [-1,1], few of which are not 0."""
+    """Parameters: strength, at most the budget; the kernel's width, frequency, angle and number of directions; and the
+    impulses in [-1,1]; only a few are not 0."""
 
     unit = "255ths of strength"
     highest = 2048.0
@@ -46,7 +46,7 @@ class Gabor(Boxed):
         return torch.cat([z[:, :SHAPE], impulses * chosen], dim=1)
 
     def movable(self, z: Tensor) -> Tensor:
-        """All but the number of directions; impulses only where there are any."""
+        """All but the number of directions; impulses change only if there are any."""
         free = (z != 0).to(z)
         free[:, :SHAPE], free[:, 4] = 1, 0
         return free

@@ -8,7 +8,7 @@ from robustctl.perturbations.base import Task, at_most
 from robustctl.perturbations.boxed import Boxed
 
 SHARE = 0.05
-"""Of the coefficients that a step changes."""
+"""The share of the coefficients that a step changes."""
 
 
 class JpegL1(Boxed):

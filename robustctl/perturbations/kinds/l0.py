@@ -105,7 +105,7 @@ class L0(Kind):
         return best.flatten(1)
 
     def _sparse_rs(self, task: Task) -> Tensor:
-        """Random corners at random pixels; a falling share of them is swapped, and kept where the margin rises."""
+        """Random corners at random pixels; a falling share of them is swapped, and kept if the margin rises."""
         n, (height, width) = len(task.x), task.x.shape[2:]
         most, queries = min(int(task.budget), height * width), MORE_QUERIES * task.effort.queries
         if not most:
@@ -175,7 +175,7 @@ def _painted(x: Tensor, places: Tensor, colours: Tensor) -> Tensor:
 
 
 def _swapped(task: Task, places: Tensor, colours: Tensor, most: int, many: int) -> tuple[Tensor, Tensor]:
-    """Give ``many`` changed pixels back and change as many others; where none is left, only colours change."""
+    """Give ``many`` changed pixels back and change as many others; if none is left, only colours change."""
     if many < 1:
         return places, torch.where(uniform(task.generators, most, task.x)[:, None] < 0.3, _colours(task, most), colours)
     out = uniform(task.generators, most, task.x).argsort(dim=1)[:, :many]

@@ -41,7 +41,7 @@ class Patch(Boxed):
         }
 
     def bounds(self, x: Tensor, budget: float) -> tuple[Tensor, Tensor]:
-        """Places where the patch is whole, and [0,1]."""
+        """The box holds the places at which the patch is whole, and [0,1]."""
         side = int(budget)
         high = x.new_ones(2 + x.shape[1] * side * side)
         high[0], high[1] = x.shape[2] - side, x.shape[3] - side

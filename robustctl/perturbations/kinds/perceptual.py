@@ -21,7 +21,7 @@ from robustctl.perturbations.boxed import margins_of
 FIRST_STEP = 1.0
 """Length of the first step in l_2 for an image of 32x32 pixels in colour; it grows with the root of the pixels."""
 PENALTIES = (1.0, 10.0, 100.0)
-"""Of leaving the budget, in the course of a start (the Lagrangian attack of arXiv:2006.12655, Sec. 5)."""
+"""The price of leaving the budget, in the course of a start (the Lagrangian attack of arXiv:2006.12655, Sec. 5)."""
 HALVINGS = 12
 TINY = 1e-10
 
@@ -87,7 +87,7 @@ class Perceptual(Kind):
 
 
 def features(model: nn.Module, x: Tensor) -> list[Tensor]:
-    """What each convolution gives, (n, c, h, w) each, of length 1 across channels and divided by the root of h*w.
+    """The output of each convolution, (n, c, h, w) each, of length 1 across channels and divided by the root of h*w.
 
     Raises:
         RequestError: the model has neither convolutions nor several linear layers.
@@ -123,7 +123,7 @@ def distance(model: nn.Module, x: Tensor, others: list[Tensor]) -> Tensor:
 
 
 def features_of(task: Task) -> list[Tensor]:
-    """Of a task's images, by the model itself."""
+    """The features of a task's images, by the model itself."""
     with torch.no_grad(), true_float32(task.oracle.device):
         return features(task.oracle.model, task.x)
 

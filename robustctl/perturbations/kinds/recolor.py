@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from robustctl.perturbations.boxed import Boxed
 
 KNOTS = 8
-"""Of the table along each channel; between them the change is interpolated, which makes it smooth."""
+"""The entries of the table along each channel; between them the change is interpolated, which makes it smooth."""
 
 
 class ReColor(Boxed):

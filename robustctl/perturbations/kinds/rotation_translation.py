@@ -13,7 +13,7 @@ from robustctl.perturbations.warp import warp
 ANGLES, SHIFTS = 31, 5
 """Steps of the grid: 31 angles, 5 shifts along each axis, 775 images (arXiv:1712.02779, Sec. 4)."""
 SHARE = 1 / 300
-"""Of the image's side that it may be shifted by, for each degree: a tenth at 30 degrees, as in the paper."""
+"""The share of its side that the image may be shifted by, per degree: a tenth at 30 degrees, as in the paper."""
 
 
 class RotationTranslation(Kind):
