@@ -66,7 +66,7 @@ def play(
     take: Take,
     broken: Mapping[Norm, set[int]] = MappingProxyType({}),
 ) -> list[Taken]:
-    """Play all rounds: norm after norm, or each round in all norms where only the union is asked.
+    """Play all rounds: norm after norm, or each round in all norms if only the union is asked.
 
     Args:
         protocol: a key of ``ROUNDS``.
@@ -173,7 +173,7 @@ class _Game:
 
 
 def _numbered(family: Family, number: int) -> Family:
-    """The family under a name of its own, with which its random starts differ from those of the other numbers."""
+    """The family under a name of its own, so that its random starts differ from the other numbers' starts."""
     return replace(family, name=f"{family.name}-{number + 1}")
 
 
@@ -207,7 +207,8 @@ def attack(
 def round_infos(
     store: Store, protocol: str, threats: Sequence[Threat], right: Sequence[int], union_only: bool
 ) -> list[RoundInfo]:
-    """What each step of a finished evaluation met, broke and spent, and what was decided then."""
+    """The points that each step of a finished evaluation met and broke, its spending, and the decision that
+    followed."""
     spent = store.spent()
     taken = play(
         protocol,

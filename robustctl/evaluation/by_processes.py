@@ -1,7 +1,7 @@
 """Evaluation by several processes (torchrun): each attacks its share of the points into a store of its own.
 
-The shares are merged into the evaluation's one store. What a killed process left behind is merged by the next run, of
-any number of processes, so nothing that was committed is attacked again.
+The shares are merged into the evaluation's one store. The next run, of any number of processes, merges the stores that
+killed processes left behind, so nothing that was committed is attacked again.
 """
 
 import shutil

@@ -47,7 +47,7 @@ def challenge(
         correct: by position, whether an image is right without an attack.
 
     Returns:
-        What fell, by norm; None if the model has no gradient that an attack could follow.
+        The points that fell, by norm; None if the model has no gradient that an attack could follow.
     """
     network = trusted_copy(model, "float32", data.images(range(min(PROBE, len(data)))).to(device_of(model)))
     with (

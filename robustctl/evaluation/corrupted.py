@@ -42,10 +42,10 @@ def evaluate(
     sha256: dict[str, str],
     advance: Advance,
 ) -> dict[str, list[list[int]]]:
-    """Verdicts by corruption and severity, 1 where an image is classified rightly.
+    """Verdicts by corruption and severity: 1 if an image is classified rightly.
 
     Args:
-        published: where the images are, else they are made from the clean ones.
+        published: the folder of the images; without, they are made from the clean ones.
         path: of the store to go on with. sha256: of the published files.
     """
     found = {}

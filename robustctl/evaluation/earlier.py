@@ -15,7 +15,7 @@ from robustctl.evaluation.store import EARLIER, SECOND, Row, Store, decode, enco
 from robustctl.threats import Norm, Threat
 
 SAME = ("weights", "architecture", "normalisation", "images", "n")
-"""What two evaluations must have in common so that what breaks a point in one breaks it in the other."""
+"""The common part that two evaluations need, so that an image that breaks a point in one breaks it in the other."""
 
 Broken = tuple[int, bytes]
 """The position of a broken point, and its packed adversarial image."""
@@ -35,7 +35,7 @@ def take_over(
 
     Args:
         positions: points that may be taken over; those that this evaluation has broken already are left alone.
-        stores: files of other evaluations. Those of other models, images or radii, and those in use, are passed over.
+        stores: files of other evaluations. Stores of other models, images or radii, and stores in use, are passed over.
         passes: that judge a point, see ``referee.vote``.
     """
     for path in stores:

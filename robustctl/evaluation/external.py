@@ -56,7 +56,7 @@ class External(Protocol):
 
 @dataclass(frozen=True)
 class Others:
-    """What else may break points: ``attacks`` from outside, and ``stores`` of earlier evaluations."""
+    """The others that may break points: ``attacks`` from outside, and ``stores`` of earlier evaluations."""
 
     attacks: Sequence[External] = ()
     stores: Sequence[Path] = ()
@@ -84,7 +84,7 @@ class ExternalAttack:
     def attempts(
         self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, indices: Sequence[int], seed: int
     ) -> list[Tensor]:
-        """What the function returns, once."""
+        """The value that the function returns, once."""
         parameters = list(inspect.signature(self.function).parameters)
         with _seeded(f"{seed}/{self.name}/{threat.norm}/{list(indices)}", x.device), torch.enable_grad():
             if parameters[:1] != ["oracle"]:
@@ -106,7 +106,7 @@ class ExternalImages:
     images: dict[Norm, dict[int, list[Tensor]]]
 
     def points(self, data: ImageData, positions: Sequence[int], norm: Norm) -> list[int]:
-        """Those that the file has an image for."""
+        """The positions that the file has an image for."""
         return [position for position in positions if int(data.indices[position]) in self.images.get(norm, {})]
 
     def attempts(
@@ -161,7 +161,8 @@ def family_of(external: External) -> str:
 
 
 def infos(store: Store, threats: Sequence[Threat], right: Sequence[int]) -> list[ExternalInfo] | None:
-    """Who broke what, for every attack from outside whose verdicts the store has; None if there is none."""
+    """The points that each attack from outside broke, if the store has its verdicts; None if there is no such
+    attack."""
     families = store.families()
     found = [family for family in families if family.startswith(EXTERNAL)]
     if not found:

@@ -17,7 +17,7 @@ from robustctl.oracle import Oracle
 from robustctl.threats import Threat
 
 BY_ROWS = "apgd"
-"""The attack that keeps its batch full: ``row_scheduler`` puts a new start where one has ended."""
+"""The attack that keeps its batch full: ``row_scheduler`` puts a new attempt in the place of one that has ended."""
 COMMIT_SECONDS = 1.0
 """Points that finish within this time are judged and committed together, unless they are a batch before."""
 
@@ -38,7 +38,7 @@ def run_family(
 
     Args:
         positions: points of ``data``; one that the model gets wrong as it is comes back unchanged.
-        batch_size: rows of a gradient evaluation, >= 1; they go through the model in pieces where memory asks for it.
+        batch_size: rows of a gradient evaluation, >= 1; they go through the model in pieces if memory is short.
 
     Yields:
         Each position once, in the order in which they finish.
@@ -99,7 +99,7 @@ def gathered(batches: Iterable[Finished], size: int) -> Iterator[Finished]:
 
 
 def _image(oracle: Oracle, data: ImageData) -> Tensor:
-    """The first image, (1, c, h, w), where the model is."""
+    """The first image, (1, c, h, w), on the model's device."""
     return data.images([0]).to(oracle.device)
 
 

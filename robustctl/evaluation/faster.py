@@ -1,4 +1,4 @@
-"""Which precision attacks a model faster here: measured, not assumed."""
+"""Measures which precision attacks a model faster here."""
 
 from robustctl.architectures import Classifier
 from robustctl.data import ImageData
@@ -9,7 +9,7 @@ from robustctl.trusted_copy import Trusted
 FEW = 8
 """Images of the first batches, which tell how many images later ones may have."""
 SECONDS = 0.1
-"""What one timed batch should take about; each network is timed four times."""
+"""The time that one timed batch should take about; each network is timed four times."""
 
 
 def seconds_per_image(model: Classifier, data: ImageData, networks: list[Trusted], batch_size: int) -> dict[str, float]:

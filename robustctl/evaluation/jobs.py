@@ -21,9 +21,9 @@ from robustctl.threats import Norm, Threat
 
 @dataclass(frozen=True)
 class Setting:
-    """What the jobs of one evaluation share.
+    """The things that the jobs of one evaluation share.
 
-    Model, images, where verdicts go, seed >= 0, images a forward pass, and passes that judge a point.
+    Model, images, the store of verdicts, seed >= 0, images per forward pass, and passes that judge a point.
     """
 
     model: nn.Module
@@ -88,7 +88,7 @@ def reference_job(setting: Setting, threat: Threat, attack: str) -> AttackJob:
 def run(job: AttackJob, setting: Setting, meets: Sequence[int], advance: Advance) -> None:
     """Attack the points at positions ``meets`` that this job has not judged; commit verdicts batch by batch.
 
-    What the attack spent is committed with the verdicts; a process that is killed loses what it spent since then.
+    The attack's spending is committed with the verdicts; a process that is killed loses what it spent since then.
     """
     norm, store, oracle = job.threat.norm, setting.store, setting.oracle
     done = store.judged(norm, job.family)

@@ -33,7 +33,7 @@ from robustctl.version import __version__
 PROBE = 16
 """Images that tell how long a threat takes."""
 LEAST = Effort(1, 1, 2)
-"""What they are attacked with."""
+"""The attacks that they meet."""
 MASKED = 0.25
 """Share of the points left by gradients that a search without them may break before the result is flagged."""
 BUDGET, SEED, EFFORT = "budget", "seed", "effort"
@@ -41,11 +41,11 @@ BUDGET, SEED, EFFORT = "budget", "seed", "effort"
 
 @dataclass(frozen=True)
 class Found:
-    """What the evaluation of one threat found.
+    """The findings of the evaluation of one threat.
 
     Attributes:
         broken: positions, of those that are right without an attack.
-        by: how many points each attack broke, by its name; ``earlier`` are those of other budgets or seeds.
+        by: how many points each attack broke, by its name; ``earlier`` stands for other budgets or seeds.
         evaluations: gradient evaluations, of all sessions. seconds: likewise.
         flags: what a reader must know.
     """
@@ -59,7 +59,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Setup:
-    """What the threats of one evaluation share; ``passes`` judge a point."""
+    """The things that the threats of one evaluation share; ``passes`` judge a point."""
 
     model: Classifier
     spec: ModelSpec
@@ -235,7 +235,7 @@ def _witnesses(path: Path, wanted: set[int]) -> Iterator[tuple[int, bytes]]:
 
 
 def _judged(setup: Setup, limit: Limit, found: Sequence[tuple[int, bytes]], done: set[int]) -> list[Row]:
-    """Those that still break their point; parameters of another length are judged by themselves."""
+    """The parameters that still break their point; parameters of another length are judged by themselves."""
     rows = []
     for position, packed in found:
         if position in done:

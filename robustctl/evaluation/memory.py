@@ -15,7 +15,7 @@ from robustctl.errors import RunError
 Result = TypeVar("Result")
 
 SHARE = 0.5
-"""Of the available memory, what one pass may take."""
+"""The share of the available memory that one pass may take."""
 TRANSIENT = 2.0
 """A pass takes this many times what its forward half keeps: gradients, the workspace of convolutions and gaps between
 freed tensors come on top."""
@@ -78,7 +78,7 @@ def fitting(model: nn.Module, image: Tensor) -> int:
 
 
 def _kept_bytes(model: nn.Module, image: Tensor) -> int:
-    """What a forward pass of one image keeps for its backward pass; parameters and buffers do not count."""
+    """The bytes that a forward pass of one image keeps for its backward pass; parameters and buffers do not count."""
     fixed = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
     kept: dict[int, int] = {}
 
@@ -95,7 +95,7 @@ def _kept_bytes(model: nn.Module, image: Tensor) -> int:
 
 @functools.cache
 def _available_bytes() -> int | None:
-    """Memory that this process may still take: the machine's, or its control group's; None where neither says.
+    """Memory that this process may still take: the machine's, or its control group's; None if neither says.
 
     Read once: what freed tensors leave with the process would count as taken later.
     """

@@ -24,7 +24,7 @@ class Family:
     Attributes:
         name: unique within a protocol and norm; part of the random seeds.
         loss: a function of ``losses``.
-        restarts: random starts, for each target where there are targets.
+        restarts: random starts, for each target if there are targets.
         targets: how many of the most likely wrong classes are aimed at; 0 is untargeted. Never more than n_classes - 1.
         steps: gradient steps (of Square: queries) of one start.
         larger_radii: start in balls of three and two times the radius (l_1).
@@ -45,7 +45,7 @@ class Family:
     from_image: bool = False
 
     def __str__(self) -> str:
-        """As results spell it out: ``apgd-t 9 targets 1x100``."""
+        """The family as results spell it out: ``apgd-t 9 targets 1x100``."""
         targets = f" {self.targets} targets" if self.targets else ""
         radii = " larger radii" if self.larger_radii else ""
         if self.ladder:
@@ -53,7 +53,8 @@ class Family:
         return f"{self.name}{targets} {self.restarts}x{self.steps}{radii}"
 
     def parameters(self) -> dict[str, object]:
-        """As the key of an evaluation has them; what a protocol does not use is left out, as older keys lack it."""
+        """The settings as the key of an evaluation has them; a setting that a protocol does not use is left out, as
+        older keys lack it."""
         added = {"ladder": (), "from_image": False}
         return {name: value for name, value in asdict(self).items() if name not in added or value != added[name]}
 
@@ -82,7 +83,7 @@ REST = (
 )
 
 PROTOCOLS: dict[str, dict[Norm, tuple[Family, ...]]] = {
-    # That of the E-AT (arXiv:2105.12508) and RAMP (arXiv:2402.06827) papers.
+    # The protocol of the E-AT (arXiv:2105.12508) and RAMP (arXiv:2402.06827) papers.
     "standard": STANDARD,
     # The complete AutoAttack, standard version (arXiv:2003.01690, arXiv:2103.01208).
     "full": {norm: STANDARD[norm] + REST for norm in NORMS},
@@ -117,7 +118,7 @@ class Round:
     exact: bool = False
 
     def __str__(self) -> str:
-        """As results spell it out."""
+        """The protocol as results spell it out."""
         families = ", ".join(dict.fromkeys(f"{family} {family.loss}" for family in self.families))
         again = f", again while over {self.share:.0%} break, at most {self.most} times" if self.most > 1 else ""
         rules = {
@@ -145,7 +146,8 @@ Start = tuple[tuple[tuple[float, int], ...], LossName]
 
 
 def _diverse(norm: Norm) -> tuple[Family, ...]:
-    """What the repetitions of the diverse round take in turn; docs/benchmarks.md compares losses and ladders."""
+    """The settings that the repetitions of the diverse round take in turn; docs/benchmarks.md compares losses and
+    ladders."""
     if norm == "linf":
         losses: tuple[LossName, ...] = ("margin", "ce", "dlr", "probability_margin")
         return tuple(Family("diverse", loss, 1, 0, 20, False) for loss in losses)

@@ -40,7 +40,8 @@ class Verdicts:
 
 @dataclass(frozen=True)
 class Votes:
-    """What several passes say about n images, all of shape (n,): median margin, and share of passes that are right.
+    """The answer of several passes about n images, all of shape (n,): median margin, and share of passes that are
+    right.
 
     ``wrong`` says which images most of the passes misclassify. With one pass it is that pass's answer.
     """
@@ -66,7 +67,7 @@ def float32_eval(model: nn.Module) -> Iterator[None]:
 def logits(model: nn.Module, x: Tensor) -> Tensor:
     """Fresh float32 logits (n, k) on the CPU of images (n, c, h, w), computed on the model's own device.
 
-    It is one forward pass, or several where memory is short.
+    It is one forward pass, or several if memory is short.
     """
     device = device_of(model)
 
@@ -122,8 +123,8 @@ def judge_8bit(model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, threat: Th
     """Whether x_adv (n, c, h, w) still breaks its points when it is an 8-bit image, shape (n,).
 
     Every pixel is rounded towards x, so that rounding does not lengthen the perturbation; images and labels are as for
-    ``judge``. Ball and box are checked again, in exact steps of 1/255: where x itself is no 8-bit image, the nearest
-    one may lie outside, and then nothing is broken.
+    ``judge``. Ball and box are checked again, in exact steps of 1/255: if x itself is no 8-bit image, the nearest one
+    may lie outside, and then nothing is broken.
 
     Raises:
         RunError: the logits of a rounded image are not finite.
@@ -134,8 +135,8 @@ def judge_8bit(model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, threat: Th
 
 
 def to_8bit(x_adv: Tensor, x: Tensor) -> Tensor:
-    """Whole numbers 0..255 in float64: each pixel of x_adv in [0,1] rounded towards x, or x rounded to the nearest
-    where none lies between."""
+    """Whole numbers 0..255 in float64: each pixel of x_adv in [0,1] rounded towards x, or x rounded to the nearest if
+    none lies between."""
     here, there = _levels(x, 0), _levels(x_adv, SNAP)
     towards = torch.where(there > here, there.floor(), there.ceil())
     passed = (towards - here) * (there - here) <= 0

@@ -32,7 +32,7 @@ def describe() -> str:
 
 
 def cost(norm: Norm, attack: str, n_classes: int) -> float:
-    """As ``Family.cost``: ``full`` is the same protocol."""
+    """The cost as in ``Family.cost``: ``full`` is the same protocol."""
     (family,) = (family for family in PROTOCOLS["full"][norm] if family.name == attack)
     return BOOKKEEPING * family.cost(n_classes)
 

@@ -53,7 +53,7 @@ class _Point:
     index: int  # in its split, for the random seeds
     x: Tensor
     y: int
-    targets: list[int]  # target class of each attempt, -1 where the loss has none
+    targets: list[int]  # target class of each attempt, -1 if the loss has none
     next_attempt: int = 0
     running: int = 0
     survived: int = 0  # attempts that ended without breaking it
@@ -82,7 +82,8 @@ class _Ready:
         self.by_running: list[OrderedDict[_Point, None]] = []
 
     def place(self, point: _Point, side_by_side: bool) -> None:
-        """Put a point where it belongs now. ``side_by_side``: its attempts may run beside each other from the start."""
+        """Put a point into its present group. ``side_by_side``: its attempts may run beside each other from the
+        start."""
         self.drop(point)
         if point.has_attempts and (not point.running or side_by_side or point.survived):
             while len(self.by_running) <= point.running:
@@ -151,7 +152,7 @@ class FullBatch:
         return Finished([point.position for point in points], torch.stack(x_adv).cpu())
 
     def fill(self) -> None:
-        """Begin attempts until the batch is full; where attempts are short, let it shrink."""
+        """Begin attempts until the batch is full; if there are too few, let it shrink."""
         live = sum(attempt is not None for attempt in self.attempts)
         begun: list[_Attempt] = []
         while live + len(begun) < self.batch_size and (attempt := self._next_attempt()):
@@ -329,7 +330,7 @@ def _schedule(family: Family) -> Schedule:
 
 
 def _pixels_first(x: Tensor) -> Tensor:
-    """(n, c, h, w) to contiguous (n, h, w, c); no copy where channels come last in memory already."""
+    """(n, c, h, w) to contiguous (n, h, w, c); no copy is made if channels come last in memory already."""
     return x.permute(0, 2, 3, 1).contiguous()
 
 
@@ -341,7 +342,7 @@ def _channels_first(x: Tensor) -> Tensor:
 def _targets(logits: Tensor, y: Tensor, family: Family) -> list[list[int]]:
     """Target class of each attempt of each point: the most likely wrong classes, ``restarts`` times each.
 
-    -1, once a restart, where the loss has no target.
+    It is -1, once per restart, if the loss has no target.
     """
     if family.targets == 0:
         return [[-1] * family.restarts] * len(y)

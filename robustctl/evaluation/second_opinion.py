@@ -1,7 +1,7 @@
 """A second opinion: attacks of other kinds on a small sample of the points that a protocol left.
 
 Attacks prove what is broken, never what is robust. If an attack of another kind breaks a sampled survivor, the
-protocol's own attacks were misled, and its figure is only an upper bound. What the sample shows is reported beside the
+protocol's own attacks were misled, and its figure is only an upper bound. The sample's outcome is reported beside the
 figure and does not change it, so that figures of one protocol stay comparable.
 """
 

@@ -46,7 +46,8 @@ NAMES = {"data", "list of points", "indices"}
 
 EXTERNAL, EARLIER, SECOND = "external: ", "earlier: ", "second opinion: "
 """Begin the names of families that are not the protocol's own: attacks from outside, verdicts of earlier evaluations of
-the same model, and attacks that only look at a sample. What the last ones break is reported, not counted."""
+the same model, and attacks that only look at a sample. The points that the last ones break are reported, not
+counted."""
 COUNTED = f"family NOT LIKE '{SECOND}%'"
 
 Key = Mapping[str, object]
@@ -73,7 +74,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a family found at a point: whether it is broken, and the margin of the best attempt."""
+    """A family's findings at a point: whether it is broken, and the margin of the best attempt."""
 
     broken: bool
     margin: float
@@ -88,7 +89,7 @@ class Store:
 
     Raises:
         RunError: the file is of another evaluation (the differing fields are named), damaged, in use by another
-            process, or cannot be written. What was committed before stays.
+            process, or cannot be written. Verdicts that were committed before stay.
     """
 
     def __init__(self, path: Path, key: Key) -> None:
@@ -180,7 +181,7 @@ class Store:
         """Commit a batch of verdicts, all or none.
 
         Args:
-            session: a name for one run of the family, of which ``evaluations`` is what it has spent until now.
+            session: a name for one run of the family; ``evaluations`` is its spending until now.
         """
         with self._translated(), self._transaction():
             self._insert(
@@ -200,7 +201,7 @@ class Store:
                 self._connection.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({places})", rows)
 
     def measures(self) -> dict[int, str]:
-        """What another kind of evaluation (intermediate-q) kept for each position, as it wrote it."""
+        """The text that another kind of evaluation (intermediate-q) kept for each position."""
         return dict(self._read("SELECT position, value FROM measures"))
 
     def add_measures(self, rows: Iterable[tuple[int, str]]) -> None:
@@ -226,7 +227,7 @@ class Store:
         self._connection.executemany(f"INSERT INTO {table} VALUES ({places})", [(*row, checksum(*row)) for row in rows])
 
     def _sweep(self) -> None:
-        """Take out every row whose checksum does not hold, or which contradicts itself where it has none."""
+        """Take out every row whose checksum does not hold, or which has no checksum and contradicts itself."""
         for table, columns in CHECKED.items():
             rows = self._connection.execute(f"SELECT rowid, * FROM {table}")
             bad = [rowid for rowid, *row in rows if not _is_sound(table, row[:columns], row[columns])]
@@ -234,7 +235,7 @@ class Store:
             self._connection.executemany("INSERT INTO repaired VALUES (?)", [(table,)] * len(bad))
 
     def _require_whole(self) -> None:
-        """Raise DatabaseError where the pages do not fit together; an index alone is made anew from its table."""
+        """Raise DatabaseError if the pages do not fit together; an index alone is made anew from its table."""
         if self._connection.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",):
             return
         self._connection.execute("REINDEX")
@@ -331,7 +332,7 @@ def place(folder: Path, stem: str, key: Key) -> Path:
 
 
 def read_key(path: Path) -> dict[str, str]:
-    """The key of a store that nobody holds open; empty where there is none to be read."""
+    """The key of a store that nobody holds open; empty if no key can be read."""
     try:
         connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=0)
         try:
@@ -343,7 +344,7 @@ def read_key(path: Path) -> dict[str, str]:
 
 
 def encode(x_adv: Tensor, x: Tensor) -> bytes:
-    """Pack one float32 image losslessly: its bits that differ from those of ``x``, grouped by byte, deflated."""
+    """Pack one float32 image losslessly: the bits that differ from ``x``, grouped by byte, deflated."""
     changed = _bits(x_adv) ^ _bits(x)
     return zlib.compress(changed.view(np.uint8).reshape(-1, 4).T.tobytes(), 1)
 
@@ -365,7 +366,7 @@ def _short(value: str | None) -> str:
 
 
 def _explain(error: sqlite3.Error) -> str:
-    """What to do about an error of SQLite's."""
+    """The advice for an error of SQLite's."""
     text, code = str(error), getattr(error, "sqlite_errorname", "")
     if code.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
         return f"cannot write ({text}). What was committed stays: free some space and run the same command again"

@@ -259,7 +259,7 @@ def _run_jobs(setting: Setting, request: UnionRequest, right: list[int]) -> None
 
 
 def _without_gradient(jobs: list[AttackJob], request: UnionRequest) -> list[AttackJob]:
-    """Those jobs that need no gradient; RequestError where there is none."""
+    """The jobs that need no gradient; RequestError if there is none."""
     if not (needing_none := [job for job in jobs if job.family == SQUARE]):
         raise RequestError(
             f"the model gives no gradient at all, and all attacks of --attack {request.protocol} follow it: they would "
@@ -284,7 +284,8 @@ def _say_time(oracle: Oracle, data: ImageData, request: UnionRequest, left: list
 def _meets(job: AttackJob, store: Store, request: UnionRequest, right: list[int]) -> list[int]:
     """The points that a job meets: those that no earlier job of its norm (of any norm, union only) has broken.
 
-    Points that this very job broke stay in the list, so that it does not depend on where an earlier session stopped.
+    Points that this very job broke stay in the list, so that it does not depend on the point at which an earlier
+    session stopped.
     """
     norms = [threat.norm for threat in request.threats] if request.union_only else [job.threat.norm]
     broken = set().union(*(store.broken(norm) for norm in norms)) - store.broken(job.threat.norm, job.family)
@@ -297,7 +298,7 @@ def _left(job: AttackJob, store: Store, request: UnionRequest, right: list[int])
 
 
 def _jobs(setting: Setting, request: UnionRequest) -> list[AttackJob]:
-    """The jobs in their order: norm by norm, or cheapest first where only the union is asked."""
+    """The jobs in their order: norm by norm, or cheapest first if only the union is asked."""
     if request.protocol == reference.NAME:
         found = [
             jobs.reference_job(setting, threat, attack) for threat in request.threats for attack in reference.ATTACKS

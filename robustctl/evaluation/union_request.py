@@ -1,4 +1,4 @@
-"""What is asked of a union evaluation."""
+"""The request for a union evaluation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from robustctl.threats import Threat
 
 @dataclass(frozen=True)
 class UnionRequest:
-    """What is evaluated, apart from the model and the images.
+    """The request apart from the model and the images.
 
     Attributes:
         threats: in the order of the tables, one a norm.

@@ -29,7 +29,7 @@ from robustctl.version import __version__
 
 @dataclass
 class _Ledger:
-    """What has been found so far."""
+    """The findings so far."""
 
     findings: list[Finding] = field(default_factory=list)
     figures: dict[str, Checked] = field(default_factory=dict)
@@ -57,7 +57,7 @@ def verify(
 
     Args:
         model: on the device to be used.
-        data: images that are said to be those of the claim; None if nobody has them, which ``found`` tells.
+        data: images that are said to be the claim's; None if nobody has them, which ``found`` tells.
         witnesses: of the claim; None if it has none.
         name, claim: what to call the model and the claim.
         found: what was found before, about the card for example.
@@ -112,7 +112,7 @@ def in_order(result: UnionResult) -> list[tuple[Norm, NormAccuracy]]:
 
 
 def _notes(result: UnionResult) -> list[str]:
-    """What is no fault, but what a reader must see."""
+    """The notes that are no faults, but that a reader must see."""
     notes = []
     index = result.points.index
     if index != list(range(len(index))):
@@ -132,7 +132,7 @@ def _is_same(
     result: UnionResult,
     witnesses: Witnesses | None,
 ) -> bool:
-    """Whether weights and images are those of the claim, so that its points can be judged."""
+    """Whether weights and images are the claim's own, so that its points can be judged."""
     same = weights_sha256(model) == result.weights_sha256
     if not same:
         ledger.add("not reproduced", "the weights are not those that were evaluated")
@@ -155,7 +155,7 @@ def _is_same(
 
 
 def _fault_of(data: ImageData, result: UnionResult) -> tuple[Verdict, str, list[int]] | None:
-    """Why the images at hand are not those of the claim, or the claim contradicts itself."""
+    """The reason why the images at hand are not the claim's, or why the claim contradicts itself."""
     if data.indices.tolist() != result.points.index or data.index_sha256 != result.data.index_sha256:
         return "not reproduced", "its list of points is not that which was evaluated", []
     wrong = [
@@ -287,8 +287,8 @@ def _challenge(
 ) -> None:
     """Attack a sample of what is claimed to survive.
 
-    What falls lowers the figure. The claim is not reproduced if that takes it out of its own 95 % interval: a few
-    points that another start breaks are within what any attack misses.
+    The points that fall lower the figure. The claim is not reproduced if that takes it out of its own 95 % interval: a
+    few points that another start breaks are within what any attack misses.
     """
     if not sample:
         ledger.add("cannot be checked", "no survivor was attacked, and no witness can prove that a point is robust")

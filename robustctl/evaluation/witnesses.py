@@ -32,7 +32,7 @@ SCHEMA = "robustctl.witnesses/1"
 CHUNK_BYTES = 16 << 20
 """Unpacked size of a chunk, which is all that is in memory at once."""
 MEMORY_BYTES = 256 << 20
-"""What unpacking a chunk may take, so that a small file cannot fill the memory."""
+"""The memory that unpacking a chunk may take, so that a small file cannot fill it."""
 PLANES = 5
 """Bytes of a pixel before they are packed: which of the three images, and the four of the difference."""
 
@@ -45,7 +45,7 @@ class Witnesses(Protocol):
 
     @property
     def origin(self) -> "Origin | None":
-        """What they say that they are of; None if they lie beside their evaluation."""
+        """The subject that they name themselves; None if they lie beside their evaluation."""
         ...
 
     def indices(self, norm: Norm) -> list[int]:
@@ -58,7 +58,7 @@ class Witnesses(Protocol):
 
 
 class Origin(BaseModel):
-    """What witnesses are of: hashes of weights, of what stands around them, and of the images; radii as written."""
+    """The subject of witnesses: hashes of weights, of what stands around them, and of the images; radii as written."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -100,7 +100,7 @@ class StoredWitnesses:
         return [self.result.points.index[position] for position, _ in self._broken(norm)]
 
     def batches(self, threat: Threat, data: ImageData) -> Iterator[Batch]:
-        """The images as the store has them; the data must be those of the evaluation."""
+        """The images as the store has them; the data must be the evaluation's."""
         for batch in chunks(self._broken(threat.norm), BATCH):
             positions = [position for position, _ in batch]
             x = data.images(positions)
@@ -140,7 +140,7 @@ class PublishedWitnesses:
 class Joined:
     """The witnesses of a claim, and those that others published of the same model, images and radii.
 
-    What breaks a point breaks it whoever found it.
+    An image that breaks a point breaks it whoever found it.
     """
 
     def __init__(self, own: PublishedWitnesses, others: Sequence[PublishedWitnesses]) -> None:
@@ -149,7 +149,7 @@ class Joined:
 
     @property
     def origin(self) -> Origin:
-        """Of the claim's own witnesses."""
+        """The subject of the claim's own witnesses."""
         return self.own.origin
 
     def indices(self, norm: Norm) -> list[int]:
@@ -168,7 +168,7 @@ def write(path: Path, witnesses: Witnesses, origin: Origin, data: ImageData) -> 
     """Write witnesses to a file; returns how many there are by norm.
 
     Raises:
-        RequestError: the data are not those of the evaluation.
+        RequestError: the data are not the evaluation's.
         RunError: the disk.
     """
     tensors: dict[str, Tensor] = {}

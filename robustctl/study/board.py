@@ -1,4 +1,4 @@
-"""What a study shows while it runs: one live table on a terminal, plain lines in a log file. No torch here."""
+"""The display of a study while it runs: one live table on a terminal, plain lines in a log file. No torch here."""
 
 import os
 import sys

@@ -57,7 +57,7 @@ class Training:
 
     @property
     def method(self) -> str:
-        """What a table calls it: the recipe's short name."""
+        """Its name in a table: the recipe's short name."""
         return self.recipe.short_name
 
     def done(self) -> bool:
@@ -120,7 +120,7 @@ class Evaluation:
 
     @property
     def method(self) -> str:
-        """What a table calls it: the recipe's short name, or ``start``."""
+        """Its name in a table: the recipe's short name, or ``start``."""
         return self.of.method if self.of else START
 
     def done(self) -> bool:
@@ -235,7 +235,7 @@ def _tell_of_recipe(study: Study, i: int, error: str, tell: Tell) -> None:
 
 
 def dataset_of(recipe_name: str, source: str | None) -> str | None:
-    """The data set for which a recipe is looked up: none where its name says it, else that of the images."""
+    """The data set for which a recipe is looked up: the images' own; None if the recipe's name says it."""
     if "/" in recipe_name or recipe_name.endswith((".yaml", ".yml")):
         return None
     return next((name for name, standard in CONVENTIONS.items() if source in (name, standard.source)), None)

@@ -45,7 +45,7 @@ class Processes:
         self.environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
 
     def start(self, name: str, arguments: list[str], log: Path) -> Job:
-        """As ``Pool.start``."""
+        """The same as ``Pool.start``."""
         command = [sys.executable, "-m", "robustctl", *arguments]
         with writing(log), log.open("ab") as file:
             child = subprocess.Popen(

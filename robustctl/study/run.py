@@ -157,7 +157,7 @@ def log_of(step: Step) -> Path:
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log that says something; empty where there is none."""
+    """The last line of a log that says something; empty if there is none."""
     try:
         with log.open("rb") as file:
             file.seek(max(log.stat().st_size - LAST_BYTES, 0))

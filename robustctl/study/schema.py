@@ -1,4 +1,4 @@
-"""What a study's YAML file says, as checked values, and its only reader. No torch here."""
+"""A study's YAML file as checked values, and its only reader. No torch here."""
 
 import json
 import re
@@ -50,7 +50,7 @@ class Study(Block):
         models: what ``finetune`` starts from. architectures: what ``train`` trains from scratch.
         recipes: names or files, as ``--recipe``; ``start`` is the model as it is.
         seeds: of the trainings. The attacks have seed 0.
-        data: where images are; without, what each recipe's data set usually has.
+        data: the place of the images; without, the usual images of each recipe's data set.
         n: how many images of the evaluated split, for data that do not say it; all without.
         threats: unions to evaluate; without, the one that each recipe evaluates.
         protocols: of the evaluations; an empty list trains alone.
@@ -126,7 +126,7 @@ class StudyFile(Document):
             raise RequestError(f"study {self.path} has {counted(len(faults))}:\n  {listed}")
 
     def fault(self, key: Key, text: object) -> str:
-        """A fault's line: where the key stands, its name, what is wrong."""
+        """A fault's line: the place of the key, its name, what is wrong."""
         return f"{self.place(key)}: {'.'.join(map(str, key))}: {text}"
 
 

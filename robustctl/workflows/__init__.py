@@ -1,1 +1,1 @@
-"""What a user does, as functions: the command line and Python call the same ones."""
+"""The things that a user does, as functions: the command line and Python call the same ones."""

@@ -1,4 +1,4 @@
-"""What is claimed for a model in one line a claim, with the newest verdict of this machine. No torch here."""
+"""The claims about a model, one line per claim, with the newest verdict of this machine. No torch here."""
 
 from robustctl.errors import RequestError
 from robustctl.models.find import FoundModel

@@ -24,12 +24,12 @@ def claimed_images(
     """Read the points of a result; whether they are the same images as then is for the caller to compare.
 
     Args:
-        source: where they are, if not where the result says.
-        reading: columns and classes that the source does not tell by itself; else those of the run's ``record``.
+        source: their place, if it is not the one that the result names.
+        reading: columns and classes that the source does not tell by itself; else the run's ``record`` names them.
         fetch: ask the hub for a data set that is not here.
 
     Raises:
-        RequestError: nobody says where the images are, they cannot be read, or some of the points are missing.
+        RequestError: nobody names the place of the images, they cannot be read, or some of the points are missing.
         RunError: the hub could not be reached.
     """
     place, split, index = source or result.data.source, result.data.split, result.points.index

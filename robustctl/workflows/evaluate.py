@@ -42,7 +42,7 @@ def evaluate(
         The result (None in all but the first of torchrun's processes) and its file.
 
     Raises:
-        RequestError, RunError: as ``evaluation.union.evaluate_union``, and where model or images cannot be loaded.
+        RequestError, RunError: as ``evaluation.union.evaluate_union``, and if model or images cannot be loaded.
     """
     union.require_protocol(request.protocol, [threat.norm for threat in request.threats])
     chosen_device = local_device(pick_device(device))
@@ -87,7 +87,7 @@ def _earlier(store_path: Path) -> list[Path]:
 
 
 def _say_if_afresh(store_path: Path, key: Key) -> None:
-    """Say on stderr why verdicts that lie here already are not those of this evaluation."""
+    """Say on stderr why verdicts that lie here already do not belong to this evaluation."""
     others = sorted(store_path.parent.glob("*.sqlite"), key=lambda path: path.stat().st_mtime)
     if others and not store_path.exists():
         fields = differing(read_key(others[-1]), plain(key))
@@ -95,7 +95,7 @@ def _say_if_afresh(store_path: Path, key: Key) -> None:
 
 
 def recorded_accuracy(subject: Subject) -> KnownAccuracy | None:
-    """The clean accuracy that the entry records, the most exact one where there are several."""
+    """The clean accuracy that the entry records, the most exact one if there are several."""
     entry = subject.found_model.entry
     clean = [one for one in entry.accuracies if one.norm is None] if entry else []
     if entry is None or not clean:

@@ -186,7 +186,7 @@ def parse_threats(threats: Threats) -> tuple[Threat, ...]:
 
 
 def _device(model: Model, device: str | None) -> torch.device:
-    """A module stays where it is unless the caller says otherwise."""
+    """A module stays on its device unless the caller says otherwise."""
     return device_of(model) if isinstance(model, nn.Module) and device is None else pick_device(device or "auto")
 
 

@@ -69,7 +69,7 @@ class SuiteOptions:
 
     @property
     def effort(self) -> str:
-        """Of threats that are no norms."""
+        """The names of threats that are no norms."""
         return "fast" if self.protocol == "fast" else "standard"
 
 
@@ -236,7 +236,7 @@ def _about(seconds: float) -> str:
 def _corrupt(
     setup: Setup, suite: Suite, options: SuiteOptions, folder: Path
 ) -> tuple[dict[str, list[list[int]]], list[LeftOut], str, dict[str, str]]:
-    """Verdicts on corrupted images, corruptions whose images are missing, where images are from, hashes of files."""
+    """Verdicts on corrupted images, corruptions whose images are missing, makers of the images, hashes of files."""
     names, made = suite.chosen_corruptions, "made from the clean images with the constants of CIFAR-10-C"
     if not names:
         return {}, [], "", {}

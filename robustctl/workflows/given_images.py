@@ -40,7 +40,7 @@ def from_dataset(dataset: "Dataset[Any]", n: int | None = None) -> ImageData:
 
     Args:
         dataset: its items are (image, label); an image is a tensor (c, h, w), uint8 or floats in [0,1], or a PIL image.
-            If it has ``classes``, as those of torchvision have, these are the names of the labels.
+            If it has ``classes``, as torchvision's data sets have, these are the names of the labels.
 
     Raises:
         RequestError: it has no length, or an item is of another form, type, range or size.

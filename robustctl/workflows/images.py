@@ -18,7 +18,7 @@ def load_images(
 ) -> ImageData:
     """Read the first ``n`` images of a split, as ``robustctl.data.load`` does, from a hub data set too.
 
-    What a user must know about the reading (files left out, images resized, classes by order) is said on stderr.
+    Notes on the reading (files left out, images resized, classes by order) go to stderr.
 
     Args:
         source: what ``robustctl.data.load`` takes, or a hub id USER/NAME. A local path wins over the hub.
@@ -55,7 +55,7 @@ def load_training_images(
 
 
 def reading_of(columns: str | None, classes: Path | None) -> Reading:
-    """What ``--columns`` and ``--classes`` say.
+    """The reading that ``--columns`` and ``--classes`` ask for.
 
     Args:
         columns: ``image=img,label=fine_label``.
@@ -82,7 +82,7 @@ def _say_notes(images: ImageData | EncodedData) -> None:
 
 
 def _local(source: str, split: str) -> str:
-    """The source itself where it is here, else the folder that the hub's data set was fetched into."""
+    """The source itself if it is here, else the folder that the hub's data set was fetched into."""
     if Path(source).expanduser().exists() or not HUB_ID.fullmatch(source):
         return source
     from robustctl.models.pull import fetch_dataset

@@ -16,7 +16,7 @@ PUBLISHED = "published"
 
 @dataclass(frozen=True)
 class Settings:
-    """What ``robustctl eval`` is to be asked: radii as written by norm, and the rest by the names of its options."""
+    """The options for ``robustctl eval``: radii as written by norm, and the rest by the names of its options."""
 
     radii: dict[Norm, str]
     data: str

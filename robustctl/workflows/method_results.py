@@ -50,7 +50,7 @@ def _made_by(path: Path, result: UnionResult) -> Run | None:
 
 
 def paper_of(run: Run, record: RunRecord, result: UnionResult) -> Paper | None:
-    """What the recipe's paper reports for this training and these radii; None where it reports nothing alike."""
+    """The figures of the recipe's paper for this training and these radii; None if it reports nothing alike."""
     if record.overrides:
         return None
     try:

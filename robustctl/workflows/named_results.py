@@ -18,7 +18,7 @@ UNION, INTERMEDIATE = "robustctl.eval/1", "robustctl.intermediate/1"
 
 
 def read_all(texts: list[str]) -> list[tuple[str, "UnionResult"]]:
-    """Read results of unions and give each a label: its model, with the file's name where two have the same.
+    """Read results of unions and give each a label: its model, with the file's name if two have the same.
 
     Args:
         texts: paths of result files, or runs.
@@ -40,8 +40,8 @@ def read_both(texts: list[str]) -> tuple[list[tuple[str, "UnionResult"]], list[t
     """Read results of unions and intermediate-q results, labelled as in ``read_all`` (curves within a distribution).
 
     Args:
-        texts: paths of result files, or runs: of each the newest result, and the newest of each distribution. All
-            results under the runs' root where there are none.
+        texts: paths of result files, or runs: of each the newest result, and the newest of each distribution. Without
+            texts: all results under the runs' root.
 
     Raises:
         RequestError: no such file or run, or a file that is no result.
@@ -108,7 +108,7 @@ def _schema(path: Path) -> object:
 def _labelled(
     found: "Sequence[tuple[Path, Result]]", what: "Callable[[Result], object]" = lambda result: result.model
 ) -> "list[tuple[str, Result]]":
-    """Labels each result with its model, and with the file's name where two are of the same ``what``."""
+    """Labels each result with its model, and with the file's name if two are of the same ``what``."""
     whats = [what(result) for _, result in found]
     return [
         (result.model if whats.count(what(result)) == 1 else f"{result.model} ({path.stem})", result)

@@ -16,7 +16,7 @@ def next_lines(repo: str, place: Path) -> list[str]:
     """How to verify a pulled repo's claims and evaluate it as they were; without claims, how to evaluate it at all.
 
     Args:
-        repo: as the user named it. place: where it lies now.
+        repo: as the user named it. place: its present place.
     """
     name = shlex.quote(repo)
     try:

@@ -159,7 +159,7 @@ def _parts(text: str) -> list[str]:
 
 
 def _source(function: Any) -> str:
-    """What tells two functions of one name apart, as far as it can be known."""
+    """A text that tells two functions of one name apart, as far as it can be known."""
     try:
         return inspect.getsource(function)
     except (OSError, TypeError):

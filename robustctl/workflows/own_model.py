@@ -45,7 +45,7 @@ def wrap(module: nn.Module, data: ImageData, *, name: str, dataset: str | None =
 def left_alone(module: nn.Module) -> Iterator[None]:
     """Inside, the module is in eval mode; afterwards it and the random state are as they were before.
 
-    That is: the mode of every submodule, ``requires_grad`` and ``grad`` of every parameter, parameters and buffers bit
+    Kept are: the mode of every submodule, ``requires_grad`` and ``grad`` of every parameter, parameters and buffers bit
     by bit, and the generators of Python, NumPy and torch.
     """
     modes = [(part, part.training) for part in module.modules()]

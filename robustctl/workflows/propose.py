@@ -22,7 +22,7 @@ from robustctl.workflows.claims import PROPOSAL, Claim, published_claims, read_c
 
 @dataclass(frozen=True)
 class Proposal:
-    """What was proposed: where it can be read (None after a dry run), files with their sizes, and what it says."""
+    """A proposal: its address (None after a dry run), files with their sizes, and its text."""
 
     address: str | None
     sizes: dict[str, int]
@@ -43,7 +43,7 @@ def propose(
     Args:
         repo: ``user/name``, whose weights the result is of.
         result: its JSON file, in a run or a pulled repo, beside its verdicts or witnesses.
-        data: where the images are, if not where the result says.
+        data: the place of the images, if it is not the one that the result names.
         breaks: it must break points that the repo claims to be robust.
         dry_run: do all but open the pull request.
 

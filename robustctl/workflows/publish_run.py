@@ -30,7 +30,7 @@ from robustctl.workflows.publish_witnesses import Evaluated, make_witnesses
 
 @dataclass(frozen=True)
 class Published:
-    """What a push did, or in a dry run would do.
+    """The outcome of a push, or of a dry run.
 
     Attributes:
         run: the run that was pushed.
@@ -58,7 +58,7 @@ BEST = "best.safetensors"
 
 @dataclass(frozen=True)
 class Choices:
-    """What a push is asked for, apart from run and place; see ``publish_run``."""
+    """The options of a push, apart from run and place; see ``publish_run``."""
 
     licence: str | None = None
     allow_flags: bool = False
@@ -230,7 +230,7 @@ def make_package(run: Run, target: Target, asked: Choices, digest: str, scratch:
 
 
 def _code_of(record: RunRecord, spec: ModelSpec, publish: bool) -> tuple[PublishedCode | None, Path | None]:
-    """The user's own code that builds a model, as its card tells of it, and its file where that is to be published.
+    """The user's own code that builds a model, as its card tells of it, and its file if that is to be published.
 
     Raises:
         RequestError: it is to be published, and there is none, or it is not the code that the model was made with.
@@ -258,7 +258,7 @@ def _code_of(record: RunRecord, spec: ModelSpec, publish: bool) -> tuple[Publish
 
 
 def _paths(record: RunRecord) -> list[str]:
-    """What in a record is a local path, in whatever characters: what has a public name is none."""
+    """The texts of a record that are local paths, in whatever characters: a source with a public name is none."""
     extra = record.recipe.get("extra")
     found = [extra.get("path")] if isinstance(extra, dict) else []
     found += [record.recipe_name] if record.recipe_name.endswith((".yaml", ".yml")) else []  # others are shipped
@@ -283,7 +283,7 @@ def _public(record: RunRecord, paths: list[str]) -> dict[str, Any]:
 
 
 def _which(record: RunRecord, weights: str) -> str:
-    """Which weights of a run these are, in words."""
+    """The weights of a run that these are, in words."""
     if weights == "last":
         return f"the last ones, after {record.step} of {record.steps} steps"
     best = record.best or {}
@@ -321,7 +321,7 @@ def _before(record: RunRecord, after: list[UnionResult]) -> list[UnionResult]:
 
 
 def _base_repo(record: RunRecord) -> str | None:
-    """The start as a repo of the hub, where it is one."""
+    """The start as a repo of the hub, if it is one."""
     if not record.base or not _is_public(record):
         return None
     if record.base in entry_files():

@@ -1,4 +1,4 @@
-"""What a dry run of a training says: what is decided, and its steps, time, memory and disk."""
+"""The text of a dry run of a training: the decisions, and its steps, time, memory and disk."""
 
 import re
 import resource
@@ -35,10 +35,10 @@ DECIDED = {"weight": "lambda"}
 
 @dataclass(frozen=True)
 class Cost:
-    """What a training takes.
+    """The cost of a training.
 
     Attributes:
-        steps: optimiser steps. seconds: in all; None if nothing is known. how: where the seconds are from.
+        steps: optimiser steps. seconds: in all; None if nothing is known. how: the source of the seconds.
         memory: bytes at the peak so far, if it was measured. disk: bytes of the run.
     """
 
@@ -97,7 +97,7 @@ def _no_probe(_threat: Threat, _steps: int) -> NoReturn:
 
 
 def cost(parts: Parts, about: About | None, *, weights_are_here: bool) -> Cost:
-    """What a training takes: measured on two batches if the weights are here, else as the recipe's header has it.
+    """The cost of a training: measured on two batches if the weights are here, else as the recipe's header has it.
 
     The model is changed by the steps that are measured.
 
@@ -157,7 +157,7 @@ def _seconds_per_step(parts: Parts, context: StepContext, one: Pass) -> float:
 
 
 def _selection(parts: Parts) -> float:
-    """Seconds that it takes to select by one epoch, the first of which is measured here."""
+    """The seconds that selection takes per epoch, measured here on the first batch."""
     begun = time.monotonic()
     parts.selector.measure(parts.model)
     parts.model.train()

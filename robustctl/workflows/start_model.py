@@ -65,7 +65,7 @@ def start_model(plan: TrainingPlan) -> tuple[Classifier, ModelSpec]:
 
 
 def _trained_for(spec: ModelSpec, settings: Settings) -> ModelSpec:
-    """The spec after training: one norm where one was trained, none where several were, or clean images alone."""
+    """The spec after training. It names a norm only if one norm alone was trained."""
     threats = [] if settings.method.name == "natural" else settings.train_threats
     one = threats[0] if len(threats) == 1 else None
     return spec.model_copy(update={"norm": one and one.norm, "eps": one and one.eps_text})

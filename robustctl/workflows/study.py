@@ -124,7 +124,7 @@ def run(plan: Plan, name: str, pool: Pool, devices: Sequence[str], jobs: int, ag
     """Do the steps of a plan that are missing; raises as ``study.run.carry_out`` does.
 
     Args:
-        name: of the study, of which one command runs at a time.
+        name: of the study; one command at a time runs it.
     """
     with only_one(name):
         carry_out(plan, pool, devices, jobs, again)

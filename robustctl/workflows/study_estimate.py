@@ -1,4 +1,4 @@
-"""What a dry run of a study says: its steps, hours by device and disk, after everything is checked."""
+"""The text of a dry run of a study: its steps, hours by device and disk, after everything is checked."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from robustctl.workflows.training_request import TrainingRequest
 
 @dataclass
 class _Sum:
-    """What the steps that are left take together."""
+    """The cost of the steps that are left, together."""
 
     steps: int = 0
     seconds: float = 0.0
@@ -77,7 +77,7 @@ def _groups(trainings: Sequence[Training]) -> list[list[Training]]:
 
 
 def _cost(training: Training, device: str) -> Cost:
-    """What one training takes; raises what a run of it would raise."""
+    """The cost of one training; raises what a run of it would raise."""
     data = training.data
     request = TrainingRequest(
         command="finetune" if training.command == "finetune" else "train",

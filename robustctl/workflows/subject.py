@@ -30,7 +30,7 @@ class Subject:
     eval_dir: Path
 
     def default_data(self) -> str:
-        """What it was trained on, else its data set's usual source; RequestError when neither is known."""
+        """The images that it was trained on, else its data set's usual source; RequestError if neither is known."""
         dataset = self.found_model.spec.dataset
         if self.record is not None:
             return str(self.record.data["source"])
@@ -44,7 +44,7 @@ class Subject:
         return Reading(Columns.parse(recorded.get("columns")), recorded.get("classes"))
 
     def default_threats(self) -> tuple[Threat, ...]:
-        """Those that its recipe evaluates, else its data set's usual ones; empty when neither is known."""
+        """The threats that its recipe evaluates, else its data set's usual ones; empty if neither is known."""
         if self.record is not None:
             radii = self.record.recipe["evaluate"]["threats"]
             return tuple(Threat.of(norm, str(text)) for norm, text in radii.items())
@@ -55,7 +55,7 @@ class Subject:
 def find_subject(text: str | None) -> Subject:
     """The run or model that the user names; the newest run for None. Raises RequestError when there is none.
 
-    Of a run it is the last weights; one that did not do all of its steps is said to have done fewer.
+    A run means its last weights; if it did not do all of its steps, a line says so.
     """
     run = runs.newest() if text is None else runs.find(text)
     if run is None:
@@ -87,7 +87,7 @@ def open_subject(
     Args:
         model_code: as ``user_code.parse`` takes it; without ``model`` it builds the subject, else it is granted to it.
         weights: file to load into what it builds.
-        data, split, reading: where the images are, whose size and classes the code is told.
+        data, split, reading: the images; the code is told their size and classes.
 
     Raises:
         RequestError: no such model, or the code or the weights are wrong.

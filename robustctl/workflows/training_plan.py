@@ -32,7 +32,7 @@ from robustctl.workflows.training_request import TrainingRequest
 class TrainingPlan:
     """A request with everything resolved.
 
-    ``found_model`` is where a fine-tuning starts, ``spec`` the model of a run that is resumed, ``code`` the user's own
+    ``found_model`` is the start of a fine-tuning, ``spec`` the model of a run that is resumed, ``code`` the user's own
     code that builds the model.
     """
 
@@ -84,7 +84,7 @@ def plan_afresh(request: TrainingRequest, code: UserCode | None, scope: ExitStac
 
 
 def plan_without_images(request: TrainingRequest) -> list[str]:
-    """What can be said of a fresh training whose images cannot be had now, and what to bring, in lines."""
+    """The lines about a fresh training whose images cannot be had now, and about what to bring."""
     if request.recipe is None or request.model is None:
         return []
     found_model = find_model(request.model) if request.command == "finetune" else None
@@ -128,10 +128,10 @@ def _plan_coded(request: TrainingRequest, recipe_name: str, code: UserCode, scop
 def _data(
     source: str | None, split: str, reading: Reading, settings: Settings, spec: ModelSpec | None, *, matching: bool
 ) -> ImageData | EncodedData:
-    """The training split; images of several sizes only where the model, the data set or the recipe allows them.
+    """The training split; images may have several sizes only if the model, the data set or the recipe allows it.
 
     Args:
-        matching: whether the labels are the classes of ``spec``; else it gets a new head for those of the data.
+        matching: whether the labels are the classes of ``spec``; else it gets a new head for the data's classes.
     """
     dataset = settings.dataset
     if source is None and dataset not in CONVENTIONS:
@@ -199,7 +199,8 @@ def plan_resumption(request: TrainingRequest, run: Run) -> TrainingPlan:
 
 
 def oddities(plan: TrainingPlan, spec: ModelSpec) -> list[str]:
-    """What about the pixels is not as images are, a line each; with ``force`` also what is else refused.
+    """The properties of the pixels that images do not have, a line each; with ``force`` also the ones that are else
+    refused.
 
     Raises:
         RequestError: a radius that makes no sense, or pixels that no images have.

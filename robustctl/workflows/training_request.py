@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """What the user asked for; None where the user said nothing.
+    """The user's wishes; None means that the user said nothing.
 
     Attributes:
-        command: ``train`` starts from random weights, ``finetune`` from those of a model.
+        command: ``train`` starts from random weights, ``finetune`` from a model's.
         model: an architecture (``train``) or a model (``finetune``).
         recipe: name or YAML file.
-        data: where the images are.
+        data: the place of the images.
         images: the images themselves, from a Python caller, in the place of ``data``.
         overrides: ``key=value`` each.
         out: the run directory.

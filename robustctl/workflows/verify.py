@@ -36,7 +36,7 @@ def verify(
 
     Args:
         what, model: as ``claims.find_claims`` takes them.
-        data: where the images are, if not where the claim says.
+        data: the place of the images, if it is not the one that the claim names.
         reading: columns and classes that the data do not tell by themselves.
         sample: survivors of each norm that are attacked.
         seed: of that attack; None draws one that nobody could know.
@@ -114,7 +114,7 @@ def _refused(model: Classifier, spec: ModelSpec, name: str, claim: Claim) -> Ver
 
 
 def _card_findings(claims: Claims, result: UnionResult) -> list[Finding]:
-    """What the front matter of the card claims, and no result beside it says."""
+    """The claims of the card's front matter that no result beside it has."""
     card = claims.directory / "README.md" if claims.directory else None
     if card is None or not card.is_file():
         return []
