@@ -46,13 +46,13 @@ def make_run(folder: Path) -> Run:
     return Run(folder)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def claimed_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The run, evaluated once for all tests of a file; they only read it."""
+    """The run, evaluated once for all tests; they only read it."""
     return make_run(tmp_path_factory.mktemp("claimed") / "mine")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pushed(claimed_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The plain directory that it was pushed into; tests change copies."""
     folder = tmp_path_factory.mktemp("pushed") / "shelf"

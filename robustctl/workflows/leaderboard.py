@@ -1,0 +1,195 @@
+"""Makes a leaderboard of results: of directories, runs, studies, repos and files."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from robustctl.errors import RequestError
+from robustctl.files import write_text, writing
+from robustctl.intermediate.results import IntermediateResult
+from robustctl.models.find import FoundModel, entry_files, find_model, read_entry
+from robustctl.models.safetensors_header import parameters
+from robustctl.progress import say
+from robustctl.publish import redact
+from robustctl.reading import is_file, read_json
+from robustctl.report.leaderboard import UNVERIFIED, Entrant, Published, boards, pages
+from robustctl.results.suite import SuiteResult
+from robustctl.results.union import Result, UnionResult, read_as
+from robustctl.spec import CONFIG, model_sha256
+from robustctl.workflows.claimed_figures import newest_verdict
+from robustctl.workflows.claims import RECORDS, Claim, find_claims, published_claims, read_claim
+
+OWNED = ("board-*.html", "board-*.json", "entries.html", "entries.json", "index.html")
+"""What only a leaderboard writes: what an earlier one left is removed."""
+
+
+def make_site(what: Sequence[str], folder: Path, *, entries: bool = False) -> list[Path]:
+    """Write the pages of a leaderboard; returns those of its boards.
+
+    Args:
+        what: directories (searched through), runs, studies (``.yaml``), repos, or files of results.
+        entries: also a page of the figures that the registry's entries record.
+
+    Raises:
+        RequestError: something that is none of these, or no result in all of them.
+        RunError: a repo could not be fetched, or the disk.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise RequestError(f"-o {folder} is a file; name a directory for the pages")
+    found = [one for text in what for one in _entrants(text)]
+    if not found and not entries:
+        raise RequestError("there is no result to rank; evaluate a model, or name directories that hold results")
+    made = pages(boards(_once(found)), published() if entries else None)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for pattern in OWNED:
+            for path in folder.glob(pattern):
+                if path.name not in made:
+                    path.unlink()
+    for name, text in made.items():
+        write_text(folder / name, text)
+    return [folder / name for name in made if name.startswith("board-") and name.endswith(".html")]
+
+
+def published() -> list[Published]:
+    """The figures that the registry's entries record, with their sources."""
+    found = []
+    for name in entry_files():
+        entry = read_entry(name)
+        found += [
+            Published(
+                model=name,
+                architecture=entry.architecture.name,
+                parameters=entry.parameters,
+                dataset=entry.dataset,
+                threat=f"{one.norm} {one.eps}" if one.norm else "clean",
+                acc=one.value,
+                n=one.n,
+                protocol=one.protocol,
+                source=one.source,
+            )
+            for one in entry.accuracies
+        ]
+    return found
+
+
+def _once(entrants: Sequence[Entrant]) -> list[Entrant]:
+    """Without the same claim about the same model twice, as of a run and of what was pushed of it."""
+    kept: dict[tuple[str, str, str], Entrant] = {}
+    for one in entrants:
+        points = one.result.model_dump_json(include={"points", "attack", "norms"})
+        kept.setdefault((one.result.weights_sha256, one.model_sha256, points), one)
+    return list(kept.values())
+
+
+def _entrants(text: str) -> Iterator[Entrant]:
+    path = Path(text)
+    if text.endswith((".yaml", ".yml")):
+        yield from _of_study(path)
+    elif path.is_dir():
+        yield from _of_directory(path)
+    else:
+        claims = find_claims(text)
+        yield from _of_claims(claims.found_model, claims.claims)
+
+
+def _of_study(path: Path) -> Iterator[Entrant]:
+    from robustctl.workflows.study import read_study, results
+
+    found, missing = results(read_study(path))
+    if missing:
+        say(f"{path}: {len(missing)} of its {len(found) + len(missing)} results are missing")
+    for one in found:
+        seed = "" if one.seed is None else f", seed {one.seed}"
+        yield _entrant(f"{one.method}{seed}", one.result, _model_of(one.result.model))
+
+
+def _of_directory(root: Path) -> Iterator[Entrant]:
+    """Every claim below a directory: of what was pushed or pulled, and of evaluations."""
+    for records in sorted({*root.rglob(RECORDS)}):
+        if (records.parent / CONFIG).is_file() and records.is_dir():
+            model = find_model(str(records.parent))
+            try:
+                yield from _of_claims(model, published_claims(model).claims)
+            except RequestError as error:
+                say(str(error))
+    for path in sorted(root.rglob("*.json")):
+        if path.parent.name != RECORDS and _schema(path) == "robustctl.eval/1":
+            claim = read_claim(path)
+            around = path.parent.parent
+            named = str(around) if (around / CONFIG).is_file() else claim.result.model if claim.result else ""
+            model_here = _model_of(named)
+            yield from _of_claims(model_here, [claim])
+
+
+def _of_claims(model: FoundModel | None, claims: Sequence[Claim]) -> Iterator[Entrant]:
+    for claim in claims:
+        if claim.result is None:
+            say(f"{claim.path} is left out: {claim.fault}")
+            continue
+        yield _entrant(model.name if model else claim.result.model, claim.result, model, claim.path.parent)
+
+
+def _entrant(name: str, result: UnionResult, model: FoundModel | None, beside: Path | None = None) -> Entrant:
+    """A claim as it may be shown to anybody, with the newest verdict of this machine."""
+    shown = redact.published(result, redact.data_names([result.data.source]))
+    name = redact.last_part(name) if name.startswith(("/", "file:", ".", "~")) else name
+    more = _more(result, beside) if beside else []
+    if model is None:
+        return Entrant(name, shown, more=more)
+    verdict = newest_verdict(result, model.spec)
+    return Entrant(
+        name,
+        shown,
+        model.spec.architecture.name,
+        _size(model),
+        model_sha256(model.spec),
+        verdict.verdict if verdict else UNVERIFIED,
+        verdict.date[:10] if verdict else None,
+        more,
+    )
+
+
+def _model_of(name: str) -> FoundModel | None:
+    """The model of a result, if it is still here under that name."""
+    try:
+        return find_model(name)
+    except RequestError:
+        return None
+
+
+def _size(model: FoundModel) -> int | None:
+    if model.entry is not None and model.entry.parameters:
+        return model.entry.parameters
+    return parameters(model.weights) if is_file(model.weights) and model.weights.suffix == ".safetensors" else None
+
+
+def _more(result: UnionResult, folder: Path) -> list[str]:
+    """What else was measured of the same weights: suites of threats beyond norms, and intermediate-q robustness."""
+    lines = []
+    for path in sorted(folder.glob("*.json")):
+        if (suite := _read(path, SuiteResult, "robustctl.suite/1")) and suite.weights_sha256 == result.weights_sha256:
+            lines += [
+                f"suite {suite.suite}, {group.name}: worst {group.worst} {100 * group.worst_acc:.1f} %, mean "
+                f"{100 * group.mean.mean:.1f} %, all at once {100 * group.union.acc:.1f} % ({suite.data.n} points)"
+                for group in suite.groups
+            ]
+        curve = _read(path, IntermediateResult, "robustctl.intermediate/1")
+        if curve and curve.weights_sha256 == result.weights_sha256:
+            values = ", ".join(f"q {one.q:g} {one.value:.3g} ({one.estimator})" for one in curve.estimates)
+            lines.append(f"intermediate-q robustness, {curve.distribution.text}, mean loss: {values}")
+    return lines
+
+
+def _read(path: Path, kind: type[Result], schema: str) -> Result | None:
+    try:
+        return read_as(kind, schema, path) if _schema(path) == schema else None
+    except RequestError:
+        return None
+
+
+def _schema(path: Path) -> object:
+    try:
+        content = read_json(path)
+    except RequestError:
+        return None
+    return content.get("schema") if isinstance(content, dict) else None

@@ -1,0 +1,70 @@
+"""A leaderboard of directories: runs, what was pushed, and what the registry's entries record."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from claimed import change_json, claim_of
+from command import robust
+
+from robustctl.errors import RequestError
+from robustctl.runs import Run
+from robustctl.workflows.leaderboard import make_site
+
+
+def board_of(site: Path) -> dict[str, list[dict[str, object]]]:
+    (path,) = site.glob("board-*.json")
+    content: dict[str, list[dict[str, object]]] = json.loads(path.read_text())
+    return content
+
+
+def test_a_claim_moves_up_when_it_is_verified_and_down_when_its_model_changes(shelf: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    make_site([str(shelf)], site)
+    board = board_of(site)
+    assert [row["state"] for row in board["claimed"]] == ["not verified"] and not board["ranked"]
+    assert robust("-q", "verify", shelf, "--sample", 4, "--seed", 1) == 0
+    make_site([str(shelf)], site)
+    (row,) = board_of(site)["ranked"]
+    assert (row["rank"], row["state"], row["architecture"]) == (1, "confirmed", "kw-small")
+    assert row["parameters"] and str(row["date"]).startswith("20")
+    change_json(shelf / "config.json", lambda content: content.update(normalization={"mean": [0.1], "std": [1.2]}))
+    make_site([str(shelf)], site)
+    assert not board_of(site)["ranked"]
+
+
+def test_a_run_and_what_was_pushed_of_it_are_one_row_without_local_paths(
+    claimed_run: Run, shelf: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(claimed_run.path, tmp_path / "both" / "mine")
+    shutil.copytree(shelf, tmp_path / "both" / "shelf")
+    (page,) = make_site([str(tmp_path / "both")], tmp_path / "site")
+    board = board_of(tmp_path / "site")
+    assert len(board["ranked"]) + len(board["claimed"]) == 1
+    texts = page.read_text() + page.with_suffix(".json").read_text()
+    assert str(tmp_path) not in texts and str(Path.home()) + "/" not in texts
+
+
+def test_forged_files_are_left_out_and_said(shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change_json(claim_of(shelf), lambda content: content["union"].update(acc=0.9))
+    with pytest.raises(RequestError, match="no result to rank"):
+        make_site([str(shelf)], tmp_path / "site")
+    assert "is left out" in capsys.readouterr().err
+
+
+def test_pages_of_boards_that_are_gone_are_removed_and_other_files_stay(shelf: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "board-0000000000.html").touch()
+    (site / "mine.txt").touch()
+    make_site([str(shelf)], site, entries=True)
+    names = {path.name for path in site.iterdir()}
+    assert "board-0000000000.html" not in names and {"mine.txt", "index.html", "entries.html"} <= names
+
+
+def test_what_cannot_be_ranked_is_a_wrong_request(tmp_path: Path) -> None:
+    assert robust("leaderboard") == 2
+    assert robust("leaderboard", tmp_path, "-o", tmp_path / "site") == 2
+    (tmp_path / "file").touch()
+    assert robust("leaderboard", "--entries", "-o", tmp_path / "file") == 2
