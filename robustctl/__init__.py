@@ -61,6 +61,7 @@ def evaluate(
     device: str | None = None,
     precision: str = "auto",
     union_only: bool = False,
+    until: float | None = None,
     force: bool = False,
     store: str | Path | None = None,
     name: str | None = None,
@@ -88,6 +89,8 @@ def evaluate(
             device a copy is), and a named model on the GPU if there is one.
         precision: of the attacks: ``float32``, ``bf16`` or ``auto``; verdicts are always taken in float32.
         union_only: attack for the union alone, which is faster; the norms' own accuracies are then upper bounds.
+        until: with an adaptive protocol, go on with random survivors under the full budget until at most so many
+            percentage points of breaks are missed, at 95 % confidence; the result's ``missed`` has the bounds.
         force: go on although the clean accuracy is not the recorded one.
         store: SQLite file of the verdicts; the same call goes on from them. Without, a named model on named data has
             its usual place, and everything else a temporary file.
@@ -115,6 +118,7 @@ def evaluate(
         device=device,
         precision=precision,
         union_only=union_only,
+        until=until,
         force=force,
         store=Path(store) if store is not None else None,
         name=name,

@@ -16,10 +16,10 @@ from robustctl.progress import say
 Text = str | None
 
 
-UNION_OPTIONS = ("union", "like", "union_only", "norms", "eps", "attack", "precision", "force", "x_adv")
+UNION_OPTIONS = ("union", "like", "union_only", "norms", "eps", "attack", "precision", "force", "x_adv", "until")
 CURVE_OPTIONS = ("distribution", "estimator", "grid", "samples", "most_samples", "leapfrog", "chains", "probacc")
 """Options that only one kind of evaluation reads."""
-NO_SUITE_OPTIONS = ("union", "like", "union_only", "norms", "eps", "precision", "force", "x_adv")
+NO_SUITE_OPTIONS = ("union", "like", "union_only", "norms", "eps", "precision", "force", "x_adv", "until")
 """The options of the union that a suite does not read: its threats have their own radii."""
 
 
@@ -50,6 +50,13 @@ def command(
             "own, FILE.py:NAME, with commas: fast,my.py:attack. They are run."
         ),
     ] = DEFAULT,
+    until: Annotated[
+        float | None,
+        typer.Option(
+            help="Of adaptive: go on with random survivors under the full budget until fewer percentage points than "
+            "this are missed, e.g. 0.1, at 95 % confidence.",
+        ),
+    ] = None,
     x_adv: Annotated[
         Path | None,
         typer.Option("--x-adv", help=".npz file of adversarial images made anywhere: index, x_adv, norm."),
@@ -213,7 +220,9 @@ def command(
         if protocol == reference.NAME and precision == "bf16":
             say(f"{protocol} runs the float32 model: --precision bf16 has no effect")
         chosen = pick_precision(precision, where)
-        request = UnionRequest(threats, protocol, seed, images_a_batch, chosen, union_only, force, precision == "auto")
+        request = UnionRequest(
+            threats, protocol, seed, images_a_batch, chosen, union_only, force, precision == "auto", until=until
+        )
         result, path = evaluate(
             subject, request, source=source, split=split, n=n, device=device, reading=reading, attacks=attacks
         )

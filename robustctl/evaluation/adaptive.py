@@ -177,6 +177,25 @@ def _numbered(family: Family, number: int) -> Family:
     return replace(family, name=f"{family.name}-{number + 1}")
 
 
+def taking(setting: Setting, world: World, advance: Advance) -> Take:
+    """What does a step: every process takes its share of the points, and all exchange their verdicts."""
+
+    def take(step: Step) -> dict[int, Verdict]:
+        job = jobs.own_job(setting, step.threat, step.family, in_float32=step.exact)
+        jobs.run(job, setting, world.share(step.positions), advance)
+        verdicts = world.exchange(setting.store.verdicts(step.threat.norm, step.family.name))
+        broken = sum(verdicts[position].broken for position in step.positions)
+        say(f"{step.threat} {step.family}: met {len(step.positions)} of {step.left} left, broke {broken}")
+        return verdicts
+
+    return take
+
+
+def everybodys(broken: Mapping[Norm, set[int]], world: World) -> dict[Norm, set[int]]:
+    """The positions, by norm, that some process knows to be broken; each took over its own share."""
+    return {norm: set(world.exchange(dict.fromkeys(positions, True))) for norm, positions in broken.items()}
+
+
 def attack(
     setting: Setting,
     protocol: str,
@@ -192,15 +211,8 @@ def attack(
         right: of all processes, not of this one.
     """
 
-    def take(step: Step) -> dict[int, Verdict]:
-        job = jobs.own_job(setting, step.threat, step.family, in_float32=step.exact)
-        jobs.run(job, setting, world.share(step.positions), advance)
-        verdicts = world.exchange(setting.store.verdicts(step.threat.norm, step.family.name))
-        broken = sum(verdicts[position].broken for position in step.positions)
-        say(f"{step.threat} {step.family}: met {len(step.positions)} of {step.left} left, broke {broken}")
-        return verdicts
-
-    before = setting.store.broken_earlier(threats)
+    take = taking(setting, world, advance)
+    before = everybodys(setting.store.broken_earlier(threats), world)
     play(protocol, threats, right, setting.store.clean_margins(), union_only, take, before)
 
 

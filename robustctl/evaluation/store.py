@@ -48,6 +48,8 @@ EXTERNAL, EARLIER, SECOND = "external: ", "earlier: ", "second opinion: "
 """Begin the names of families that are not the protocol's own: attacks from outside, verdicts of earlier evaluations of
 the same model, and attacks that only look at a sample. The points that the last ones break are reported, not
 counted."""
+AUDITED = "audit: "
+"""Begins the names of families that a sample of the survivors meets. The points that they break count."""
 COUNTED = f"family NOT LIKE '{SECOND}%'"
 
 Key = Mapping[str, object]
@@ -143,6 +145,12 @@ class Store:
         """Positions that earlier evaluations of the same model broke, by norm."""
         query = f"SELECT position FROM verdicts WHERE norm = ? AND family LIKE '{EARLIER}%' AND broken = 1"
         return {threat.norm: {position for (position,) in self._read(query, threat.norm)} for threat in threats}
+
+    def broken_before_audit(self, norms: Sequence[Norm]) -> dict[Norm, set[int]]:
+        """Positions that the protocol's own rounds and earlier evaluations broke, by norm."""
+        query = f"""SELECT position FROM verdicts WHERE norm = ? AND {COUNTED} AND broken = 1
+                    AND family NOT LIKE '{AUDITED}%' AND family NOT LIKE '{EXTERNAL}%'"""
+        return {norm: {position for (position,) in self._read(query, norm)} for norm in norms}
 
     def verdicts(self, norm: str, family: str) -> dict[int, Verdict]:
         """The verdicts of one family, by position."""

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ from robustctl.evaluation import (
     earlier,
     external,
     jobs,
+    missed,
     reference,
     second_opinion,
 )
@@ -31,14 +32,15 @@ from robustctl.evaluation.attack_flags import attack_flags
 from robustctl.evaluation.audit import TIE, audit, clean_verdicts, mean_accuracies
 from robustctl.evaluation.families import seconds_per_batch
 from robustctl.evaluation.faster import seconds_per_image
+from robustctl.evaluation.identity import describe, evaluation_key
 from robustctl.evaluation.jobs import AttackJob, Setting
 from robustctl.evaluation.protocols import PROTOCOLS, ROUNDS, SQUARE, families
-from robustctl.evaluation.store import Key, Store, read_key
+from robustctl.evaluation.store import Store, read_key
 from robustctl.evaluation.union_request import UnionRequest
 from robustctl.oracle import Oracle
 from robustctl.processes import ALONE, World
 from robustctl.progress import progress, say
-from robustctl.results.rounds import SecondOpinion
+from robustctl.results.rounds import Missed, SecondOpinion
 from robustctl.results.union import AttackInfo, Points, UnionResult, summarize
 from robustctl.spec import ModelSpec
 from robustctl.threats import Norm, require_plausible
@@ -51,6 +53,14 @@ the time that their attacks take, and so few rows do not tell how fast a full ba
 BF16_PAYS = 0.8
 """bf16 is taken if it needs at most this share of float32's time: a smaller gain is within the noise of a short
 measurement."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Beside:
+    """What is reported beside the verdicts: second opinions by norm, and how much was missed, if that was asked."""
+
+    opinions: dict[Norm, SecondOpinion]
+    missed: dict[str, Missed] | None = None
 
 
 def require_protocol(name: str, norms: Iterable[Norm]) -> None:
@@ -110,27 +120,6 @@ def confirmed(
     return dataclasses.replace(faster, seconds_per_image=seconds), network
 
 
-def evaluation_key(model: Classifier, spec: ModelSpec, data: ImageData, request: UnionRequest) -> Key:
-    """Everything that the verdicts of a confirmed request depend on, by the names that messages use."""
-    return {
-        "robustctl": __version__,
-        "weights": weights_sha256(model),
-        "architecture": spec.architecture.model_dump(),
-        "normalisation": spec.normalization.model_dump() if spec.normalization else None,
-        "threats": {threat.norm: threat.eps for threat in request.threats},
-        "protocol": request.protocol,
-        "attack parameters": _parameters(request),
-        "precision": request.precision,
-        # Only what is unusual is in the key, so that earlier verdicts of trusted copies still count.
-        **({} if request.fast_copy or request.protocol == reference.NAME else {"attacked": "the model itself"}),
-        **({"passes and draws": [request.passes, request.draws]} if request.random else {}),
-        "union only": request.union_only,
-        "seed": request.seed,
-        "images": data.content_sha256,
-        "n": len(data),
-    }
-
-
 def evaluate_union(
     model: Classifier,
     spec: ModelSpec,
@@ -179,16 +168,16 @@ def evaluate_union(
     key = evaluation_key(model, spec, data, request)
     world = World() if alone else processes.join()
 
-    def work(store: Store, world: World) -> dict[Norm, SecondOpinion]:
+    def work(store: Store, world: World) -> Beside:
         correct = clean_verdicts(model, data, store, request.batch_size, request.passes)
         checks.clean_flags(correct, data, recorded, request.force)
         right, size = _right(correct), request.batch_size
         mine = world.share(right)
         earlier.take_over(model, data, store, request.threats, mine, others.stores, size, request.passes)
-        opinions = _attack(trusted, model, data, store, request, right, world)
+        beside = _attack(trusted, model, data, store, request, right, world)
         for one in others.attacks:
             external.attack(one, model, data, store, request, mine)
-        return opinions
+        return beside
 
     if world.size > 1:
         by_processes.fill(world, store_path, key, lambda store: work(store, world))
@@ -197,7 +186,7 @@ def evaluate_union(
     with Store(store_path, key) as store:
         start = time.monotonic()
         try:
-            opinions = work(store, World())
+            beside = work(store, World())
             correct = clean_verdicts(model, data, store, request.batch_size, request.passes)
             rescored, rounded = audit(model, data, store, request.threats, sum(correct), request.passes)
         finally:
@@ -205,7 +194,7 @@ def evaluate_union(
         flags += checks.clean_flags(correct, data, recorded, request.force)
         flags += checks.gradient_flags(model, data, _right(correct))
         flags += rescored + attack_flags(store, request, len(data), spec.n_classes, trusted)
-        return _result(model, data, store, request, correct, rounded, opinions, flags, name, device)
+        return _result(model, data, store, request, correct, rounded, beside, flags, name, device)
 
 
 def _right(correct: list[bool]) -> list[int]:
@@ -220,26 +209,29 @@ def _attack(
     request: UnionRequest,
     right: list[int],
     world: World,
-) -> dict[Norm, SecondOpinion]:
+) -> Beside:
     """Attack this process's share of the points that are right; alone, ask for a second opinion on what is left."""
+    missing = None
     with kept_memory(), Oracle(model, trusted, request.draws) as oracle:
         setting = Setting(model, oracle, data, store, request.seed, request.batch_size, request.passes)
         if request.protocol in ROUNDS:
-            _take_rounds(setting, request, right, world)
+            missing = _take_rounds(setting, request, right, world)
         else:
             _run_jobs(setting, request, world.share(right))
         if world.size > 1:
-            return {}
+            return Beside({})
         with progress("second opinion", None) as advance:
-            return second_opinion.ask(setting, request.protocol, request.threats, right, request.union_only, advance)
+            threats, alone = request.threats, request.union_only
+            return Beside(second_opinion.ask(setting, request.protocol, threats, right, alone, advance), missing)
 
 
-def _take_rounds(setting: Setting, request: UnionRequest, right: list[int], world: World) -> None:
-    """Play an adaptive protocol."""
+def _take_rounds(setting: Setting, request: UnionRequest, right: list[int], world: World) -> dict[str, Missed] | None:
+    """Play an adaptive protocol; then bound what it missed, if that is asked."""
     if not checks.has_gradient(setting.oracle, setting.data):
         _without_gradient([], request)
     with progress(f"attacking {len(right)} points", None) as advance:
         adaptive.attack(setting, request.protocol, request.threats, right, request.union_only, world, advance)
+        return missed.bound(setting, request, right, world, advance) if request.until is not None else None
 
 
 def _run_jobs(setting: Setting, request: UnionRequest, right: list[int]) -> None:
@@ -319,7 +311,7 @@ def _result(
     request: UnionRequest,
     correct: list[bool],
     rounded: dict[Norm, float],
-    opinions: dict[Norm, SecondOpinion],
+    beside: Beside,
     flags: list[str],
     name: str,
     device: torch.device,
@@ -359,7 +351,7 @@ def _result(
             draws=request.draws,
             union_only=request.union_only,
         ),
-        flags=flags + second_opinion.flags(opinions, request.threats),
+        flags=flags + second_opinion.flags(beside.opinions, request.threats),
         float_ties=store.ties(TIE),
         single_pass=mean_accuracies(model, data, store, request.threats, request.passes) if request.random else None,
         seconds=round(store.seconds(), 3),
@@ -370,30 +362,7 @@ def _result(
         earlier=earlier.counts(store, request.threats),
         rounds=rounds,
         standard_evaluations=most,
-        second_opinion=opinions,
+        second_opinion=beside.opinions,
+        missed=beside.missed,
         **summarize(points, request.threats, rounded, request.union_only),
     )
-
-
-def describe(request: UnionRequest) -> str:
-    """The protocol in a line: every family with its restarts, targets and steps."""
-    return "; ".join(f"{norm}: {', '.join(families)}" for norm, families in _described(request))
-
-
-def _described(request: UnionRequest) -> Iterator[tuple[Norm, list[str]]]:
-    for norm in [threat.norm for threat in request.threats]:
-        if request.protocol == reference.NAME:
-            yield norm, [reference.describe()]
-        elif request.protocol in ROUNDS:
-            yield norm, [str(one) for one in ROUNDS[request.protocol][norm]]
-        else:
-            yield norm, [str(one) for one in families(request.protocol, norm)]
-
-
-def _parameters(request: UnionRequest) -> object:
-    if request.protocol == reference.NAME:
-        return {"package": reference.describe(), "batch size": request.batch_size}
-    norms = [threat.norm for threat in request.threats]
-    if request.protocol in ROUNDS:
-        return {norm: [dataclasses.asdict(one) for one in ROUNDS[request.protocol][norm]] for norm in norms}
-    return {norm: [family.parameters() for family in families(request.protocol, norm)] for norm in norms}

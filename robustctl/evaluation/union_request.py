@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from robustctl.errors import RequestError
 from robustctl.evaluation import referee, reference
+from robustctl.evaluation.protocols import ROUNDS
 from robustctl.oracle import DRAWS
 from robustctl.precision import Precision
 from robustctl.threats import Threat
@@ -23,6 +25,7 @@ class UnionRequest:
         force: go on although the clean accuracy is not the recorded one.
         measure: time float32 and ``precision``, and take the faster one.
         seconds_per_image: what that measured, by precision.
+        until: percentage points under which the bound of missed breaks must come, see ``missed``; None asks for none.
         fast_copy: attack a faster copy of the model, see ``union.confirmed``.
         random: the model gives other logits from pass to pass, see ``union.confirmed``.
     """
@@ -36,8 +39,18 @@ class UnionRequest:
     force: bool = False
     measure: bool = False
     seconds_per_image: Mapping[str, float] | None = None
+    until: float | None = None
     fast_copy: bool = True
     random: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise RequestError if an audit is asked of a protocol that has no rounds, or with an impossible bound."""
+        if self.until is None:
+            return
+        if self.protocol not in ROUNDS:
+            raise RequestError(f"--until goes on from the rounds of {' or '.join(ROUNDS)}; {self.protocol} has none")
+        if not 0 < self.until <= 100:
+            raise RequestError(f"--until {self.until:g}: give percentage points above 0, at most 100, for example 0.1")
 
     @property
     def draws(self) -> int:

@@ -29,6 +29,31 @@ class RoundInfo(Frozen):
     decision: str
 
 
+class Missed(Frozen):
+    """How many breaks the rounds missed at most, in one norm or in the union.
+
+    Of ``survivors``, ``drawn`` at random met the full budget and ``fell`` broke, which counts. Of the others it would
+    break at most ``missed``, which is so many percentage ``points`` of all images, at this ``confidence``. All audits
+    of these norms together spent so many gradient ``evaluations``.
+    """
+
+    survivors: Annotated[int, Field(ge=0)]
+    drawn: Annotated[int, Field(ge=0)]
+    fell: Annotated[int, Field(ge=0)]
+    missed: Annotated[int, Field(ge=0)]
+    points: Annotated[float, Field(ge=0, le=100)]
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    evaluations: Annotated[int, Field(ge=0)]
+
+    def __str__(self) -> str:
+        """For people."""
+        return (
+            f"{self.fell} of {self.drawn} survivors fell to the full budget; of the other "
+            f"{self.survivors - self.drawn} it would break at most {self.missed} ({self.points:.2g} points, "
+            f"{100 * self.confidence:.0f} % confidence)"
+        )
+
+
 class SecondOpinion(Frozen):
     """How many of a sample of the survivors of one norm fell to attacks of other kinds, and to which."""
 

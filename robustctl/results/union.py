@@ -22,7 +22,7 @@ from pydantic import (
 from robustctl.errors import RequestError
 from robustctl.files import write_text
 from robustctl.reading import read_json
-from robustctl.results.rounds import RoundInfo, SecondOpinion
+from robustctl.results.rounds import Missed, RoundInfo, SecondOpinion
 from robustctl.results.statistics import wilson, wilson_mean
 from robustctl.threats import NORMS, Norm, Threat
 
@@ -179,7 +179,7 @@ class UnionResult(_Frozen):
     random models: how often one pass is right, by ``clean`` and by norm, on the images that the attacks found.
     ``rounds`` are the steps of an adaptive protocol, and ``standard_evaluations`` is at most what the protocol
     ``standard`` would have spent. ``second_opinion`` tells by norm what attacks of other kinds broke of a sample of the
-    survivors.
+    survivors. ``missed`` bounds, by norm and for ``union``, how many breaks the rounds missed, if that was asked.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
@@ -206,6 +206,7 @@ class UnionResult(_Frozen):
     rounds: list[RoundInfo] | None = None
     standard_evaluations: int | None = None
     second_opinion: dict[Norm, SecondOpinion] | None = None
+    missed: dict[str, Missed] | None = None
 
     @model_validator(mode="after")
     def _follows_from_points(self) -> Self:
@@ -223,13 +224,14 @@ class UnionResult(_Frozen):
         return self
 
     def origins(self) -> list[str]:
-        """The others that broke points, in lines for people: earlier evaluations, and attacks from outside."""
+        """The others that broke points, in lines for people: earlier evaluations, outside attacks and an audit."""
         lines = [
             f"broken by earlier evaluations ({protocol}) and still broken: "
             + ", ".join(f"{n} in {norm}" for norm, n in norms.items())
             for protocol, norms in (self.earlier or {}).items()
         ]
-        return lines + [line for one in self.external or () for line in one.lines()]
+        lines += [line for one in self.external or () for line in one.lines()]
+        return lines + [f"audit of {name}: {one}" for name, one in (self.missed or {}).items()]
 
     def _require_eps(self, norm: Norm, accuracy: NormAccuracy) -> None:
         try:
@@ -253,7 +255,7 @@ class UnionResult(_Frozen):
 
     @model_serializer(mode="wrap")
     def _without_none(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        added = ("external", "earlier", "rounds", "standard_evaluations", "second_opinion")
+        added = ("external", "earlier", "rounds", "standard_evaluations", "second_opinion", "missed")
         return {name: value for name, value in write(self).items() if value is not None or name not in added}
 
     def write(self, path: Path | str) -> None:

@@ -10,6 +10,7 @@ from robustctl.devices import pick_device
 from robustctl.evaluation import union
 from robustctl.evaluation.checks import KnownAccuracy
 from robustctl.evaluation.external import External, Others
+from robustctl.evaluation.identity import evaluation_key
 from robustctl.evaluation.store import Key, differing, place, plain, read_key
 from robustctl.evaluation.union_request import UnionRequest
 from robustctl.files import writing
@@ -56,11 +57,11 @@ def evaluate(
         subject.eval_dir.mkdir(parents=True, exist_ok=True)
 
     def begun(request: UnionRequest) -> bool:
-        key = union.evaluation_key(model, spec, images, request)
+        key = evaluation_key(model, spec, images, request)
         return place(subject.eval_dir, f"{request.protocol}-{len(images)}", key).exists()
 
     request, trusted = union.confirmed(model.eval(), images, request, begun, join())
-    key = union.evaluation_key(model, spec, images, request)
+    key = evaluation_key(model, spec, images, request)
     path = place(subject.eval_dir, f"{request.protocol}-{len(images)}", key).with_suffix(".json")
     _say_if_afresh(path.with_suffix(".sqlite"), key)
     result = union.evaluate_union(

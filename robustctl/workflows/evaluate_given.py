@@ -95,6 +95,7 @@ def evaluate_given(
     device: str | None,
     precision: str,
     union_only: bool,
+    until: float | None,
     force: bool,
     store: Path | None,
     name: str | None,
@@ -115,6 +116,7 @@ def evaluate_given(
         union_only,
         force,
         measure=precision == "auto",
+        until=until,
     )
     if subject and store is None and name is None and not images.in_memory and processes.count() == 1:
         source = images.source or subject.default_data()

@@ -8,7 +8,7 @@ from torch import nn
 from robustctl import oracle, trusted_copy
 from robustctl.architectures import Classifier
 from robustctl.errors import RequestError, RunError
-from robustctl.evaluation import jobs, referee, reference, second_opinion, union
+from robustctl.evaluation import identity, jobs, referee, reference, second_opinion, union
 from robustctl.evaluation.checks import KnownAccuracy
 from robustctl.evaluation.jobs import Setting
 from robustctl.evaluation.row_scheduler import Finished
@@ -61,7 +61,7 @@ def test_the_union_is_below_every_norm_and_every_norm_below_clean(result):
 
 
 def test_stored_images_prove_every_broken_point(result, linear, linear_spec, linear_data, tmp_path):
-    key = union.evaluation_key(linear, linear_spec, linear_data, STANDARD)
+    key = identity.evaluation_key(linear, linear_spec, linear_data, STANDARD)
     with Store(tmp_path / "s.sqlite", key) as store:
         for threat in THREATS:
             proofs = dict(store.adversarial(threat.norm))
@@ -132,7 +132,7 @@ def test_an_attack_that_returns_nan_stops_and_stores_nothing(linear, linear_spec
     monkeypatch.setattr(jobs, "run_family", broken)
     with pytest.raises(RunError, match="not finite"):
         evaluate(linear, linear_spec, linear_data, STANDARD, tmp_path / "n.sqlite")
-    with Store(tmp_path / "n.sqlite", union.evaluation_key(linear, linear_spec, linear_data, STANDARD)) as store:
+    with Store(tmp_path / "n.sqlite", identity.evaluation_key(linear, linear_spec, linear_data, STANDARD)) as store:
         assert store.judged("linf", "apgd-ce") == set()
 
 
@@ -187,7 +187,7 @@ def test_the_reference_attack_goes_through_the_same_store(linear, linear_spec, l
     assert whole.attack.protocol.startswith("l1: pyautoattack")
     assert whole.norms["l1"].acc < whole.clean.acc
     # A store that stopped after the first attack ends with the same verdicts.
-    key = union.evaluation_key(linear, linear_spec, data, request)
+    key = identity.evaluation_key(linear, linear_spec, data, request)
     with Store(tmp_path / "a.sqlite", key) as store:
         store._connection.execute("DELETE FROM verdicts WHERE family != 'apgd-ce'")
     assert evaluate(linear, linear_spec, data, request, tmp_path / "a.sqlite").points == whole.points
@@ -398,7 +398,7 @@ def test_a_model_without_gradient_is_attacked_by_square_alone(linear, linear_spe
     found = evaluate(blind, linear_spec, data, request, tmp_path / "b.sqlite")
     assert found.norms["linf"].acc == 0
     assert any(flag.startswith("zero-gradient: the model gives no gradient at all") for flag in found.flags)
-    with Store(tmp_path / "b.sqlite", union.evaluation_key(blind, linear_spec, data, request)) as store:
+    with Store(tmp_path / "b.sqlite", identity.evaluation_key(blind, linear_spec, data, request)) as store:
         assert store.judged("linf", "square") and not store.judged("linf", "apgd-ce")
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from robustctl import losses
 from robustctl.architectures import Classifier
-from robustctl.evaluation import checks, referee, union
+from robustctl.evaluation import checks, identity, referee, union
 from robustctl.evaluation.union import evaluate_union
 from robustctl.evaluation.union_request import UnionRequest
 from robustctl.oracle import DRAWS, Oracle
@@ -99,9 +99,9 @@ def test_verdicts_of_a_random_model_are_not_those_of_a_model_without_noise(noisy
     request, _ = union.confirmed(noisy, linear_data, REQUEST)
     assert request.random
     assert not union.confirmed(linear, linear_data, REQUEST)[0].random
-    key = union.evaluation_key(noisy, linear_spec, linear_data, request)
+    key = identity.evaluation_key(noisy, linear_spec, linear_data, request)
     assert key["passes and draws"] == [referee.PASSES, DRAWS]
-    assert "passes and draws" not in union.evaluation_key(linear, linear_spec, linear_data, REQUEST)
+    assert "passes and draws" not in identity.evaluation_key(linear, linear_spec, linear_data, REQUEST)
 
 
 def test_gradients_and_losses_are_averaged_over_the_draws(noisy, linear, linear_data):
