@@ -120,9 +120,10 @@ Attack = Annotated[Apgd | Pgd, Field(discriminator="name")]
 
 
 class CrossEntropy(Block):
-    """Cross-entropy on the adversarial points."""
+    """Cross-entropy on the adversarial points; ``label_smoothing`` is the share of a label that all classes get."""
 
     name: Literal["cross-entropy"]
+    label_smoothing: Share = 0.0
 
 
 class Trades(Block):
@@ -142,7 +143,28 @@ class TradesXent(Block):
     beta: PositiveFinite = 6.0
 
 
-Outer = Annotated[CrossEntropy | Trades | TradesXent, Field(discriminator="name")]
+class Mart(Block):
+    """MART (Wang et al. 2020): boosted cross-entropy + ``beta`` KL, weighted by how unsure the clean prediction is.
+
+    The attack maximises the cross-entropy.
+    """
+
+    name: Literal["mart"]
+    beta: PositiveFinite = 6.0
+
+
+class Score(Block):
+    """SCORE (Pang et al. 2022): TRADES with squared distances between probabilities.
+
+    The attack maximises the cross-entropy, where the authors' code climbs the squared distance.
+    """
+
+    name: Literal["score"]
+    beta: PositiveFinite = 4.0
+    label_smoothing: Share = 0.1
+
+
+Outer = Annotated[CrossEntropy | Trades | TradesXent | Mart | Score, Field(discriminator="name")]
 
 
 class Optimizer(Block):
@@ -255,6 +277,15 @@ class Average(Block):
     decay: Annotated[float, Field(gt=0, lt=1)]
 
 
+class Awp(Block):
+    """Adversarial weight perturbation (Wu et al. 2020, equations 8 to 10): each step descends from weights that were
+    moved uphill by ``gamma`` times their layer's length; from epoch ``warmup`` on (counted from 0).
+    """
+
+    gamma: PositiveFinite = 0.005
+    warmup: NonNegativeInt = 0
+
+
 class Phase(Block):
     """One phase of progressive resizing: from the start of epoch ``at``, images of ``size`` pixels a side."""
 
@@ -329,6 +360,7 @@ class Settings(Block):
     regularize: Regularize | None = None
     extra: Extra | None = None
     average: Average | None = None
+    awp: Awp | None = None
     resize: Annotated[tuple[Phase, ...], Field(min_length=1)] | None = None
     overfitting_check: OverfittingCheck | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -359,6 +391,8 @@ class Settings(Block):
         if self.extra:
             phases = {phase.batch_size for phase in self.resize or ()}
             faults += _extra_faults(self.extra, phases or {self.train.batch_size})
+        if self.awp and not self.method.takes:
+            faults.append(f"awp cannot be combined with method {self.method.name}, which brings its own attack")
         if self.average and self.projection:
             faults.append("average cannot be combined with projection, which moves the weights itself")
         if faults:

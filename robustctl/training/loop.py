@@ -5,6 +5,7 @@
 A position in the training is two numbers, pass and step; every random choice is a function of the seed and of them.
 """
 
+import copy
 import json
 import time
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ from robustctl.training.projection import GradientProjection
 from robustctl.training.selection import OverfittingGuard
 from robustctl.training.step import Step
 from robustctl.training.step_context import StepContext
+from robustctl.training.weight_perturbation import kept_buffers, moved_uphill
 
 BEST = "best.safetensors"
 SAVE_SECONDS = 600.0
@@ -158,8 +160,7 @@ class Loop:
         lr = self._lr(this)
         optim.set_lr(optimizer, lr)
         optimizer.zero_grad(set_to_none=True)
-        loss = self._loss(this, step)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = self._backward(this, step)
         if this.kind == "method":
             self.method.after_backward(step)
         step.record("loss", loss)
@@ -170,6 +171,24 @@ class Loop:
             self.average.update(self.model)
         self.monitor.images += this.phase.batch_size
         self.position.next_step()
+
+    def _backward(self, this: Pass, step: Step) -> Tensor:
+        """Put the loss's gradient on the parameters; with weight perturbation, that at weights moved uphill."""
+        awp = self.settings.awp
+        if awp is None or this.kind != "method" or this.epoch < awp.warmup:
+            loss = self._loss(this, step)
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+        before = copy.deepcopy(self.method.state())
+        with kept_buffers(self.model):
+            uphill = self._loss(this, step)
+        after = copy.deepcopy(self.method.state())
+        self.method.load_state(before, self.world)
+        with moved_uphill(self.model, uphill, awp.gamma):
+            loss = self._loss(this, step.replay())
+            loss.backward()  # type: ignore[no-untyped-call]
+        self.method.load_state(after, self.world)
+        return loss
 
     def _next_batch(self, this: Pass) -> Step:
         """The step on the next batch; a method with replays takes several steps on each batch."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -12,9 +13,10 @@ from robustctl import geometry, losses, seeds
 from robustctl.attacks.apgd import apgd
 from robustctl.attacks.pgd import pgd
 from robustctl.oracle import Oracle
-from robustctl.recipe.schema import Apgd, CrossEntropy, Trades
+from robustctl.recipe.schema import Apgd, CrossEntropy, Mart, Pgd, Score, Trades
 from robustctl.seeds import Purpose
 from robustctl.threats import Norm, Threat
+from robustctl.training.meter import Meter
 from robustctl.training.step_context import StepContext
 
 
@@ -25,11 +27,23 @@ class Step:
         x: this process's images (n, c, h, w) in [0,1], augmented.
         y: labels (n,), or soft labels (n, k) under mixup.
         number: optimiser steps done before this one; with the seed it fixes every random choice.
+        points: what ``run`` and ``look`` found in this step, in order. A step that is given them finds the same without
+            an attack.
         error: share of wrong predictions at the points that ``losses`` saw last, over all processes.
     """
 
-    def __init__(self, context: StepContext, x: Tensor, y: Tensor, number: int, watch: bool = False) -> None:
+    def __init__(
+        self,
+        context: StepContext,
+        x: Tensor,
+        y: Tensor,
+        number: int,
+        watch: bool = False,
+        points: Sequence[Tensor] | None = None,
+    ) -> None:
         self.context = context
+        self.points: list[Tensor] = []
+        self._known = None if points is None else list(points)
         self.x = x
         self.y = y
         self.number = number
@@ -80,9 +94,18 @@ class Step:
         with self.context.autocast(), self.context.attacked.oracle(self.x) as oracle:
             yield oracle
 
-    def attack(self, threat: Threat) -> Tensor:
-        """Adversarial points (n, c, h, w) of the batch by the recipe's attack."""
-        return self.run(lambda oracle, target: self._attack(oracle, target, threat))
+    def replay(self) -> "Step":
+        """The same step once more: the same random choices and points, no attack, and nothing is measured."""
+        context = replace(self.context, meter=Meter())
+        return Step(context, self.x, self.y, self.number, points=self.points)
+
+    def attack(self, threat: Threat, rows: Tensor | None = None) -> Tensor:
+        """Adversarial points (n, c, h, w) of the batch by the recipe's attack.
+
+        Args:
+            rows: (n,), true for the images that are attacked; the others stay as they are.
+        """
+        return self.run(lambda oracle, target: self._attack(oracle, target, threat, rows))
 
     def run(self, attack: Callable[[Oracle, Tensor], Tensor]) -> Tensor:
         """Points (n, c, h, w) that ``attack(oracle, target)`` finds.
@@ -90,13 +113,24 @@ class Step:
         ``target`` is what ``losses.ce`` compares logits with: labels, or soft labels (n, k). The largest perturbation
         is recorded, and in the first steps the guards compare the losses.
         """
+        if self._known is not None:
+            return self._known.pop(0)
         with self.oracle() as oracle:
             target = self._target(oracle)
             x_adv = attack(oracle, target)
             if self.watch:
                 self._compare(oracle, x_adv, target)
+        self.points.append(x_adv)
         self.record("perturbation", geometry.norm(x_adv - self.x, "linf").amax())
         return x_adv
+
+    def look(self, measure: Callable[[Oracle], Tensor]) -> Tensor:
+        """What ``measure(oracle)`` reads off the model in eval mode, without a graph; the same in a replay."""
+        if self._known is not None:
+            return self._known.pop(0)
+        with self.oracle() as oracle:
+            self.points.append(measure(oracle))
+        return self.points[-1]
 
     def judge(self, x_adv: Tensor, norm: Norm) -> Tensor:
         """The loss (n,) that the attack maximises, at its points of ``norm``, without a graph; the error is
@@ -120,7 +154,11 @@ class Step:
         """The outer loss (n,) of adversarial logits (n, k)."""
         outer = self.context.outer
         if isinstance(outer, CrossEntropy):
-            return losses.ce(logits, self.y)
+            return F.cross_entropy(logits, self.y, reduction="none", label_smoothing=outer.label_smoothing)
+        if isinstance(outer, Mart):
+            return mart(self.clean_logits, logits, self.labels, outer.beta)
+        if isinstance(outer, Score):
+            return score(self.clean_logits, logits, self._soft_labels(outer.label_smoothing), outer.beta)
         return self.natural() + outer.beta * kl(self.clean_logits, logits)
 
     def mean(self, values: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -156,24 +194,61 @@ class Step:
             return oracle.logits(self.x).softmax(1)
         return self.y
 
-    def _attack(self, oracle: Oracle, target: Tensor, threat: Threat) -> Tensor:
+    def _soft_labels(self, smoothing: float) -> Tensor:
+        """Labels (n, k) that give ``smoothing`` to all classes alike."""
+        k = self.clean_logits.shape[1]
+        labels = self.y if self.y.dim() == 2 else F.one_hot(self.y, k).to(self.clean_logits.dtype)
+        return labels * (1 - smoothing) + smoothing / k
+
+    def _attack(self, oracle: Oracle, target: Tensor, threat: Threat, rows: Tensor | None) -> Tensor:
         attack = self.context.attack
         assert attack is not None, "the recipe was checked"
-        steps = attack.steps[threat.norm]
-        start = None
-        if attack.start == "random":
-            start = geometry.random_start(self.x, threat.norm, threat.eps, self.generators)
-        if isinstance(attack, Apgd):
-            return apgd(oracle, self.x, target, threat, steps=steps, start=start, sparsity=attack.l1_sparsity)
-        size = attack.step[threat.norm] * threat.eps
-        return pgd(oracle, self.x, target, threat, steps=steps, step_size=size, start=start)
+        x, generators = self.x, self.generators if attack.start == "random" else []
+        if rows is not None:
+            x, target = x[rows], target[rows]
+            generators = [one for one, taken in zip(generators, rows.tolist(), strict=bool(generators)) if taken]
+        points = climb(oracle, x, target, threat, attack, generators)
+        return points if rows is None else self.x.index_put((rows,), points)
 
     def _compare(self, oracle: Oracle, x_adv: Tensor, target: Tensor) -> None:
         for name, points in (("watch/clean", self.x), ("watch/adversarial", x_adv)):
             self.record(name, losses.ce(oracle.logits(points), target).mean())
 
 
+def climb(
+    oracle: Oracle, x: Tensor, target: Tensor, threat: Threat, attack: Apgd | Pgd, generators: list[torch.Generator]
+) -> Tensor:
+    """The recipe's attack on images (n, c, h, w); ``generators``, one an image, draw random starts."""
+    if not len(x):
+        return x
+    steps = attack.steps[threat.norm]
+    start = geometry.random_start(x, threat.norm, threat.eps, generators) if attack.start == "random" else None
+    if isinstance(attack, Apgd):
+        return apgd(oracle, x, target, threat, steps=steps, start=start, sparsity=attack.l1_sparsity)
+    size = attack.step[threat.norm] * threat.eps
+    return pgd(oracle, x, target, threat, steps=steps, step_size=size, start=start)
+
+
 def kl(logits_p: Tensor, logits_q: Tensor) -> Tensor:
     """KL(p || q) in nats of two predictions given by logits (n, k), shape (n,)."""
     log_p, log_q = F.log_softmax(logits_p, 1), F.log_softmax(logits_q, 1)
     return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
+
+
+def mart(clean: Tensor, adversarial: Tensor, labels: Tensor, beta: float) -> Tensor:
+    """MART's loss (n,) from logits (n, k): Wang et al. 2020, equations 9 to 11.
+
+    Boosted cross-entropy at the adversarial point, plus ``beta`` times the KL between both predictions, weighted by
+    how unsure the clean one is of the label.
+    """
+    p_adversarial = adversarial.softmax(1)
+    wrong = p_adversarial.scatter(1, labels[:, None], 0.0).amax(1)
+    boosted = losses.ce(adversarial, labels) - torch.log((1 - wrong).clamp_min(losses.TINY))
+    unsure = 1 - clean.softmax(1).gather(1, labels[:, None]).squeeze(1)
+    return boosted + beta * unsure * kl(clean, adversarial)
+
+
+def score(clean: Tensor, adversarial: Tensor, soft_labels: Tensor, beta: float) -> Tensor:
+    """Squared-error TRADES (n,) from logits (n, k): Pang et al. 2022 (SCORE), equation 12 with the squared distance."""
+    p_clean, p_adversarial = clean.softmax(1), adversarial.softmax(1)
+    return (p_clean - soft_labels).square().sum(1) + beta * (p_adversarial - p_clean).square().sum(1)

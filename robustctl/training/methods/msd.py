@@ -26,7 +26,7 @@ class Config(SeveralNormsConfig):
     name: Literal["msd"]
 
     def outers(self) -> tuple[OuterName, ...]:
-        return ("cross-entropy", "trades-xent")
+        return ("cross-entropy", "trades-xent", "mart", "score")
 
 
 class Method(SeveralNorms):
