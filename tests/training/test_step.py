@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robustctl import geometry
 from robustctl.oracle import Oracle
-from robustctl.recipe.schema import Pgd, Trades, TradesXent
+from robustctl.recipe.schema import CrossEntropy, Mart, Pgd, Score, Trades, TradesXent
 from robustctl.threats import Threat
 from robustctl.training.methods import at, avg, e_at, msd, ramp, sat
 from robustctl.training.methods import max as max_method
@@ -293,3 +293,35 @@ def test_kl_attack_maximises_the_divergence(example: Any) -> None:
     with Oracle(example.model) as oracle:
         target = oracle.logits(example.x).softmax(1)
     assert torch.allclose(step._target(Oracle(example.model)), target)
+
+
+def test_mart_is_the_sum_of_its_two_terms(example: Any) -> None:
+    step = example.step(outer=Mart(name="mart", beta=2.0))
+    x_adv = step.attack(Threat.of("linf", "0.1"))
+    restated = torch.zeros((), dtype=torch.float64)
+    for i in range(len(example.x)):
+        p, q = (example.model(x[i : i + 1]).softmax(1)[0] for x in (example.x, x_adv))
+        y = int(example.y[i])
+        wrong = max(q[k] for k in range(3) if k != y)
+        divergence = sum(p[k] * (p[k] / q[k]).log() for k in range(3))
+        restated = restated - q[y].log() - (1 - wrong).log() + 2.0 * (1 - p[y]) * divergence
+    example.assert_same(step.mean(step.losses(x_adv, "linf")), restated / len(example.x))
+
+
+def test_score_is_trades_with_squared_distances(example: Any) -> None:
+    step = example.step(outer=Score(name="score", beta=3.0, label_smoothing=0.3))
+    x_adv = step.attack(Threat.of("linf", "0.1"))
+    p, q = example.model(example.x).softmax(1), example.model(x_adv).softmax(1)
+    labels = torch.full((6, 3), 0.1, dtype=torch.float64)
+    labels[torch.arange(6), example.y] = 0.8
+    restated = ((p - labels) ** 2).sum(1) + 3.0 * ((q - p) ** 2).sum(1)
+    example.assert_same(step.mean(step.losses(x_adv, "linf")), restated.mean())
+
+
+def test_smoothed_labels_give_their_share_to_all_classes(example: Any) -> None:
+    step = example.step(outer=CrossEntropy(name="cross-entropy", label_smoothing=0.3))
+    x_adv = step.attack(Threat.of("linf", "0.1"))
+    log_q = example.model(x_adv).log_softmax(1)
+    labels = torch.full((6, 3), 0.1, dtype=torch.float64)
+    labels[torch.arange(6), example.y] = 0.8
+    example.assert_same(step.mean(step.losses(x_adv, "linf")), -(labels * log_q).sum(1).mean())

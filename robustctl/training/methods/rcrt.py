@@ -94,7 +94,7 @@ class Method(TrainingMethod):
 
     def _regulariser(self, step: Step, threat: Threat) -> Tensor:
         """Mean length of the logits' movement, at the point of the ball that an attack finds to move them most."""
-        moved = step.logits(step.run(farthest(step, threat, self.config.steps)))
+        moved = step.logits(step.look(farthest(step, threat, self.config.steps)))
         length = distance(moved, step.clean_logits).clamp_min(1e-12).sqrt()
         step.record("logit_distance", step.mean(length))
         return step.mean(length)
@@ -106,15 +106,15 @@ class Method(TrainingMethod):
         self.epoch = state["epoch"]
 
 
-def farthest(step: Step, threat: Threat, steps: int | Literal["noise"]) -> Callable[[Oracle, Tensor], Tensor]:
+def farthest(step: Step, threat: Threat, steps: int | Literal["noise"]) -> Callable[[Oracle], Tensor]:
     """Return an attack that moves the logits as far as it can, from a random point of the ball."""
     from robustctl import geometry
     from robustctl.attacks.pgd import pgd
 
-    def climb(oracle: Oracle, _: Tensor) -> Tensor:
+    def climb(oracle: Oracle) -> Tensor:
         start = geometry.random_start(step.x, threat.norm, threat.eps, step.generators)
         if steps == "noise":
-            return start
+            return geometry.shrink_inside(start, step.x, threat.norm, threat.eps)
         size = 2.5 * threat.eps / steps
         return pgd(
             oracle, step.x, oracle.logits(step.x), threat, steps=steps, step_size=size, start=start, loss=distance

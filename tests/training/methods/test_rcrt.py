@@ -1,0 +1,89 @@
+"""RCRT: threats come one after the other; logits are kept close."""
+
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from robustctl import geometry
+from robustctl.processes import World
+from robustctl.threats import Threat
+from robustctl.training.methods.rcrt import Config, Method
+
+THREATS = (Threat.of("linf", "0.1"), Threat.of("l2", "0.5"), Threat.of("l1", "1.5"))
+
+
+def method(**changes: Any) -> Method:
+    block = {"name": "rcrt", "order": ("l1", "linf", "l2"), "every": 2, "weight": 0.0, **changes}
+    return Method(Config.model_validate(block), THREATS)
+
+
+def test_threats_become_known_in_the_order_of_the_recipe() -> None:
+    target = method()
+    seen = []
+    for _ in range(7):
+        target.start_epoch()
+        seen.append([threat.norm for threat in target.known])
+    assert seen == [["l1"]] * 2 + [["l1", "linf"]] * 2 + [["l1", "linf", "l2"]] * 3
+
+
+def test_the_epoch_is_kept_in_the_state() -> None:
+    target, other = method(), method()
+    for _ in range(3):
+        target.start_epoch()
+    other.load_state(target.gathered_state(World()), World())
+    assert [threat.norm for threat in other.known] == ["l1", "linf"]
+
+
+@pytest.mark.parametrize(("known", "attacks"), [("newest", ["l2"]), ("max", ["l1", "linf", "l2"])])
+def test_known_threats_are_met_as_the_recipe_says(example: Any, known: str, attacks: list[str]) -> None:
+    target = method(known=known)
+    for _ in range(5):
+        target.start_epoch()
+    step = example.step()
+    loss = target.loss(step)
+    by_norm = {threat.norm: threat for threat in THREATS}
+    assert len(step.points) == len(attacks)
+    for point, norm in zip(step.points, attacks, strict=True):
+        assert (geometry.norm(point - step.x, norm) <= by_norm[norm].eps).all()
+    values = torch.stack([-example.model(point).log_softmax(1)[torch.arange(6), step.labels] for point in step.points])
+    example.assert_same(loss, values.amax(0).mean())
+
+
+def test_random_draws_each_known_threat_and_no_other(example: Any) -> None:
+    target = method(known="random")
+    for _ in range(3):
+        target.start_epoch()
+    drawn = {target._chosen(example.step(number=number))[0].norm for number in range(20)}
+    assert drawn == {"l1", "linf"}
+
+
+def test_the_regulariser_is_the_mean_length_of_the_logits_movement(example: Any) -> None:
+    plain, target = method(known="newest"), method(known="newest", weight=0.7)
+    step = example.step()
+    loss = target.loss(step)
+    moved = example.model(step.points[1]) - example.model(step.x)
+    example.assert_same(loss, plain.loss(example.step()) + 0.7 * moved.norm(dim=1).mean())
+
+
+def test_the_regularisers_attack_moves_the_logits_further_than_noise_does(example: Any) -> None:
+    lengths = {}
+    for steps in (10, "noise"):
+        step = example.step()
+        method(known="newest", weight=1.0, steps=steps).loss(step)
+        with torch.no_grad():
+            lengths[steps] = (example.model(step.points[1]) - example.model(step.x)).norm(dim=1)
+        assert (geometry.norm(step.points[1] - step.x, "l1") <= 1.5).all()
+    assert (lengths[10] > lengths["noise"]).all()
+
+
+@pytest.mark.parametrize("order", [("linf", "l1"), ("linf", "l1", "l1"), ("linf", "l1", "l2", "l2")])
+def test_an_order_that_does_not_name_each_threat_once_is_refused(order: tuple[str, ...]) -> None:
+    config = Config.model_validate({"name": "rcrt", "order": order, "every": 1})
+    assert config.faults(frozenset({"linf", "l2", "l1"}))
+
+
+def test_an_unknown_norm_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        Config.model_validate({"name": "rcrt", "order": ("l3",), "every": 1})
