@@ -129,11 +129,12 @@ class CrossEntropy(Block):
 class Trades(Block):
     """TRADES (Zhang et al. 2019): clean cross-entropy + ``beta`` KL(clean || adversarial).
 
-    The attack maximises the KL.
+    The attack maximises the KL. ``label_smoothing`` is the share of a label that all classes get, for the first term.
     """
 
     name: Literal["trades"]
     beta: PositiveFinite = 6.0
+    label_smoothing: Share = 0.0
 
 
 class TradesXent(Block):
@@ -141,6 +142,7 @@ class TradesXent(Block):
 
     name: Literal["trades-xent"]
     beta: PositiveFinite = 6.0
+    label_smoothing: Share = 0.0
 
 
 class Mart(Block):

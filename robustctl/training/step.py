@@ -159,7 +159,8 @@ class Step:
             return mart(self.clean_logits, logits, self.labels, outer.beta)
         if isinstance(outer, Score):
             return score(self.clean_logits, logits, self._soft_labels(outer.label_smoothing), outer.beta)
-        return self.natural() + outer.beta * kl(self.clean_logits, logits)
+        clean = F.cross_entropy(self.clean_logits, self.y, reduction="none", label_smoothing=outer.label_smoothing)
+        return clean + outer.beta * kl(self.clean_logits, logits)
 
     def mean(self, values: Tensor, mask: Tensor | None = None) -> Tensor:
         """The mean of per-example values (n,) over the batch of all processes, or over the examples in ``mask``.
