@@ -20,6 +20,7 @@ from pydantic import (
 from robustctl import discovery
 from robustctl.recipe.fields import Block, NonNegativeFinite, PositiveFinite, Radii, Share, Steps, threats
 from robustctl.recipe.method import MethodConfig
+from robustctl.recipe.outer import CrossEntropy, Outer
 from robustctl.recipe.schedules import Schedule
 from robustctl.spec import Scalar
 from robustctl.threats import Norm, Threat
@@ -117,56 +118,6 @@ class Pgd(Block):
 
 
 Attack = Annotated[Apgd | Pgd, Field(discriminator="name")]
-
-
-class CrossEntropy(Block):
-    """Cross-entropy on the adversarial points; ``label_smoothing`` is the share of a label that all classes get."""
-
-    name: Literal["cross-entropy"]
-    label_smoothing: Share = 0.0
-
-
-class Trades(Block):
-    """TRADES (Zhang et al. 2019): clean cross-entropy + ``beta`` KL(clean || adversarial).
-
-    The attack maximises the KL. ``label_smoothing`` is the share of a label that all classes get, for the first term.
-    """
-
-    name: Literal["trades"]
-    beta: PositiveFinite = 6.0
-    label_smoothing: Share = 0.0
-
-
-class TradesXent(Block):
-    """TRADES's loss at points that maximise the cross-entropy (E-AT, section A: WRN-28-10)."""
-
-    name: Literal["trades-xent"]
-    beta: PositiveFinite = 6.0
-    label_smoothing: Share = 0.0
-
-
-class Mart(Block):
-    """MART (Wang et al. 2020): boosted cross-entropy + ``beta`` KL, weighted by how unsure the clean prediction is.
-
-    The attack maximises the cross-entropy.
-    """
-
-    name: Literal["mart"]
-    beta: PositiveFinite = 6.0
-
-
-class Score(Block):
-    """SCORE (Pang et al. 2022): TRADES with squared distances between probabilities.
-
-    The attack maximises the cross-entropy, where the authors' code climbs the squared distance.
-    """
-
-    name: Literal["score"]
-    beta: PositiveFinite = 4.0
-    label_smoothing: Share = 0.1
-
-
-Outer = Annotated[CrossEntropy | Trades | TradesXent | Mart | Score, Field(discriminator="name")]
 
 
 class Optimizer(Block):

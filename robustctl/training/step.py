@@ -13,7 +13,8 @@ from robustctl import geometry, losses, seeds
 from robustctl.attacks.apgd import apgd
 from robustctl.attacks.pgd import pgd
 from robustctl.oracle import Oracle
-from robustctl.recipe.schema import Apgd, CrossEntropy, Mart, Pgd, Score, Trades
+from robustctl.recipe.outer import CrossEntropy, Mart, Score, Trades
+from robustctl.recipe.schema import Apgd, Pgd
 from robustctl.seeds import Purpose
 from robustctl.threats import Norm, Threat
 from robustctl.training.meter import Meter

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from robustctl.devices import has_bf16, is_host
 from robustctl.processes import World
-from robustctl.recipe.schema import Apgd, Outer, Pgd, Settings
+from robustctl.recipe.outer import Outer
+from robustctl.recipe.schema import Apgd, Pgd, Settings
 from robustctl.training.attacked import Attacked, Tell
 from robustctl.training.meter import Meter
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from robustctl.architectures import build
 from robustctl.data import ImageData
 from robustctl.processes import World
+from robustctl.recipe.outer import CrossEntropy
 from robustctl.recipe.read import from_resolved
-from robustctl.recipe.schema import CrossEntropy, Pgd, Settings
+from robustctl.recipe.schema import Pgd, Settings
 from robustctl.spec import Architecture, ModelSpec
 from robustctl.training.attacked import Attacked
 from robustctl.training.build import build_parts

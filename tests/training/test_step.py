@@ -9,7 +9,8 @@ from torch import Tensor
 
 from robustctl import geometry
 from robustctl.oracle import Oracle
-from robustctl.recipe.schema import CrossEntropy, Mart, Pgd, Score, Trades, TradesXent
+from robustctl.recipe.outer import CrossEntropy, Mart, Score, Trades, TradesXent
+from robustctl.recipe.schema import Pgd
 from robustctl.threats import Threat
 from robustctl.training.methods import at, avg, e_at, msd, ramp, sat
 from robustctl.training.methods import max as max_method
