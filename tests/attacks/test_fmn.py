@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from robustctl import geometry, losses
-from robustctl.attacks.fmn import fmn
+from robustctl.attacks.fmn import _anneal, _next_radius, fmn
 from robustctl.oracle import Oracle
 from robustctl.threats import NORMS, Norm, Threat
 
@@ -49,3 +49,22 @@ def test_fmn_gives_the_image_itself_where_no_point_is_misclassified() -> None:
     with Oracle(constant) as oracle:
         x_adv = fmn(oracle, x, torch.zeros(2, dtype=torch.long), Threat.of("l2", "0.5"), steps=5)
     assert torch.equal(x_adv, x)
+
+
+def test_steps_fall_from_the_first_size_to_the_last_along_half_a_cosine() -> None:
+    assert [_anneal((8.0, 2.0), step, 4) for step in (0, 1, 2, 4)] == pytest.approx([8.0, 5 + 3 * 0.5**0.5, 5.0, 2.0])
+
+
+def test_the_radius_shrinks_where_a_point_is_found_and_grows_elsewhere() -> None:
+    radius, distance, found = (
+        torch.tensor([2.0, 2.0, 2.0, 9.0]),
+        torch.ones(4),
+        torch.tensor([1.7, 1.9, torch.inf, 1.7]),
+    )
+    margins, slope = torch.tensor([0.5, -0.5, -0.5, 0.5]), torch.full((4,), 0.25)
+    # Found: 10 % smaller, and no larger than what is known. Not found: 10 % larger; if none is known, the distance to
+    # the boundary of the linearised margin, 1 + 0.5 / 0.25.
+    expected = [1.7, 2.2, 3.3, 1.7]
+    assert _next_radius(radius, distance, found, margins, slope, 0.1).tolist() == pytest.approx(expected)
+    shrinking = _next_radius(radius[:1], distance[:1], torch.tensor([5.0]), margins[:1], slope[:1], 0.1)
+    assert shrinking.tolist() == pytest.approx([1.8])

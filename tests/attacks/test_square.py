@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from robustctl import geometry, losses, seeds
-from robustctl.attacks.square import _bump, _patch, _pattern, _share, _start, _unused, square
+from robustctl.attacks.square import _bump, _patch, _pattern, _share, _start, _stripe, _unused, square
 from robustctl.oracle import Oracle
 from robustctl.threats import NORMS, Norm, Threat
 
@@ -104,3 +104,27 @@ def test_the_windows_shrink_after_the_paper_s_numbers_of_queries() -> None:
     assert {query: _share(query) for query in passed} == {
         query: 0.8 / 2**halvings for query, halvings in passed.items()
     }
+
+
+def test_a_stripe_sets_a_window_of_each_channel_to_either_end_of_the_ball() -> None:
+    x = torch.full((2, 2, 10, 10), 0.5)
+    threat = Threat("linf", 0.25, "0.25")
+    best = x + 0.125
+    draws = torch.tensor([[0.0, 0.0, 0.5, 0.5, 0.5, 0.1, 0.9], [0.999, 0.999, 0.5, 0.5, 0.5, 0.8, 0.2]])
+    changed = _stripe(x, best, threat, 0.16, draws)
+    for image, channel, sign in ((0, 0, -1), (0, 1, 1), (1, 0, 1), (1, 1, -1)):
+        inside = changed[image, channel] != best[image, channel]
+        assert inside.sum() == 16, "a window of 4 x 4 is 0.16 of the image"
+        assert (changed[image, channel][inside] == 0.5 + sign * 0.25).all()
+    assert (changed[0, 0] != best[0, 0])[:4, :4].all() and (changed[1, 0] != best[1, 0])[6:, 6:].all()
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_the_pattern_of_a_patch_has_either_sign(norm: Norm) -> None:
+    x = torch.full((1, 1, 9, 9), 0.5, dtype=torch.float64)
+    threat = Threat(norm, 0.4, "0.4")
+    draws = torch.tensor([[0.5, 0.5, 0.0, 0.0, 0.3, 0.1]]).double()
+    low, high = (
+        _patch(x, x, threat, 0.3, torch.cat([draws[:, :5], torch.tensor([[end]]).double()], 1)) for end in (0.1, 0.9)
+    )
+    torch.testing.assert_close(low - x, x - high)

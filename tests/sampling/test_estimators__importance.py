@@ -25,8 +25,7 @@ def too_high(estimate: Estimate, truth: Tensor | float) -> int:
     return int((estimate.log_z > truth + math.log(20) / estimate.q).sum())
 
 
-@pytest.mark.parametrize("cut", [False, True])
-@pytest.mark.parametrize("d", [1, 8, 64])
+@pytest.mark.parametrize(("d", "cut"), [(1, False), (8, True), (64, False)])
 def test_it_covers_the_truth_on_a_box_and_errs_downwards(forms: Any, d: int, cut: bool) -> None:
     centre, a = forms.centre(d, cut), forms.coefficients(d, 3 / EPS)
     box = Box(centre.expand(SEEDS * CHAINS, 1, 1, d), EPS)
