@@ -204,8 +204,10 @@ class Arriving:
 
 
 def upload(x: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host on the device. The host goes on before it has arrived; the device waits for it."""
-    return x if is_host(device) else x.pin_memory().to(device, non_blocking=True)
+    """A tensor on the device. The host goes on before one of the host has arrived; the device waits for it."""
+    if is_host(device) or not is_host(x.device):
+        return x.to(device)
+    return x.pin_memory().to(device, non_blocking=True)
 
 
 def _ask(device: torch.device, name: str, default: object, *, of_device: bool = True) -> Any:

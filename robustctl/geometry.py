@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustctl.devices import is_host
+from robustctl.devices import is_host, upload
 from robustctl.threats import Norm
 
 Radius = float | Tensor
@@ -224,7 +224,7 @@ def draw(x: Tensor, generator: Generators, *, uniform: bool) -> Tensor:
         noise = sample(x.shape, generator=generator)
     else:
         noise = torch.stack([sample(x.shape[1:], generator=one) for one in generator])
-    return (noise * 2 - 1 if uniform else noise).to(x)
+    return upload(noise * 2 - 1 if uniform else noise, x.device).to(x)
 
 
 def shrink_inside(x_adv: Tensor, x: Tensor, norm: Norm, eps: float) -> Tensor:

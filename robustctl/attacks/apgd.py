@@ -14,6 +14,7 @@ from torch import Tensor
 
 from robustctl import geometry, losses
 from robustctl.attacks import Attack, Settings
+from robustctl.devices import upload
 from robustctl.geometry import Generators
 from robustctl.oracle import Loss, Oracle
 from robustctl.threats import Norm, Threat
@@ -144,7 +145,7 @@ class Apgd:
     def _table(self, name: str, values: Sequence[float], device: torch.device) -> Tensor:
         """Numbers of the stages on the device, brought there once: each time the host would wait for it."""
         if (name, device) not in self._tables:
-            self._tables[name, device] = torch.tensor(values, device=device)
+            self._tables[name, device] = upload(torch.tensor(values), device)
         return self._tables[name, device]
 
     def _stage(self, x: Tensor, x_adv: Tensor, eps: Tensor, stage: Tensor, sparsity: Tensor, support: Tensor) -> Rows:

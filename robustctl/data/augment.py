@@ -4,6 +4,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from robustctl.devices import upload
+
 
 def random_crop(x: Tensor, pad: int, generator: Generator) -> Tensor:
     """Pad by ``pad`` black pixels on each side and cut a window of the old size at a random place, one an image.
@@ -12,7 +14,7 @@ def random_crop(x: Tensor, pad: int, generator: Generator) -> Tensor:
         x: images (n, c, h, w), uint8 or float.
     """
     n, channels, height, width = x.shape
-    offsets = torch.randint(2 * pad + 1, (2, n), generator=generator, device=generator.device).to(x.device)
+    offsets = upload(torch.randint(2 * pad + 1, (2, n), generator=generator, device=generator.device), x.device)
     rows = offsets[0, :, None] + torch.arange(height, device=x.device)  # (n, h)
     columns = offsets[1, :, None] + torch.arange(width, device=x.device)  # (n, w)
     image = torch.arange(n, device=x.device)[:, None, None, None]
@@ -23,14 +25,14 @@ def random_crop(x: Tensor, pad: int, generator: Generator) -> Tensor:
 def random_flip(x: Tensor, generator: Generator) -> Tensor:
     """Mirror each image (n, c, h, w) left to right with probability one half."""
     chosen = torch.rand(len(x), generator=generator, device=generator.device) < 0.5
-    return torch.where(chosen.to(x.device)[:, None, None, None], x.flip(3), x)
+    return torch.where(upload(chosen, x.device)[:, None, None, None], x.flip(3), x)
 
 
 def cutout(x: Tensor, side: int, generator: Generator) -> Tensor:
     """Blank a square of ``side`` pixels around a random place of each image, cut at the border (arXiv:1708.04552)."""
     n, _, height, width = x.shape
-    rows = torch.arange(height, device=x.device) - torch.randint(height, (n, 1), generator=generator).to(x.device)
-    columns = torch.arange(width, device=x.device) - torch.randint(width, (n, 1), generator=generator).to(x.device)
+    top, left = (upload(torch.randint(size, (n, 1), generator=generator), x.device) for size in (height, width))
+    rows, columns = torch.arange(height, device=x.device) - top, torch.arange(width, device=x.device) - left
     low, high = -(side // 2), side - side // 2
     inside_rows, inside_columns = (rows >= low) & (rows < high), (columns >= low) & (columns < high)
     return x.masked_fill((inside_rows[:, :, None] & inside_columns[:, None, :])[:, None], 0.0)
@@ -41,7 +43,7 @@ def mixup(x: Tensor, y: Tensor, n_classes: int, alpha: float, generator: Generat
     # A quotient of two gamma variables; torch's Beta takes no generator.
     first, second = (_gamma(alpha, generator) for _ in range(2))
     weight = first / (first + second)
-    partner = torch.randperm(len(y), generator=generator).to(x.device)
+    partner = upload(torch.randperm(len(y), generator=generator), x.device)
     soft = F.one_hot(y, n_classes).to(x.dtype)
     return torch.lerp(x[partner], x, weight), torch.lerp(soft[partner], soft, weight)
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from robustctl.devices import upload
+
 
 class Noise:
     """Draws for ``len(generators) * per_image`` rows.
@@ -42,4 +44,4 @@ class Noise:
         return Noise([torch.Generator().manual_seed(seed) for seed in seeds], self.per_image, self.like)
 
     def _gather(self, parts: list[Tensor]) -> Tensor:
-        return torch.cat(parts).to(self.like.device)
+        return upload(torch.cat(parts), self.like.device)

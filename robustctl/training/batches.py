@@ -15,7 +15,7 @@ from robustctl.data.augment import cutout, mixup, random_crop, random_flip
 from robustctl.data.decode import gather, threads
 from robustctl.data.image_data import to_float
 from robustctl.data.resize import crop_draws, random_part, random_parts
-from robustctl.devices import HOST, is_host
+from robustctl.devices import HOST, is_host, upload
 from robustctl.errors import RequestError, RunError
 from robustctl.recipe.schema import Augment
 from robustctl.seeds import Purpose
@@ -84,7 +84,7 @@ class Images:
 
     def take(self, positions: Tensor, crops: Tensor | None, least: float, side: int | None) -> Tensor:
         """Images as ``TrainingImages.take`` says; whole ones in their own size."""
-        x = self.x[positions.to(self.device)]
+        x = self.x[upload(positions, self.device)]
         return x if crops is None else random_parts(x, crops, least, side or x.shape[-1])
 
     def shuffled(self, generator: Generator) -> Tensor:
@@ -246,7 +246,7 @@ class Batches:
         crops = crop_draws(batch_size, generator) if least else None
         positions, extra_positions = self._order(epoch, batch_size)
         chosen = positions[number * own : (number + 1) * own]
-        y = self.data.y[chosen.to(self.data.y.device)]
+        y = self.data.y[upload(chosen, self.data.y.device)]
         first, last = (min(end, own) for end in needed) if isinstance(self.data, Streamed) else (0, own)
         x = self.data.take(chosen[first:last], None if crops is None else crops[first:last], least, size)
         if last - first < own:
@@ -256,7 +256,7 @@ class Batches:
         rest = batch_size - own
         also = extra_positions[number * rest : (number + 1) * rest]
         extra = self.extra.take(also, None if crops is None else crops[own:], least, size)
-        return torch.cat([x, extra]), torch.cat([y, self.extra.y[also.to(self.extra.y.device)]])
+        return torch.cat([x, extra]), torch.cat([y, self.extra.y[upload(also, self.extra.y.device)]])
 
     def _order(self, epoch: int, batch_size: int) -> tuple[Tensor, Tensor | None]:
         key = (epoch, batch_size)

@@ -74,7 +74,15 @@ def example() -> Example:
 
 def _settings_for(method: dict[str, Any], **changes: Any) -> Settings:
     """A small recipe: two epochs of batches of 8, APGD or PGD with two steps."""
-    norms = {"at": ["linf"], "fgsm": ["linf"], "free": ["linf"], "natural": ["linf"]}.get(method["name"])
+    norms = {
+        "at": ["linf"],
+        "fgsm": ["linf"],
+        "free": ["linf"],
+        "natural": ["linf"],
+        "prl": ["linf"],
+        "z-mc": ["linf"],
+        "z-ps": ["linf"],
+    }.get(method["name"])
     norms = norms or (["linf", "l1"] if method["name"] == "e-at" else ["linf", "l2", "l1"])
     if method["name"] == "ramp" and method["pair"] != "auto":
         norms = list(method["pair"])
@@ -90,7 +98,7 @@ def _settings_for(method: dict[str, Any], **changes: Any) -> Settings:
     }
     if method["name"] == "msd":
         values["attack"] = {"name": "pgd", "steps": 2, "step": dict.fromkeys(RADII, 0.5), "start": "zero"}
-    elif method["name"] not in ("fgsm", "free", "natural"):
+    elif method["name"] not in ("fgsm", "free", "natural", "prl", "z-mc", "z-ps"):
         values["attack"] = {"name": "apgd", "steps": 2}
     return from_resolved({**values, **changes})
 

@@ -48,7 +48,7 @@ class Method(TrainingMethod):
     def loss(self, step: Step) -> Tensor:
         points, acceptance = self._sample(step)
         adjustments = 0
-        while not self.tuned and adjustments < MOST_ADJUSTMENTS and self._adjust(acceptance):
+        while not self.tuned and adjustments < MOST_ADJUSTMENTS and self._adjust(float(acceptance)):
             points, acceptance = self._sample(step)
             adjustments += 1
         self.tuned = True
@@ -66,7 +66,7 @@ class Method(TrainingMethod):
         self.step_share = min(1.0, self.step_share * (ADJUSTMENT if acceptance > high else 1 / ADJUSTMENT))
         return True
 
-    def _sample(self, step: Step) -> tuple[Tensor, float]:
+    def _sample(self, step: Step) -> tuple[Tensor, Tensor]:
         """Annealed points (n * m, c, h, w), image by image, and the mean acceptance of all processes."""
         from robustctl.sampling import quadrature
         from robustctl.sampling.annealing import anneal
@@ -77,7 +77,7 @@ class Method(TrainingMethod):
         with step.oracle() as oracle:
             sampler = make_sampler(self.perturbation, oracle, step.x, step.labels, self.config.leapfrog)
             points, acceptance = anneal(sampler, grid.t, self.step_share, Noise(step.generators, 1, step.x))
-        return points.transpose(0, 1).flatten(0, 1), float(step.context.world.mean(acceptance))
+        return points.transpose(0, 1).flatten(0, 1), step.context.world.mean(acceptance)
 
     def state(self) -> dict[str, Any]:
         return {"step_share": self.step_share, "tuned": self.tuned}

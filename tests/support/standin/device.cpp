@@ -505,30 +505,6 @@ at::Tensor& set_tensor(at::Tensor& self, const at::Tensor& source) {
   return at::native::set_storage_cpu_(self, source.storage(), source.storage_offset(), source.sizes(), source.strides());
 }
 
-at::Tensor convolution(
-    const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias, at::IntArrayRef stride,
-    at::IntArrayRef padding, at::IntArrayRef dilation, bool transposed, at::IntArrayRef output_padding, int64_t groups) {
-  Call call;
-  const auto a = call.enter(x), w = call.enter(weight);
-  const auto b = bias && bias->defined() ? std::optional<at::Tensor>(call.enter(*bias)) : std::nullopt;
-  TORCH_CHECK(!call.host, "Expected all tensors to be on the same device: input, weight and bias of a convolution");
-  at::AutoDispatchBelowAutograd below;
-  return call.leave(at::convolution(a, w, b, stride, padding, dilation, transposed, output_padding, groups));
-}
-
-std::tuple<at::Tensor, at::Tensor, at::Tensor> convolution_backward(
-    const at::Tensor& grad, const at::Tensor& x, const at::Tensor& weight, at::IntArrayRef stride, at::IntArrayRef padding,
-    at::IntArrayRef dilation, bool transposed, at::IntArrayRef output_padding, int64_t groups, std::array<bool, 3> mask) {
-  Call call;
-  const auto g = call.enter(grad), a = call.enter(x), w = call.enter(weight);
-  const std::vector<int64_t> bias{weight.size(transposed ? 1 : 0) * (transposed ? groups : 1)};
-  at::AutoDispatchBelowAutograd below;
-  auto [gx, gw, gb] = at::convolution_backward(
-      g, a, w, mask[2] ? at::OptionalIntArrayRef(bias) : at::OptionalIntArrayRef(), stride, padding, dilation, transposed,
-      output_padding, groups, mask);
-  return {call.leave(gx), call.leave(gw), call.leave(gb)};
-}
-
 // Attention from its parts: the fused kernels of the CPU are no business of another device.
 int64_t attention(
     const at::Tensor&, const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, double, bool,
@@ -556,8 +532,9 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("_copy_from", &copy_from);
   m.impl("_copy_from_and_resize", &copy_from_and_resize);
   m.impl("_local_scalar_dense", &local_scalar);
-  m.impl("convolution_overrideable", &convolution);
-  m.impl("convolution_backward_overrideable", &convolution_backward);
+  // Else torch would ask for kernels of the device's own, and bring the images into another order before.
+  m.impl("convolution", torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>());
+  m.impl("convolution_backward", torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>());
   m.impl("_fused_sdp_choice", &attention);
 }
 
