@@ -128,14 +128,20 @@ class Apgd:
         self.shorter, self.shortest = _shares(schedule, 0.03), _shares(schedule, 0.06)
         self._tables: dict[tuple[str, torch.device], Tensor] = {}
 
-    def start(self, x: Tensor, generator: Generators | None, start: Tensor | None = None) -> Rows:
-        """Rows at their first point: random with a generator, else ``start``, else the image itself."""
-        radius = self.threat.eps * self.schedule.factors[0]
+    def start(
+        self, x: Tensor, generator: Generators | None, start: Tensor | None = None, radii: Tensor | None = None
+    ) -> Rows:
+        """Rows at their first point: random with a generator, else ``start``, else the image itself.
+
+        Args:
+            radii: of the rows (n,), instead of the threat's; for one stage only.
+        """
+        radius = self.threat.eps * self.schedule.factors[0] if radii is None else radii
         if generator is not None:
             x_adv = geometry.random_start(x, self.norm, radius, generator)
         else:
             x_adv = x.clone() if start is None else geometry.project(start, x, self.norm, radius)
-        eps = torch.full((len(x),), radius, dtype=x.dtype, device=x.device)
+        eps = torch.full_like(x[:, 0, 0, 0], 1.0) * radius
         sparsity, support = torch.full_like(eps, self.sparsity), torch.full_like(eps, x[0].numel())
         if self.norm == "l1" and len(self.schedule.steps) > 1:
             support = _support(x_adv, x, eps)

@@ -19,8 +19,9 @@ Text = str | None
 UNION_OPTIONS = ("union", "like", "union_only", "norms", "eps", "attack", "precision", "force", "x_adv", "until")
 CURVE_OPTIONS = ("distribution", "estimator", "grid", "samples", "most_samples", "leapfrog", "chains", "probacc")
 """Options that only one kind of evaluation reads."""
+NO_CURVE_OPTIONS = ("union", "like", "union_only", "attack", "precision", "force", "x_adv", "until")
 NO_SUITE_OPTIONS = ("union", "like", "union_only", "norms", "eps", "precision", "force", "x_adv", "until")
-"""The options of the union that a suite does not read: its threats have their own radii."""
+"""The options of the union that accuracy against radius, and a suite, do not read: its threats have their own radii."""
 
 
 def command(
@@ -79,6 +80,11 @@ def command(
             "What is typed beside it wins."
         ),
     ] = None,
+    curve: Annotated[
+        bool,
+        typer.Option("--curve", help="Accuracy at every radius: the distance of each image, in each norm."),
+    ] = False,
+    up_to: Annotated[float, typer.Option(help="For --curve: where it ends, in multiples of the radii.")] = 3.0,
     model_code: options.ModelCode = None,
     weights: options.Weights = None,
     data: options.Data = None,
@@ -138,10 +144,12 @@ def command(
     # exists() refuses a name that is too long now, and not after the work.
     if json is not None and not json.exists() and not json.absolute().parent.is_dir():
         raise RequestError(f"--json {json}: there is no directory {json.absolute().parent}")
+    many = suite is not None or bool(threat)
+    if curve + many + (intermediate_q is not None) > 1:
+        raise RequestError("--curve, --suite (or --threat) and --intermediate-q are evaluations of their own: give one")
     if suite is not None and threat:
         raise RequestError("--suite and --threat: give one of them; a suite's file can name every threat")
-    many = suite is not None or bool(threat)
-    _refuse_unread(context, curve=intermediate_q is not None, suite=many)
+    _refuse_unread(context, q_curve=intermediate_q is not None, suite=many, curve=curve)
     from robustctl.devices import pick_device
     from robustctl.evaluation.families import default_batch_size
     from robustctl.precision import pick_precision
@@ -184,14 +192,40 @@ def command(
                 intermediate_q, distribution, estimator, grid, samples, most_samples, leapfrog, chains, probacc, seed
             )
             asked = intermediate_request(texts, subject.default_threats(), images_a_batch)
-            _refuse(context, asked.unread, f"--estimator {estimator}, --grid {grid} and {asked.perturbation}")
-            curve, path = evaluate_intermediate(
+            _refuse(
+                context,
+                asked.unread,
+                f"is not read with --estimator {estimator}, --grid {grid} and {asked.perturbation}; leave it out",
+            )
+            estimates, path = evaluate_intermediate(
                 subject, asked, source=source, split=split, n=n, device=device, reading=reading
             )
             if json is not None:
-                curve.write(json)
-            terminal.show(table(curve))
+                estimates.write(json)
+            terminal.show(table(estimates))
             terminal.tell(f"result: {path}")
+            return
+        if curve:
+            from robustctl.report.curve_table import table as curve_table
+            from robustctl.workflows.evaluate_curve import evaluate_curve
+
+            radii = choose_threats(subject, norms, ",".join(eps) if eps else None)
+            curves, path = evaluate_curve(
+                subject,
+                radii,
+                up_to,
+                seed=seed,
+                batch_size=images_a_batch,
+                source=source,
+                split=split,
+                n=n,
+                device=device,
+                reading=reading,
+            )
+            if json is not None:
+                curves.write(json)
+            terminal.show(curve_table(curves))
+            say(f"result: {path}")
             return
         if many:
             from robustctl import suites
@@ -236,21 +270,18 @@ def command(
     say(f"result: {path}")
 
 
-def _refuse_unread(context: typer.Context, *, curve: bool, suite: bool) -> None:
+def _refuse_unread(context: typer.Context, *, q_curve: bool, suite: bool, curve: bool) -> None:
     """Raise RequestError for an option that was typed and that this kind of evaluation does not read."""
-    reader = "the evaluation of the union, without --intermediate-q" if curve else "--intermediate-q"
-    for name in _typed(context, UNION_OPTIONS if curve else CURVE_OPTIONS):
-        raise RequestError(f"--{name.replace('_', '-')} is read by {reader}; leave it out here")
-    for name in _typed(context, ("intermediate_q", *NO_SUITE_OPTIONS) if suite else ()):
-        raise RequestError(
-            f"--{name.replace('_', '-')} is read by an evaluation without --suite and --threat; leave it out here"
-        )
+    reader = "the evaluation of the union, without --intermediate-q" if q_curve else "--intermediate-q"
+    _refuse(context, UNION_OPTIONS if q_curve else CURVE_OPTIONS, f"is read by {reader}; leave it out here")
+    _refuse(context, NO_SUITE_OPTIONS if suite else (), "is not read with --suite and --threat; leave it out")
+    _refuse(context, NO_CURVE_OPTIONS if curve else ("up_to",), f"is {'not ' if curve else ''}read with --curve")
 
 
-def _refuse(context: typer.Context, unread: Iterable[str], what: str) -> None:
-    """Raise RequestError for an option that was typed and that the chosen estimators do not read."""
+def _refuse(context: typer.Context, unread: Iterable[str], why: str) -> None:
+    """Raise RequestError for an option that was typed and that nothing here reads."""
     for name in _typed(context, unread):
-        raise RequestError(f"--{name.replace('_', '-')} is not read with {what}; leave it out")
+        raise RequestError(f"--{name.replace('_', '-')} {why}")
 
 
 def _typed(context: typer.Context, names: Iterable[str]) -> Iterator[str]:

@@ -8,13 +8,7 @@ import typer
 from robustctl import terminal
 from robustctl.errors import RequestError
 
-app = typer.Typer(no_args_is_help=True, help="Draw results: q-curve.")
-
-
-@app.callback()
-def _group() -> None:
-    # With a callback Typer keeps the subcommand's name although there is only one.
-    pass
+app = typer.Typer(no_args_is_help=True, help="Draw results: curve, q-curve.")
 
 
 @app.command("q-curve")
@@ -36,4 +30,33 @@ def q_curve(
     read_results = [read(path) for path in results]
     labels = label or [result.model for result in read_results]
     plot_curves(list(zip(labels, read_results, strict=True)), output)
+    terminal.tell(f"plot: {output}")
+
+
+@app.command("curve")
+def curve(
+    results: Annotated[
+        list[str], typer.Argument(help="Result files of eval --curve; those of fixed radii are marked in the picture.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Picture to write, .png or .svg.")],
+    label: Annotated[
+        list[str] | None, typer.Option("--label", help="Name of a curve, in the order of the curves; repeat it.")
+    ] = None,
+) -> None:
+    """Accuracy against radius for one or several models, and a table of medians, areas and competitiveness ratios."""
+    if not output.absolute().parent.is_dir():
+        raise RequestError(f"-o {output}: there is no directory {output.absolute().parent}")
+    from robustctl.report.curve_plot import plot
+    from robustctl.report.curve_table import comparison
+    from robustctl.workflows.named_results import read_curves
+
+    curves, fixed, notes = read_curves(results)
+    if label and len(label) != len(curves):
+        raise RequestError(f"--label is given {len(label)} times for {len(curves)} curves")
+    if label:
+        curves = [(name, one) for name, (_, one) in zip(label, curves, strict=True)]
+    plot(curves, fixed, output)
+    terminal.show(comparison(curves))
+    for note in notes:
+        terminal.tell(note)
     terminal.tell(f"plot: {output}")

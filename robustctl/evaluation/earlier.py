@@ -1,6 +1,8 @@
 """Verdicts of earlier evaluations of the same model on the same images: a point that was broken once stays broken."""
 
+import itertools
 import json
+import math
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +18,9 @@ from robustctl.threats import Norm, Threat
 
 SAME = ("weights", "architecture", "normalisation", "images", "n")
 """The common part that two evaluations need, so that an image that breaks a point in one breaks it in the other."""
+
+CURVE = "any, see the distances"
+"""Stands in the key of a curve's store in the place of radii."""
 
 Broken = tuple[int, bytes]
 """The position of a broken point, and its packed adversarial image."""
@@ -35,22 +40,33 @@ def take_over(
 
     Args:
         positions: points that may be taken over; those that this evaluation has broken already are left alone.
-        stores: files of other evaluations. Stores of other models, images or radii, and stores in use, are passed over.
+        stores: files of other evaluations, with a smaller or the same radius, and of curves. Stores of other models or
+            images, and stores in use, are passed over.
         passes: that judge a point, see ``referee.vote``.
     """
     for path in stores:
-        there = read_key(path) if path != store.path else {}
-        if not all(field in there and there[field] == store.key[field] for field in SAME):
+        if path == store.path or not is_alike(path, store):
             continue
+        there = read_key(path)
         family = f"{EARLIER}{json.loads(there['protocol'])}"
         radii = json.loads(there["threats"])
         for threat in threats:
-            if radii.get(threat.norm) != threat.eps:
-                continue
             wanted = set(positions) - store.broken(threat.norm)
-            for chunk in chunks(broken_in(path, threat.norm, wanted), batch_size):
+            if radii == CURVE:
+                found = nearest_in(path, threat.norm, wanted, data)
+            elif radii.get(threat.norm, math.inf) <= threat.eps:
+                found = broken_in(path, threat.norm, wanted)
+            else:
+                continue
+            for chunk in chunks(found, batch_size):
                 done = store.judged(threat.norm, family)
                 store.add(threat.norm, family, _judged(model, data, threat, chunk, done, passes))
+
+
+def is_alike(path: Path, store: Store) -> bool:
+    """Whether another store is of the same model on the same images, so that its witnesses are witnesses here."""
+    there = read_key(path)
+    return all(field in there and there[field] == store.key[field] for field in SAME)
 
 
 def counts(store: Store, threats: Sequence[Threat]) -> dict[str, dict[Norm, int]] | None:
@@ -69,15 +85,30 @@ def broken_in(path: Path, norm: Norm, wanted: set[int]) -> Iterator[Broken]:
     """One adversarial image per point; none if the file is in use."""
     query = f"""SELECT position, min(x_adv) FROM verdicts WHERE norm = ? AND broken = 1
                 AND family NOT LIKE '{SECOND}%' GROUP BY position"""
+    yield from ((position, packed) for position, packed in _rows(path, query, norm) if position in wanted)
+
+
+def nearest_in(path: Path, norm: Norm, wanted: set[int], data: ImageData) -> Iterator[Broken]:
+    """Of each point the adversarial image nearest to it; none if the file is in use."""
+    query = """SELECT position, x_adv FROM verdicts WHERE norm = ? AND broken = 1 ORDER BY position"""
+    rows = (row for row in _rows(path, query, norm) if row[0] in wanted)
+    for position, group in itertools.groupby(rows, key=lambda row: row[0]):
+        image, best, least = data.images([position]), b"", math.inf
+        for _, packed in group:
+            size = float(referee.distance(decode(packed, image[0])[None], image, norm))
+            best, least = (packed, size) if size < least else (best, least)
+        yield position, best
+
+
+def _rows(path: Path, query: str, norm: Norm) -> list[Broken]:
     try:
         connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=0)
         try:
-            rows = connection.execute(query, (norm,)).fetchall()
+            return connection.execute(query, (norm,)).fetchall()
         finally:
             connection.close()
     except sqlite3.Error:
-        return
-    yield from ((position, packed) for position, packed in rows if position in wanted)
+        return []
 
 
 def _judged(

@@ -178,6 +178,16 @@ class Store:
         for position in sorted(self.broken(norm)):
             yield position, self._read(query, norm, position)[0][0]
 
+    def witnesses(self, norm: str, family: str) -> Iterator[tuple[int, bytes]]:
+        """Position and encoded x_adv of each point that a family broke in this norm."""
+        query = "SELECT position, x_adv FROM verdicts WHERE norm = ? AND family = ? AND broken = 1 ORDER BY position"
+        yield from self._read(query, norm, family)
+
+    def witness(self, norm: str, family: str, position: int) -> bytes:
+        """The encoded x_adv of one point that a family broke in this norm."""
+        query = "SELECT x_adv FROM verdicts WHERE norm = ? AND family = ? AND position = ?"
+        return bytes(self._read(query, norm, family, position)[0][0])
+
     def spent(self) -> dict[tuple[str, str], int]:
         """Evaluations of all sessions, by norm and family."""
         query = "SELECT norm, family, sum(evaluations) FROM spent GROUP BY norm, family"

@@ -21,6 +21,9 @@ from robustctl.threats import require_plausible
 from robustctl.workflows.images import load_images
 from robustctl.workflows.subject import Subject
 
+CURVES = "curves"
+"""Below ``eval_dir``: stores and results of accuracy against radius."""
+
 
 def evaluate(
     subject: Subject,
@@ -83,7 +86,7 @@ def evaluate(
 
 def _earlier(store_path: Path) -> list[Path]:
     """The verdict stores of other evaluations beside this one."""
-    found = sorted(store_path.parent.glob("*.sqlite"))
+    found = sorted([*store_path.parent.glob("*.sqlite"), *(store_path.parent / CURVES).glob("*.sqlite")])
     return [path for path in found if path != store_path and ".process" not in path.name]
 
 

@@ -9,11 +9,13 @@ from robustctl.reading import read_json
 
 if TYPE_CHECKING:
     from robustctl.intermediate.results import IntermediateResult
+    from robustctl.results.curve import CurveResult
     from robustctl.results.union import UnionResult
     from robustctl.runs import Run
 
-    Result = TypeVar("Result", UnionResult, IntermediateResult)
+    Result = TypeVar("Result", UnionResult, IntermediateResult, CurveResult)
 
+CURVE = "robustctl.curve/1"
 UNION, INTERMEDIATE = "robustctl.eval/1", "robustctl.intermediate/1"
 
 
@@ -58,6 +60,42 @@ def read_both(texts: list[str]) -> tuple[list[tuple[str, "UnionResult"]], list[t
             lambda result: (result.model, result.distribution.text),
         ),
     )
+
+
+def read_curves(
+    texts: list[str],
+) -> tuple[list[tuple[str, "CurveResult"]], list[tuple[str, "UnionResult"]], list[str]]:
+    """Read curves, and results of fixed radii to be shown with them, each with a label.
+
+    A curve is never above a fixed result of the same model: what that broke counts. Where a fixed result is above a
+    curve, a note says that it is older and should be made again.
+
+    Args:
+        texts: paths of result files.
+
+    Raises:
+        RequestError: no such file, a file that is no result, or no curve among them.
+    """
+    from robustctl.results.curve import read as read_curve
+    from robustctl.results.union import read as read_union
+
+    paths = [Path(text) for text in texts]
+    with_curves = [path for path in paths if _schema(path) == CURVE]
+    curves = _labelled([(path, read_curve(path)) for path in with_curves])
+    fixed = _labelled([(path, read_union(path)) for path in paths if path not in with_curves])
+    if not curves:
+        raise RequestError("none of these files is a curve; make one with robustctl eval MODEL --curve --json FILE")
+    notes = []
+    for k, (label, curve) in enumerate(curves):
+        for name, one in fixed:
+            if one.weights_sha256 == curve.weights_sha256 and one.points.index == curve.index:
+                notes += [
+                    f"{name}: the curve of {label} breaks {n} more points in {norm}; evaluate again, and it counts them"
+                    for norm, n in curve.below(one).items()
+                ]
+                curve = curve.with_verdicts(one)
+        curves[k] = label, curve
+    return curves, fixed, notes
 
 
 def _named(text: str) -> list[Path]:

@@ -126,7 +126,7 @@ def test_a_result_that_was_edited_is_refused(setting) -> None:
     ("more", "message"),
     [
         (["--suite", "unseen", "--threat", "fog"], "give one of them"),
-        (["--suite", "unseen", "--eps", "linf=0.1"], "--eps is read by"),
+        (["--suite", "unseen", "--eps", "linf=0.1"], "--eps is not read with --suite"),
         (["--threat", "patch:9"], "only 8 pixels"),
         (["--threat", "elastic:x"], "not a number"),
         (["--suite", "nothing"], "unknown suite"),

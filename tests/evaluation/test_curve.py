@@ -1,0 +1,23 @@
+"""Distances of a linear classifier are known; and a search of balls of many radii moves each row in its own."""
+
+import pytest
+import torch
+from torch import nn
+
+from robustctl import geometry, losses
+from robustctl.evaluation.curve import climb
+from robustctl.oracle import Oracle
+from robustctl.threats import NORMS, Norm, Threat
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_each_row_stays_in_its_own_ball(linear_model: nn.Module, norm: Norm) -> None:
+    x = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    y = linear_model(x).argmax(1)
+    radii = torch.tensor([0.001, 0.01, 0.02, 0.05, 0.1, 0.001])
+    with Oracle(linear_model) as oracle:
+        x_adv = climb(oracle, x, y, Threat(norm, 1.0, ""), radii, losses.margin, 10)
+        alone = climb(oracle, x[3:4], y[3:4], Threat(norm, 1.0, ""), radii[3:4], losses.margin, 10)
+    assert (geometry.norm(x_adv - x, norm) <= radii * (1 + 1e-4)).all()
+    assert (geometry.norm(x_adv - x, norm) >= radii * 0.5).all()
+    assert torch.allclose(alone[0], x_adv[3], atol=1e-6)
