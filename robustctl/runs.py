@@ -35,6 +35,7 @@ METRICS = "metrics.jsonl"
 STEP = re.compile(r'"step": (\d+)')
 LAST_BYTES = 4096
 """The end of the metrics, which holds their last line."""
+EVAL = "eval"
 LOCK = ".lock"
 LOCK_SECONDS = 1.0  # somebody who only looks holds it for a moment
 
@@ -96,6 +97,16 @@ class Run:
     @property
     def name(self) -> str:
         return self.path.resolve().name
+
+    @property
+    def eval_dir(self) -> Path:
+        """Where its evaluations go: into it, or among the user's own runs if it is another user's to change."""
+        own = self.path / EVAL
+        return own if os.access(own if own.is_dir() else self.path, os.W_OK) else root() / EVAL / self.name
+
+    def eval_dirs(self) -> list[Path]:
+        """Where results about it may be: inside it, and among the user's own runs."""
+        return list(dict.fromkeys([self.path / EVAL, self.eval_dir]))
 
     def read(self) -> RunRecord:
         """Read ``run.json``; raises RequestError if it is missing or damaged."""

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,14 @@ def test_steps_done_are_those_of_the_metrics_where_the_record_lags_behind() -> N
     assert run.steps_done() == 3
     (run.path / runs.METRICS).write_text('{"kind": "step", "step": 20}\n{"kind": "selection", "step": 57}\n')
     assert run.steps_done() == 57
+
+
+def test_evaluations_of_a_run_that_only_others_may_change_go_among_one_s_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = runs.create("m", "r", tmp_path / "theirs")
+    monkeypatch.setenv("ROBUSTCTL_RUNS", str(tmp_path / "mine"))
+    assert run.eval_dirs() == [run.path / "eval"]
+    monkeypatch.setattr(os, "access", lambda path, mode: not Path(path).is_relative_to(run.path))  # root may do all
+    assert run.eval_dir == tmp_path / "mine" / "eval" / run.name
+    assert run.eval_dirs() == [run.path / "eval", run.eval_dir]

@@ -14,7 +14,7 @@ def attack_flags(store: Store, request: UnionRequest, n: int, n_classes: int, tr
     """Flags of an evaluation of ``n`` points: weak or incomplete attacks, proposals out of bounds, signs of masking."""
     flags = [f"fast-copy: the attacks ran on {trusted}"] if trusted.reason else []
     if repaired := store.repaired():
-        flags.append(f"repaired: {repaired} rows of the verdict store were damaged; their points were attacked again")
+        flags.append(f"repaired: the verdict store was damaged in {repaired} places; what was lost was attacked again")
     if n_classes < DLR_CLASSES and request.protocol != reference.NAME:
         flags.append(f"margin: {n_classes} classes are too few for DLR; the targeted attacks maximise a margin instead")
     if request.protocol == "fast":

@@ -8,7 +8,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from robustctl.evaluation.store import Key, Store
+from robustctl.evaluation.store import Store
+from robustctl.evaluation.store_key import Key
 from robustctl.files import writing
 from robustctl.processes import World
 

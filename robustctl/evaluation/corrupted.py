@@ -13,7 +13,8 @@ from robustctl.corruptions.published import Published
 from robustctl.evaluation import referee
 from robustctl.evaluation.audit import chunks
 from robustctl.evaluation.kind_threat import Setup
-from robustctl.evaluation.store import Key, Row, Store
+from robustctl.evaluation.store import Row, Store
+from robustctl.evaluation.store_key import Key
 from robustctl.progress import Advance
 from robustctl.version import __version__
 

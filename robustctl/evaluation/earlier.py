@@ -5,6 +5,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -13,7 +14,9 @@ from torch import nn
 from robustctl.data import ImageData
 from robustctl.evaluation import referee
 from robustctl.evaluation.audit import chunks
-from robustctl.evaluation.store import EARLIER, SECOND, Row, Store, decode, encode, read_key
+from robustctl.evaluation.store import COUNTED, EARLIER, Row, Store, decode, encode
+from robustctl.evaluation.store_key import read_key
+from robustctl.evaluation.store_tables import CHECKED, is_sound
 from robustctl.threats import Norm, Threat
 
 SAME = ("weights", "architecture", "normalisation", "images", "n")
@@ -21,6 +24,8 @@ SAME = ("weights", "architecture", "normalisation", "images", "n")
 
 CURVE = "any, see the distances"
 """Stands in the key of a curve's store in the place of radii."""
+POSITION, X_ADV = 2, 6
+"""Columns of the table of verdicts."""
 
 Broken = tuple[int, bytes]
 """The position of a broken point, and its packed adversarial image."""
@@ -48,8 +53,12 @@ def take_over(
         if path == store.path or not is_alike(path, store):
             continue
         there = read_key(path)
-        family = f"{EARLIER}{json.loads(there['protocol'])}"
-        radii = json.loads(there["threats"])
+        try:
+            family, radii = f"{EARLIER}{json.loads(there['protocol'])}", json.loads(there["threats"])
+        except (KeyError, TypeError, ValueError):  # a damaged key
+            continue
+        if radii != CURVE and not isinstance(radii, dict):
+            continue
         for threat in threats:
             wanted = set(positions) - store.broken(threat.norm)
             if radii == CURVE:
@@ -81,17 +90,17 @@ def counts(store: Store, threats: Sequence[Threat]) -> dict[str, dict[Norm, int]
     return {protocol: norms for protocol, norms in found.items() if norms} or None
 
 
-def broken_in(path: Path, norm: Norm, wanted: set[int]) -> Iterator[Broken]:
+def broken_in(path: Path, norm: str, wanted: set[int]) -> Iterator[Broken]:
     """One adversarial image per point; none if the file is in use."""
-    query = f"""SELECT position, min(x_adv) FROM verdicts WHERE norm = ? AND broken = 1
-                AND family NOT LIKE '{SECOND}%' GROUP BY position"""
-    yield from ((position, packed) for position, packed in _rows(path, query, norm) if position in wanted)
+    found: dict[int, bytes] = {}
+    for position, packed in _rows(path, norm, wanted, COUNTED):
+        found[position] = min(packed, found.get(position, packed))
+    yield from found.items()
 
 
 def nearest_in(path: Path, norm: Norm, wanted: set[int], data: ImageData) -> Iterator[Broken]:
     """Of each point the adversarial image nearest to it; none if the file is in use."""
-    query = """SELECT position, x_adv FROM verdicts WHERE norm = ? AND broken = 1 ORDER BY position"""
-    rows = (row for row in _rows(path, query, norm) if row[0] in wanted)
+    rows = sorted(_rows(path, norm, wanted, "1"), key=lambda row: row[0])
     for position, group in itertools.groupby(rows, key=lambda row: row[0]):
         image, best, least = data.images([position]), b"", math.inf
         for _, packed in group:
@@ -100,15 +109,19 @@ def nearest_in(path: Path, norm: Norm, wanted: set[int], data: ImageData) -> Ite
         yield position, best
 
 
-def _rows(path: Path, query: str, norm: Norm) -> list[Broken]:
+def _rows(path: Path, norm: str, wanted: set[int], which: str) -> list[Broken]:
+    """Position and image of the sound rows alone; of a damaged file as far as it can be read."""
+    columns, found = CHECKED["verdicts"], []
+    query = f"SELECT * FROM verdicts WHERE norm = ? AND broken = 1 AND {which}"
     try:
-        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=0)
-        try:
-            return connection.execute(query, (norm,)).fetchall()
-        finally:
-            connection.close()
-    except sqlite3.Error:
-        return []
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=0)) as connection:
+            for line in connection.execute(query, (norm,)):
+                row, checksum = line[:columns], (*line, None)[columns]  # an older store has no checksums
+                if is_sound("verdicts", row, checksum) and row[POSITION] in wanted:
+                    found.append((row[POSITION], row[X_ADV]))
+    except (sqlite3.Error, UnicodeDecodeError):
+        pass
+    return found
 
 
 def _judged(

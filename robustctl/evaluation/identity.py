@@ -8,7 +8,7 @@ from robustctl.checkpoint import weights_sha256
 from robustctl.data import ImageData
 from robustctl.evaluation import missed, reference
 from robustctl.evaluation.protocols import ROUNDS, families
-from robustctl.evaluation.store import Key
+from robustctl.evaluation.store_key import Key
 from robustctl.evaluation.union_request import UnionRequest
 from robustctl.spec import ModelSpec
 from robustctl.threats import Norm

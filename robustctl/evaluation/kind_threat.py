@@ -23,7 +23,8 @@ from robustctl.data import ImageData
 from robustctl.evaluation import referee
 from robustctl.evaluation.audit import BATCH, TIE, chunks, clean_verdicts
 from robustctl.evaluation.memory import Pieces, fitting
-from robustctl.evaluation.store import EARLIER, Key, Row, Store, differing, plain, read_key
+from robustctl.evaluation.store import EARLIER, Row, Store
+from robustctl.evaluation.store_key import Key, differing, plain, read_key
 from robustctl.oracle import Oracle
 from robustctl.perturbations.base import EFFORTS, Effort, Family, Kind, Limit, Task
 from robustctl.progress import Advance

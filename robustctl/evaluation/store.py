@@ -1,7 +1,5 @@
 """The verdict store: one SQLite file an evaluation, committed batch by batch, keyed by everything that was measured."""
 
-import hashlib
-import json
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,33 +14,21 @@ import torch
 from torch import Tensor
 
 from robustctl.errors import RunError
+from robustctl.evaluation import rescue
+from robustctl.evaluation.store_key import SHORT, Key, difference, differing, digest, mark, plain
+from robustctl.evaluation.store_tables import (
+    CHECKED,
+    COLUMNS,
+    MOST_SPENT,
+    checksum,
+    is_plausible,
+    is_sound,
+    make_tables,
+)
 from robustctl.files import writing
+from robustctl.locks import held
+from robustctl.progress import say
 from robustctl.threats import Norm, Threat
-
-SCHEMA = "robustctl.store/1"
-TABLES = """
-CREATE TABLE IF NOT EXISTS key (field TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS clean (position INTEGER PRIMARY KEY, correct INTEGER NOT NULL, margin REAL NOT NULL);
-CREATE TABLE IF NOT EXISTS verdicts (
-    norm TEXT NOT NULL, family TEXT NOT NULL, position INTEGER NOT NULL,
-    broken INTEGER NOT NULL, inside INTEGER NOT NULL, margin REAL NOT NULL, x_adv BLOB,
-    PRIMARY KEY (norm, family, position)
-);
-CREATE INDEX IF NOT EXISTS by_position ON verdicts (norm, position);
-CREATE TABLE IF NOT EXISTS spent (
-    norm TEXT NOT NULL, family TEXT NOT NULL, session TEXT NOT NULL, evaluations REAL NOT NULL,
-    PRIMARY KEY (norm, family, session)
-);
-CREATE TABLE IF NOT EXISTS measures (position INTEGER PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS sessions (seconds REAL NOT NULL);
-CREATE TABLE IF NOT EXISTS repaired (what TEXT NOT NULL);
-"""
-CHECKED = {"clean": 3, "verdicts": 7, "measures": 2}
-"""Tables whose rows carry a checksum in a last column, with the number of their other columns. Rows of older stores
-have none."""
-
-NAMES = {"data", "list of points", "indices"}
-"""Fields of older keys that say what the images are called: their content, a field of its own, says what they are."""
 
 EXTERNAL, EARLIER, SECOND = "external: ", "earlier: ", "second opinion: "
 """Begin the names of families that are not the protocol's own: attacks from outside, verdicts of earlier evaluations of
@@ -51,8 +37,6 @@ counted."""
 AUDITED = "audit: "
 """Begins the names of families that a sample of the survivors meets. The points that they break count."""
 COUNTED = f"family NOT LIKE '{SECOND}%'"
-
-Key = Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -96,21 +80,78 @@ class Store:
 
     def __init__(self, path: Path, key: Key) -> None:
         self.path = path
+        self._asked = key
         self.key = plain(key)
         self._connection: sqlite3.Connection
 
     def __enter__(self) -> Self:
         with self._translated(), writing(self.path):
-            self._connection = sqlite3.connect(self.path, timeout=0, isolation_level=None)
+            try:
+                self._connect()
+            except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # SQLite may quote what is in the file
+                fault = error if isinstance(error, sqlite3.DatabaseError) else sqlite3.DatabaseError(ascii(error))
+                if not _is_damage(fault):
+                    raise
+                self._rescue(fault)
+        return self
+
+    def _connect(self) -> None:
+        self._connection = sqlite3.connect(self.path, timeout=0, isolation_level=None)
         try:
-            with self._translated():
-                self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-                with self._transaction():
-                    self._open()
+            self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            with self._transaction():
+                self._open()
         except BaseException:
             self._connection.close()
             raise
-        return self
+
+    def _rescue(self, error: sqlite3.DatabaseError) -> None:
+        """Put a new store with the sound rows in place of a damaged one, which is kept beside it, and open it."""
+        lock = self.path.with_name(f".{self.path.name}.lock")
+        fresh = self.path.with_name(f".{self.path.name}.part")
+        damaged = self.path.with_name(f"{self.path.name}.damaged")
+        with held(lock, f"verdict store {self.path}: {BUSY}", 0):
+            fresh.unlink(missing_ok=True)  # of a rescue that was killed
+            try:
+                with Store(fresh, self._asked) as new:
+                    rows = rescue.sound_rows(self.path, fresh, COLUMNS)
+                    self._require_ours(rows, error)
+                    if not new._take(rows):
+                        raise error
+                self.path.replace(damaged)
+                fresh.replace(self.path)
+            finally:
+                fresh.unlink(missing_ok=True)
+                lock.unlink(missing_ok=True)
+            self._connect()
+        say(
+            f"verdict store {self.path} was damaged ({_line(error)}): its sound rows are taken over, the others are "
+            f"attacked again; the damaged file is kept as {damaged.name}"
+        )
+
+    def _require_ours(self, rows: rescue.Rows, error: sqlite3.DatabaseError) -> None:
+        """Raise unless a damaged store is this one, by the mark in its header, by its key, or else by its name."""
+        if rescue.mark_of(self.path) == mark(self.key):
+            return
+        if rows["key"]:
+            self._require_same({str(field): str(value) for field, value in rows["key"]})
+        elif digest(self._asked)[:SHORT] not in self.path.name:
+            raise error
+
+    def _take(self, rows: rescue.Rows) -> int:
+        """Take over the sound rows of a damaged store; returns how many verdicts they are."""
+        with self._transaction():
+            for table, columns in CHECKED.items():
+                sound = [row for row in rows[table] if is_sound(table, row[:columns], row[columns])]
+                places = ", ".join("?" * (columns + 1))
+                self._connection.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({places})", sound)
+            for table in ("spent", "sessions", "repaired"):
+                sound = [row for row in rows[table] if is_plausible(table, row)]
+                places = ", ".join("?" * COLUMNS[table])
+                self._connection.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({places})", sound)
+            self._connection.execute("INSERT INTO repaired VALUES ('file')")
+            counts = [self._connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in CHECKED]
+        return sum(counts)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -228,7 +269,8 @@ class Store:
             self._insert("measures", rows)
 
     def repaired(self) -> int:
-        """How many rows were found damaged and taken out, so that their points are attacked again."""
+        """How many places were found damaged: rows that were taken out, so that their points are attacked again, and
+        files whose sound rows were taken over."""
         return int(self._read("SELECT count(*) FROM repaired")[0][0])
 
     def seconds(self) -> float:
@@ -248,9 +290,12 @@ class Store:
         """Take out every row whose checksum does not hold, or which has no checksum and contradicts itself."""
         for table, columns in CHECKED.items():
             rows = self._connection.execute(f"SELECT rowid, * FROM {table}")
-            bad = [rowid for rowid, *row in rows if not _is_sound(table, row[:columns], row[columns])]
+            bad = [rowid for rowid, *row in rows if not is_sound(table, row[:columns], row[columns])]
             self._connection.executemany(f"DELETE FROM {table} WHERE rowid = ?", [(rowid,) for rowid in bad])
             self._connection.executemany("INSERT INTO repaired VALUES (?)", [(table,)] * len(bad))
+        for table, column in (("spent", "evaluations"), ("sessions", "seconds")):  # they are only reported
+            sane = f"typeof({column}) IN ('real', 'integer') AND {column} BETWEEN 0 AND {MOST_SPENT}"
+            self._connection.execute(f"DELETE FROM {table} WHERE NOT ({sane})")
 
     def _require_whole(self) -> None:
         """Raise DatabaseError if the pages do not fit together; an index alone is made anew from its table."""
@@ -262,19 +307,28 @@ class Store:
 
     def _open(self) -> None:
         self._connection.text_factory = lambda text: text.decode("utf-8", "replace")
-        for statement in TABLES.split(";"):
-            self._connection.execute(statement)
-        for table in CHECKED:
-            if "checksum" not in {name for _, name, *_ in self._connection.execute(f"PRAGMA table_info({table})")}:
-                self._connection.execute(f"ALTER TABLE {table} ADD COLUMN checksum TEXT")
-        there = dict(self._connection.execute("SELECT field, value FROM key"))
-        if not there:
-            self._connection.executemany("INSERT INTO key VALUES (?, ?)", self.key.items())
-        elif fields := differing(there, self.key):
-            pairs = [f"{name}: {_short(there.get(name))} there, {_short(self.key.get(name))} here" for name in fields]
-            raise RunError(f"{self.path} holds another evaluation and is left alone; it differs in {'; '.join(pairs)}")
+        make_tables(self._connection)
+        self._own_key()
         self._require_whole()
         self._sweep()
+
+    def _own_key(self) -> None:
+        """Write the key into a new store; one that is there must be this one, or have been damaged since."""
+        there = dict(self._connection.execute("SELECT field, value FROM key"))
+        own = mark(self.key)
+        if there and self._connection.execute("PRAGMA user_version").fetchone() != (own,):
+            self._require_same(there)
+        if not there or differing(there, self.key):
+            self._connection.execute("DELETE FROM key")
+            self._connection.executemany("INSERT INTO key VALUES (?, ?)", self.key.items())
+        self._connection.execute(f"PRAGMA user_version = {own}")
+
+    def _require_same(self, there: Mapping[str, str]) -> None:
+        if text := difference(there, self.key):
+            raise RunError(
+                f"{self.path} holds another evaluation and is left alone; it differs in {text}. Move it away and run "
+                "the same command again"
+            )
 
     def _read(self, query: str, *values: object) -> list[Any]:
         with self._translated():
@@ -299,68 +353,6 @@ class Store:
             raise RunError(f"verdict store {self.path}: {_explain(error)}") from error
 
 
-def checksum(*row: object) -> str:
-    """Hash of a row's values: whole numbers, floats (to the bit), texts, bytes or None."""
-    shown = [value.hex() if isinstance(value, float | bytes) else value for value in row]
-    return hashlib.blake2b(repr(shown).encode("utf-8", "replace"), digest_size=8).hexdigest()
-
-
-def _is_sound(table: str, row: Sequence[Any], stored: object) -> bool:
-    if stored is not None:
-        return checksum(*row) == stored
-    if table == "verdicts":  # of an older store: what the columns say must agree
-        _, _, position, broken, inside, margin, x_adv = row
-        if not (isinstance(position, int) and broken in (0, 1) and inside in (0, 1) and isinstance(margin, float)):
-            return False
-        if broken:
-            return inside == 1 and margin >= 0 and x_adv is not None
-        return x_adv is None and (not inside or margin <= 0)
-    if table == "clean":
-        _, correct, margin = row
-        return correct in (0, 1) and isinstance(margin, float) and (margin <= 0 if correct else margin >= 0)
-    return isinstance(row[1], str)
-
-
-def plain(key: Key) -> dict[str, str]:
-    """The key as canonical JSON texts by field, with the store's schema as one more field."""
-    return {field: json.dumps(value, sort_keys=True) for field, value in {"schema": SCHEMA, **key}.items()}
-
-
-def digest(key: Key) -> str:
-    """Hash of a key, for file names."""
-    return hashlib.sha256(json.dumps(plain(key), sort_keys=True).encode()).hexdigest()
-
-
-def differing(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
-    """The fields in which two keys (as ``plain`` gives them) differ; what the data are called is none."""
-    fields = dict.fromkeys([*here, *there])
-    return [field for field in fields if there.get(field) != here.get(field) and field not in NAMES]
-
-
-def place(folder: Path, stem: str, key: Key) -> Path:
-    """The store of a key in a folder, made under whatever name of the data; else the path of a new one.
-
-    Args:
-        stem: how the names of such stores begin, e.g. ``fast-500``.
-    """
-    short = digest(key)[:12]
-    stores = sorted(folder.glob(f"{stem}-{'?' * len(short)}.sqlite"))  # and none of a single process
-    made = (path for path in stores if not differing(read_key(path), plain(key)))
-    return next(made, folder / f"{stem}-{short}.sqlite")
-
-
-def read_key(path: Path) -> dict[str, str]:
-    """The key of a store that nobody holds open; empty if no key can be read."""
-    try:
-        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=0)
-        try:
-            return dict(connection.execute("SELECT field, value FROM key"))
-        finally:
-            connection.close()
-    except sqlite3.Error:
-        return {}
-
-
 def encode(x_adv: Tensor, x: Tensor) -> bytes:
     """Pack one float32 image losslessly: the bits that differ from ``x``, grouped by byte, deflated."""
     changed = _bits(x_adv) ^ _bits(x)
@@ -378,18 +370,30 @@ def _bits(image: Tensor) -> np.ndarray:
     return image.contiguous().numpy().reshape(-1).view(np.uint32)
 
 
-def _short(value: str | None) -> str:
-    text = "nothing" if value is None else value.strip('"')
-    return text if len(text) <= 60 else f"{text[:24]}...{text[-24:]}"
+BUSY = "another process is using it; wait until it ends, or stop it"
+
+
+def _code(error: sqlite3.Error) -> str:
+    return getattr(error, "sqlite_errorname", "")
+
+
+def _line(error: sqlite3.Error) -> str:
+    """SQLite's own words on one line: they may quote what is in a damaged file."""
+    return " ".join(str(error).split())[:120]
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    known = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_READONLY")
+    return not _code(error).startswith((*known, "SQLITE_PERM", "SQLITE_NOMEM"))
 
 
 def _explain(error: sqlite3.Error) -> str:
     """The advice for an error of SQLite's."""
-    text, code = str(error), getattr(error, "sqlite_errorname", "")
+    text, code = _line(error), _code(error)
     if code.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
         return f"cannot write ({text}). What was committed stays: free some space and run the same command again"
     if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return "another process is using it; wait until it ends, or stop it"
+        return BUSY
     if code.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM")):
         return f"cannot be opened for writing ({text}); check the permissions of its directory"
     return f"it is damaged ({text}). Move it away and run the same command again to start afresh"

@@ -35,7 +35,8 @@ from robustctl.evaluation.faster import seconds_per_image
 from robustctl.evaluation.identity import describe, evaluation_key
 from robustctl.evaluation.jobs import AttackJob, Setting
 from robustctl.evaluation.protocols import PROTOCOLS, ROUNDS, SQUARE, families
-from robustctl.evaluation.store import Store, read_key
+from robustctl.evaluation.store import Store
+from robustctl.evaluation.store_key import read_key
 from robustctl.evaluation.union_request import UnionRequest
 from robustctl.oracle import Oracle
 from robustctl.processes import ALONE, World

@@ -18,7 +18,8 @@ from robustctl.checkpoint import weights_sha256
 from robustctl.data import ImageData
 from robustctl.devices import device_name
 from robustctl.evaluation import checks
-from robustctl.evaluation.store import Key, Store
+from robustctl.evaluation.store import Store
+from robustctl.evaluation.store_key import Key
 from robustctl.geometry import random_start
 from robustctl.intermediate.chains import numbers, run_chains
 from robustctl.intermediate.measure import Measure

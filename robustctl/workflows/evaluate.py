@@ -11,7 +11,7 @@ from robustctl.evaluation import union
 from robustctl.evaluation.checks import KnownAccuracy
 from robustctl.evaluation.external import External, Others
 from robustctl.evaluation.identity import evaluation_key
-from robustctl.evaluation.store import Key, differing, place, plain, read_key
+from robustctl.evaluation.store_key import Key, differing, place, plain, read_key
 from robustctl.evaluation.union_request import UnionRequest
 from robustctl.files import writing
 from robustctl.processes import join, local_device

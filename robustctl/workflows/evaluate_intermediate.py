@@ -9,7 +9,7 @@ from robustctl.data import Reading
 from robustctl.devices import pick_device
 from robustctl.discovery import unknown
 from robustctl.errors import RequestError
-from robustctl.evaluation.store import place
+from robustctl.evaluation.store_key import place
 from robustctl.files import writing
 from robustctl.intermediate import evaluate as intermediate
 from robustctl.intermediate.request import GROWTH, Estimator, IntermediateRequest

@@ -24,7 +24,7 @@ from robustctl.errors import RequestError
 from robustctl.evaluation import checks, corrupted, kind_threat, referee
 from robustctl.evaluation.kind_threat import Setup
 from robustctl.evaluation.protocols import DEFAULT
-from robustctl.evaluation.store import digest, place
+from robustctl.evaluation.store_key import digest, place
 from robustctl.evaluation.union_request import UnionRequest
 from robustctl.files import writing
 from robustctl.oracle import DRAWS, Oracle

@@ -129,7 +129,8 @@ def newest_union(run: "Run") -> Path:
 
 
 def _files(run: "Run", schema: str) -> list[Path]:
-    return [path for path in _by_age((run.path / "eval").glob("*.json")) if _schema(path) == schema]
+    files = _by_age(path for folder in run.eval_dirs() for path in folder.glob("*.json"))
+    return [path for path in files if _schema(path) == schema]
 
 
 def _by_age(files: Iterable[Path]) -> list[Path]:

@@ -177,7 +177,8 @@ def make_package(run: Run, target: Target, asked: Choices, digest: str, scratch:
         raise RequestError(f"run {run.name} is {status}; finish it first: {again}")
     chosen = push.check_licence(asked.licence or record.licence, record.base)
     spec = read_spec(run.path)
-    places = _results(run.path / "eval" if asked.weights == "last" else _eval_dir(f"{run.name}/best"), digest)
+    folders = run.eval_dirs() if asked.weights == "last" else [_eval_dir(f"{run.name}/best")]
+    places = {place: result for folder in folders for place, result in _results(folder, digest).items()}
     found = list(places.values())
     push.check_flags(found, asked.allow_flags)
     found_before = _before(record, found)

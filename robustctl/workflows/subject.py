@@ -69,7 +69,7 @@ def find_subject(text: str | None) -> Subject:
         say(f"{run.name} is {status}: these are the weights that it saved last")
     elif record.step < record.steps:
         say(f"{run.name} did {record.step} of its {record.steps} steps: these are its last weights")
-    return Subject(obtain(str(run.path)), record, run.path / "eval")
+    return Subject(obtain(str(run.path)), record, run.eval_dir)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 
 from robustctl import checkpoint, runs
 from robustctl.errors import RequestError
-from robustctl.evaluation.store import checksum
+from robustctl.evaluation.store_tables import checksum
 from robustctl.evaluation.union import require_protocol
 from robustctl.results import union as results
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robustctl.errors import RunError
-from robustctl.evaluation import store
+from robustctl.evaluation import store, store_key
 from robustctl.evaluation.store import Row, Store
 
 KEY = {"weights": "abc", "threats": {"linf": 0.1}, "seed": 0}
@@ -63,7 +63,7 @@ def test_a_store_of_another_evaluation_is_refused_and_the_field_named(tmp_path, 
         pass
     with pytest.raises(RunError, match=named), Store(tmp_path / "s.sqlite", KEY | change):
         pass
-    assert store.digest(KEY) != store.digest(KEY | change)
+    assert store_key.digest(KEY) != store_key.digest(KEY | change)
 
 
 def test_a_batch_is_stored_whole_or_not_at_all(tmp_path):
@@ -149,8 +149,8 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 def test_the_key_of_a_store_can_be_read_without_opening_it(tmp_path):
     with Store(tmp_path / "s.sqlite", KEY):
         pass
-    assert store.differing(store.read_key(tmp_path / "s.sqlite"), store.plain(KEY)) == []
-    assert store.read_key(tmp_path / "none.sqlite") == {}
+    assert store_key.differing(store_key.read_key(tmp_path / "s.sqlite"), store_key.plain(KEY)) == []
+    assert store_key.read_key(tmp_path / "none.sqlite") == {}
     assert sqlite3.sqlite_version_info >= (3, 24)
 
 
@@ -170,14 +170,11 @@ def test_a_flipped_bit_of_any_row_takes_the_row_out_or_is_reported(tmp_path: Pat
         flipped[rng.randrange(len(sound))] ^= 1 << rng.randrange(8)
         path = tmp_path / f"{number}.sqlite"
         path.write_bytes(flipped)
-        try:
-            with Store(path, KEY) as store:
-                assert store.verdicts("l2", "a").items() <= verdicts.items() and store.clean().items() <= clean.items()
-                lost = len(verdicts) + len(clean) - len(store.verdicts("l2", "a")) - len(store.clean())
-                assert store.repaired() == lost
-                taken_out += lost
-        except RunError as error:
-            assert "verdict store" in str(error) or "holds another evaluation" in str(error)
+        with Store(path, KEY) as store:
+            assert store.verdicts("l2", "a").items() <= verdicts.items() and store.clean().items() <= clean.items()
+            lost = len(verdicts) + len(clean) - len(store.verdicts("l2", "a")) - len(store.clean())
+            assert lost <= store.repaired() <= lost + 1
+            taken_out += lost
     path = tmp_path / "row.sqlite"
     path.write_bytes(sound)
     with sqlite3.connect(path) as connection:
