@@ -4,11 +4,10 @@ Points go through the attacks in their order; a point that one of them breaks do
 """
 
 import json
-import sqlite3
 import time
 import uuid
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from robustctl.checkpoint import weights_sha256
 from robustctl.data import ImageData
 from robustctl.evaluation import referee
 from robustctl.evaluation.audit import BATCH, TIE, chunks, clean_verdicts
+from robustctl.evaluation.earlier import broken_in
 from robustctl.evaluation.memory import Pieces, fitting
 from robustctl.evaluation.store import EARLIER, Row, Store
 from robustctl.evaluation.store_key import Key, differing, plain, read_key
@@ -216,23 +216,13 @@ def _take_over(setup: Setup, limit: Limit, store: Store, right: list[int], other
         there = read_key(path) if path != store.path else {}
         if not there or set(differing(there, here)) - {BUDGET, EFFORT, SEED}:
             continue
-        family = f"{EARLIER}{json.loads(there[BUDGET]):g}"
-        wanted = set(right) - store.broken(limit.name) - store.judged(limit.name, family)
-        for chunk in chunks(_witnesses(path, wanted), setup.batch_size):
-            store.add(limit.name, family, _judged(setup, limit, chunk, store.judged(limit.name, family)))
-
-
-def _witnesses(path: Path, wanted: set[int]) -> Iterator[tuple[int, bytes]]:
-    """Parameters that broke a point; none if the file is in use."""
-    try:
-        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=0)
         try:
-            rows = connection.execute("SELECT position, min(x_adv) FROM verdicts WHERE broken = 1 GROUP BY position")
-            yield from [(position, packed) for position, packed in rows if position in wanted]
-        finally:
-            connection.close()
-    except sqlite3.Error:
-        return
+            family = f"{EARLIER}{float(json.loads(there[BUDGET])):g}"
+        except (KeyError, TypeError, ValueError):  # a damaged key
+            continue
+        wanted = set(right) - store.broken(limit.name) - store.judged(limit.name, family)
+        for chunk in chunks(broken_in(path, limit.name, wanted), setup.batch_size):
+            store.add(limit.name, family, _judged(setup, limit, chunk, store.judged(limit.name, family)))
 
 
 def _judged(setup: Setup, limit: Limit, found: Sequence[tuple[int, bytes]], done: set[int]) -> list[Row]:
