@@ -21,7 +21,8 @@ from robustctl.evaluation import earlier, referee
 from robustctl.evaluation.audit import chunks, clean_verdicts
 from robustctl.evaluation.kind_threat import Setup
 from robustctl.evaluation.memory import Pieces, fitting
-from robustctl.evaluation.store import EARLIER, Key, Row, Store, decode, encode
+from robustctl.evaluation.store import EARLIER, Row, Store, decode, encode
+from robustctl.evaluation.store_key import Key
 from robustctl.oracle import Loss, Oracle
 from robustctl.progress import Advance
 from robustctl.threats import Threat

@@ -16,7 +16,7 @@ from robustctl.errors import RequestError
 from robustctl.evaluation import checks, curve, referee
 from robustctl.evaluation.families import seconds_per_batch
 from robustctl.evaluation.kind_threat import Setup
-from robustctl.evaluation.store import digest, place
+from robustctl.evaluation.store_key import digest, place
 from robustctl.files import writing
 from robustctl.oracle import DRAWS, Oracle
 from robustctl.progress import progress, say
