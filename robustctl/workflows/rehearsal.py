@@ -157,7 +157,7 @@ def _seconds_per_step(parts: Parts, context: StepContext, one: Pass) -> float:
 
 
 def _selection(parts: Parts) -> float:
-    """The seconds that selection takes per epoch, measured here on the first batch."""
+    """The seconds that selection takes per epoch, measured here by one selection."""
     begun = time.monotonic()
     parts.selector.measure(parts.model)
     parts.model.train()
