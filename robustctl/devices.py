@@ -176,7 +176,7 @@ def out_of_memory(error: RuntimeError) -> bool:
 
 
 def backend(device: torch.device) -> str:
-    """What processes exchange tensors of this device with, as ``torch.distributed`` names it."""
+    """The backend by which processes exchange tensors of this device, as ``torch.distributed`` names it."""
     return {"cuda": "nccl", "xpu": "xccl"}.get(device.type, "gloo")
 
 
@@ -211,7 +211,7 @@ def upload(x: Tensor, device: torch.device) -> Tensor:
 
 
 def _ask(device: torch.device, name: str, default: object, *, of_device: bool = True) -> Any:
-    """What the device's module answers, or ``default`` if it has no such function."""
+    """The answer of the device's module, or ``default`` if it has no such function."""
     function = getattr(torch.get_device_module(device), name, None)
     if function is None:
         return default

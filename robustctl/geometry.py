@@ -120,7 +120,8 @@ def _project_l2(delta: Tensor, x: Tensor, eps: Tensor) -> Tensor:
 
 
 def _project_l1_sorted(delta: Tensor, x: Tensor, eps: Tensor) -> Tensor:
-    """As ``_project_l1``, by sorting: for accelerators, where the host would wait each time a search asks for its end.
+    """The same as ``_project_l1``, by sorting: an accelerator would make the host wait each time a search asks for its
+    end.
 
     The sum falls with mu, by as much per unit as pixels move. A pixel begins to move at |delta| - room and ends at
     |delta|; between two of these 2 d sorted places the sum is linear, so that the multiplier has a closed form.
@@ -143,7 +144,7 @@ def _project_l1_sorted(delta: Tensor, x: Tensor, eps: Tensor) -> Tensor:
 
 
 def _project_l2_sorted(delta: Tensor, x: Tensor, eps: Tensor) -> Tensor:
-    """As ``_project_l2``, by sorting the scales at which the box cuts each pixel; for accelerators.
+    """The same as ``_project_l2``, by sorting the scales at which the box cuts each pixel; for accelerators.
 
     Between two of them the squared norm is what is cut and scale^2 times what is free, so that the scale has a closed
     form.

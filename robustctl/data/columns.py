@@ -86,4 +86,4 @@ def spelt_out(columns: Columns, present: Iterable[str]) -> str | None:
     others = [name for name in present if name != columns.label and (name in LABEL or name.endswith("_label"))]
     if not others:
         return None
-    return f"labels are those of column {columns.label}; for others say --columns label={others[0]}"
+    return f"labels are from column {columns.label}; for others say --columns label={others[0]}"

@@ -109,7 +109,7 @@ def _images(folder: Path, left_out: LeftOut) -> Iterator[str]:
         if path.name.startswith("."):
             left_out.add("hidden", path.name)
         elif path.suffix.lower() not in known:
-            reason = "in a folder inside that of a class" if path.is_dir() else "of no known image format"
+            reason = "in a folder inside a class's" if path.is_dir() else "of no known image format"
             left_out.add(reason, path.name)
         else:
             yield path.name

@@ -182,7 +182,8 @@ def _other_kinds() -> tuple[Round, ...]:
 
 ROUNDS: dict[str, dict[Norm, tuple[Round, ...]]] = {
     # The first round is enough on most networks in l_inf and l_2. Networks that mask their gradients fall to the
-    # diverse starts. Targets find most of what is left, the closest first. What standard alone would break is closest.
+    # diverse starts. Targets find most of what is left, the closest first. The points that standard alone would break
+    # are closest.
     "adaptive": {norm: _adaptive(norm) for norm in NORMS},
     # Where the last tenths matter: FAB and Square too, down the ranking.
     "adaptive+": {norm: _adaptive(norm) + _other_kinds() for norm in NORMS},

@@ -164,7 +164,7 @@ def _fault_of(data: ImageData, result: UnionResult) -> tuple[Verdict, str, list[
         if here != there
     ]
     if wrong:
-        return "not reproduced", f"labels of the claim are not those of {data.where}", wrong
+        return "not reproduced", f"labels of the claim are not the labels of {data.where}", wrong
     known = result.data.content_sha256
     if known and not data.has_content(known):
         return "not reproduced", f"the images of {data.where} are not those that were evaluated", []

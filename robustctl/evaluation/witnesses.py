@@ -41,7 +41,7 @@ Batch = tuple[list[int], Tensor]
 
 
 class Witnesses(Protocol):
-    """Adversarial images of one evaluation, at most one a point and norm."""
+    """Adversarial images of one evaluation, at most one per point and norm."""
 
     @property
     def origin(self) -> "Origin | None":

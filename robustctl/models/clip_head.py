@@ -81,7 +81,7 @@ def _tokens(zero_shot: ZeroShot, prompt: str, names: tuple[str, ...], path: Path
     for i, (prompt, one) in enumerate(zip(prompts, tokens, strict=True)):
         fault = _fault(one, zero_shot.text.vocabulary, zero_shot.text.context)
         if fault is None and one in tokens[:i] and prompt not in prompts[:i]:  # two of ImageNet's names stand twice
-            fault = f"are those of {prompts[tokens.index(one)]!r} too"
+            fault = f"are the tokens of {prompts[tokens.index(one)]!r} too"
         if fault:
             raise RequestError(f"{path} is not the tokenizer of this model: the tokens of {prompt!r} {fault}")
     return tokens

@@ -139,7 +139,7 @@ class ExternalInfo(_Frozen):
         """For people, a line per norm."""
         return [
             f"{self.name}, {norm}: broke {one.broken} of {one.met}; own attacks leave {one.own_robust} robust, "
-            f"{one.beyond} of which it broke: best known is {one.own_robust - one.beyond}"
+            f"and it broke {one.beyond} of them: best known is {one.own_robust - one.beyond}"
             for norm, one in self.norms.items()
         ]
 
@@ -362,7 +362,7 @@ def unlike_data(first: DataInfo, second: DataInfo) -> list[str]:
     if first.content_sha256 and second.content_sha256:
         if first.content_sha256 == second.content_sha256:
             return []
-        return [f"data: pixels or labels of {first.text} differ from those of {second.text}"]
+        return [f"data: pixels or labels of {first.text} differ from the ones of {second.text}"]
     reasons = []
     if (first.source, first.split) != (second.source, second.split):
         reasons.append(f"data: {first.source} {first.split} against {second.source} {second.split}")

@@ -108,7 +108,7 @@ def _files(
     """The files of a proposal, after its witnesses were found to prove its figures."""
     classifier = checkpoint.load_from(model.spec, model.weights).to(pick_device(device))
     if checkpoint.weights_sha256(classifier) != result.weights_sha256:
-        raise RequestError(f"{claim.path} is of other weights than those of {model.name}")
+        raise RequestError(f"{claim.path} is not of the weights of {model.name}")
     images = claimed_images(result, model.spec, source=data)
     found = claim.witnesses()
     checked = verification.verify(

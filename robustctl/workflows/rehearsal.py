@@ -193,7 +193,7 @@ def published_row(chosen: Recipe, model: str | None) -> str | None:
     for name, settings in _siblings(chosen):
         for one in settings.reported:
             if one.model == model:
-                return f"hint: the published row of {model} is that of --recipe {name} ({one.source})"
+                return f"hint: the published row of {model} comes from --recipe {name} ({one.source})"
     return None
 
 

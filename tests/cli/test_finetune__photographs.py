@@ -63,7 +63,7 @@ def test_two_steps_leave_a_model_of_the_last_phases_size_that_is_evaluated_on_an
         "(val), shorter side to 37 (bilinear), centre 32x32",
         "(val), shorter side to 40 (bicubic), centre 32x32",
     )
-    differ = re.escape(one) + " differ from those of .*" + re.escape(other)
+    differ = re.escape(one) + " differ from the ones of .*" + re.escape(other)
     assert re.search(differ, compared.stdout + compared.stderr)
 
 

@@ -156,7 +156,7 @@ def test_data_are_the_same_if_pixels_and_labels_are_whatever_they_are_called() -
     one = _info("x.npz", "a" * 64)
     assert unlike_data(one, _info("./x.npz", "a" * 64, indices="2" * 64)) == []
     (reason,) = unlike_data(one, _info("x.npz", "b" * 64))
-    assert reason == "data: pixels or labels of x.npz (test) differ from those of x.npz (test)"
+    assert reason == "data: pixels or labels of x.npz (test) differ from the ones of x.npz (test)"
     assert unlike_data(one, _info("x.npz", "a" * 64, n=9)) == ["n: 10 against 9"]
 
 

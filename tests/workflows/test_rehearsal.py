@@ -53,7 +53,7 @@ def test_offline_the_plan_is_still_printed_with_what_to_bring(monkeypatch, capsy
         train(TrainingRequest("finetune", "gowal-wrn70", "ramp", dry_run=True, device="cpu"))
     said = capsys.readouterr().err
     assert "to bring: the images of uoft-cs/cifar10" in said and "robustctl pull gowal-wrn70" in said
-    assert "hint: the published row of gowal-wrn70 is that of --recipe cifar10/ramp-extra" in said
+    assert "hint: the published row of gowal-wrn70 comes from --recipe cifar10/ramp-extra" in said
 
 
 def test_offline_with_images_but_without_weights_all_else_is_said(monkeypatch, capsys, tmp_path) -> None:
