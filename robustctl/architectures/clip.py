@@ -31,12 +31,16 @@ class Clip(nn.Module):
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (n, n_classes) of images (n, 3, h, w) in [0,1]."""
+    def embed(self, x: Tensor) -> Tensor:
+        """Embeddings (n, projection), of any length, of images (n, 3, h, w) in [0,1]."""
         size = (self.image_size, self.image_size)
         x = F.interpolate(x, size, mode="bicubic", align_corners=False, antialias=True)
-        embeddings = self.vision(pixel_values=(x - self.mean) / self.std).image_embeds
-        logits: Tensor = self.head(F.normalize(embeddings, dim=1))
+        embeddings: Tensor = self.vision(pixel_values=(x - self.mean) / self.std).image_embeds
+        return embeddings
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (n, n_classes) of images (n, 3, h, w) in [0,1]."""
+        logits: Tensor = self.head(F.normalize(self.embed(x), dim=1))
         return logits
 
 

@@ -80,11 +80,12 @@ class Reported(Block):
 
 class Train(Block):
     """The threats, the passes and the batches of a training. ``threats`` belong to the inner maximisation; ``epochs``
-    are passes over the data."""
+    are passes over the data. ``freeze`` are beginnings of the names of parameters that stay as they are."""
 
     threats: Radii
     epochs: PositiveInt
     batch_size: PositiveInt
+    freeze: tuple[str, ...] = ()
 
 
 class Evaluate(Block):

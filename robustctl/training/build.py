@@ -57,6 +57,7 @@ def build_parts(
     train, selected = hold_out(data, settings.selection.images)
     if isinstance(selected, EncodedData):
         selected = selected.decoded(spec.input_shape, spec.resizing if selected.any_size else None)
+    freeze(model, settings.train.freeze)
     model.to(device)
     model.to(memory_format=torch.channels_last)
     if world.size > 1:
@@ -77,6 +78,17 @@ def build_parts(
         world=world,
         start_norm=start_norm,
     )
+
+
+def freeze(model: Classifier, names: tuple[str, ...]) -> None:
+    """Take the parameters whose names begin so out of the training, or raise RequestError if there are none."""
+    for name in names:
+        frozen = [parameter for key, parameter in model.net.named_parameters() if key.startswith(name)]
+        if not frozen:
+            parts = ", ".join(sorted({key.partition(".")[0] for key, _ in model.net.named_parameters()}))
+            raise RequestError(f"train.freeze: no parameter begins with {name!r}; the network's parts are {parts}")
+        for parameter in frozen:
+            parameter.requires_grad_(False)
 
 
 def make_method(settings: Settings) -> TrainingMethod:

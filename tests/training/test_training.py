@@ -60,6 +60,9 @@ def loop_of(name: str, folder: Path, *, resuming: bool = False) -> Loop:
     if settings.resize:  # kw-small takes one size only
         wide = Architecture(name="wide-resnet", args={"depth": 10, "width": 1})
         spec = spec.model_copy(update={"architecture": wide})
+    if settings.train.freeze:  # recipes for CLIPs
+        tiny = {"image_size": 16, "patch_size": 8, "width": 16, "layers": 1, "heads": 2, "projection": 8}
+        spec = spec.model_copy(update={"architecture": Architecture(name="clip", args=tiny)})
     torch.manual_seed(0)
     data, cpu = random_data(spec.input_shape), torch.device("cpu")
     loop = Loop(build_parts(build(spec), spec, data, settings, seed=0, device=cpu), folder)
