@@ -14,11 +14,20 @@ def command(
     ],
     markdown: Annotated[bool, typer.Option("--markdown", help="Tables in Markdown.")] = False,
 ) -> None:
-    """Compare results point by point: differences and exact paired tests. Unlike results are marked, not compared."""
-    from robustctl.report import table
-    from robustctl.workflows.named_results import read_all
+    """Compare results point by point: differences and exact paired tests. Unlike results are marked, not compared.
+
+    Results of suites stand in one table, a column each.
+    """
+    from robustctl.report import suite_table, table
+    from robustctl.workflows.named_results import read_all, read_suites
 
     if len(result) < 2:
         raise RequestError("compare needs at least two results, e.g. robustctl compare before.json after.json")
+    suites = read_suites(result)
+    if suites is not None:
+        if markdown:
+            raise RequestError("--markdown is for results of the three norms; tables of suites are plain text")
+        terminal.show(suite_table.table(suites))
+        return
     show = table.markdown if markdown else table.before_after
     terminal.show(show(read_all(result)))

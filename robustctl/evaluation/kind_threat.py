@@ -37,6 +37,8 @@ LEAST = Effort(1, 1, 2)
 """The attacks that they meet."""
 MASKED = 0.25
 """Share of the points left by gradients that a search without them may break before the result is flagged."""
+LEAST_MASKED = 4
+"""Points that it must break at least for that."""
 BUDGET, SEED, EFFORT = "budget", "seed", "effort"
 
 
@@ -282,7 +284,7 @@ def _masking(setup: Setup, limit: Limit, store: Store, families: dict[str, Famil
         return []
     met = {position for name in blind for position in store.judged(limit.name, name)}
     fell = {position for name in blind for position in store.broken(limit.name, name)}
-    if len(fell) <= max(MASKED * len(met), 1):
+    if len(fell) <= max(MASKED * len(met), LEAST_MASKED):
         return []
     return [
         f"masking: {', '.join(blind)} broke {len(fell)} of the {len(met)} points of {limit} that gradients had left: "

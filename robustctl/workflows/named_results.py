@@ -10,10 +10,11 @@ from robustctl.reading import read_json
 if TYPE_CHECKING:
     from robustctl.intermediate.results import IntermediateResult
     from robustctl.results.curve import CurveResult
+    from robustctl.results.suite import SuiteResult
     from robustctl.results.union import UnionResult
     from robustctl.runs import Run
 
-    Result = TypeVar("Result", UnionResult, IntermediateResult, CurveResult)
+    Result = TypeVar("Result", UnionResult, IntermediateResult, CurveResult, SuiteResult)
 
 CURVE = "robustctl.curve/1"
 UNION, INTERMEDIATE = "robustctl.eval/1", "robustctl.intermediate/1"
@@ -60,6 +61,19 @@ def read_both(texts: list[str]) -> tuple[list[tuple[str, "UnionResult"]], list[t
             lambda result: (result.model, result.distribution.text),
         ),
     )
+
+
+def read_suites(texts: list[str]) -> list[tuple[str, "SuiteResult"]] | None:
+    """Results of suites with their labels; None where the first file is no such result.
+
+    Raises:
+        RequestError: the first is a suite's and another is not, or is no result at all.
+    """
+    from robustctl.results.suite import SCHEMA, read
+
+    if _schema(Path(texts[0])) != SCHEMA:
+        return None
+    return _labelled([(Path(text), read(Path(text))) for text in texts])
 
 
 def read_curves(

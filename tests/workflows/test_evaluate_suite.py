@@ -107,6 +107,21 @@ def test_missing_files_of_corruptions_stop_only_themselves(setting, capsys, tmp_
     }  # black images are right by label
 
 
+def test_results_of_two_models_stand_side_by_side(setting, capsys) -> None:
+    evaluated(setting, "--threat", "frame", "--threat", "contrast")
+    Path("out.json").rename("first.json")
+    evaluated(setting, "--threat", "frame", "--threat", "elastic:0.1")
+    capsys.readouterr()
+    assert robust("compare", "first.json", "out.json") == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    frame = next(row for row in rows if row and row[0] == "frame:1")
+    assert frame[1:4] == frame[4:7]
+    assert next(row for row in rows if row and row[0] == "elastic:0.1")[1] == "-"
+    evaluated(setting, "--threat", "frame", "-n", 3)
+    assert robust("compare", "first.json", "out.json") == 2
+    assert "other images" in capsys.readouterr().err
+
+
 def test_a_result_that_was_edited_is_refused(setting) -> None:
     evaluated(setting, "--threat", "frame", "--threat", "fog")
     content = json.loads(Path("out.json").read_text())

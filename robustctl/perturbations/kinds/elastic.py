@@ -16,7 +16,7 @@ class Elastic(Boxed):
     unit = "pixels of displacement"
     highest = 8.0
     usual = "0.125"
-    usual_digits = "1"
+    usual_digits = "0.3"
     source = "Kang et al., arXiv:1908.08016; budget of E-AT (appendix D) and RAMP (B.3)"
 
     def bounds(self, x: Tensor, budget: float) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ class RotationTranslation(Kind):
     unit = "degrees; shifts are up to 1/300 of the side a degree"
     highest = 180.0
     usual = "30"
-    usual_digits = "20"
+    usual_digits = "10"
     source = "Engstrom et al., arXiv:1712.02779 (30 degrees, a tenth of the side)"
 
     def families(self) -> dict[str, Family]:

@@ -12,7 +12,7 @@ class StAdv(Boxed):
     unit = "pixels of displacement"
     highest = 8.0
     usual = "0.8"
-    usual_digits = "0.4"
+    usual_digits = "0.2"
     source = (
         "Xiao et al., arXiv:1801.02612; budget of Laidlaw et al., arXiv:2006.12655 (0.05 of half the image's width, "
         "0.8 pixels at 32)"
