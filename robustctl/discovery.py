@@ -21,6 +21,11 @@ OWN = ("robustctl.architectures", "robustctl.attacks")
 
 MOST_LISTED = 8
 """A longer list of names is not read; the nearest are."""
+LISTED_BY = {
+    "model": "robustctl models list",
+    "recipe": "robustctl recipes list",
+    "architecture": "robustctl models architectures",
+}
 
 
 def names(package: str) -> list[str]:
@@ -95,7 +100,9 @@ def unknown(kind: str, name: str, available: Iterable[str]) -> RequestError:
         listed = f"The nearest of {len(options)}: {', '.join(near)}."
     else:
         listed = f"Available: {', '.join(options) or 'none'}."
-    return RequestError(f"unknown {kind} {name!r}.{did_you_mean(name, options)} {listed}")
+    listing = LISTED_BY.get(kind.partition(" ")[0])
+    hint = f"\nhint: {listing} shows all" if listing and len(options) > MOST_LISTED else ""
+    return RequestError(f"unknown {kind} {name!r}.{did_you_mean(name, options)} {listed}{hint}")
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:

@@ -134,19 +134,19 @@ def _fields(model: type[BaseModel], key: Key, values: Any, prefix: Key) -> list[
             inner
             for option in options
             if part in option.model_fields
-            for inner in _models(option.model_fields[part].annotation)
+            for inner in models_in(option.model_fields[part].annotation)
         ]
         tagged = [option for option in options if isinstance(block, dict) and _tag(option) == block.get("name")]
         options = tagged or options
     return sorted({name for option in options for name in option.model_fields})
 
 
-def _models(annotation: Any) -> list[type[BaseModel]]:
+def models_in(annotation: Any) -> list[type[BaseModel]]:
     """The pydantic models inside a type such as ``Annotated[A | B, ...] | None`` or ``tuple[A, ...]``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     if get_origin(annotation) in (Annotated, Union, UnionType, tuple, list):
-        return [model for part in get_args(annotation) for model in _models(part)]
+        return [model for part in get_args(annotation) for model in models_in(part)]
     return []
 
 

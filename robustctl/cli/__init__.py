@@ -14,6 +14,7 @@ import contextlib
 import errno
 import importlib
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -23,6 +24,7 @@ from typing import Annotated
 import typer
 
 from robustctl import discovery, parent, terminal
+from robustctl.cli import panels
 from robustctl.errors import InterruptedRun, RobustctlError
 from robustctl.version import __version__
 
@@ -62,6 +64,24 @@ for _name in discovery.names(__name__):
         app.add_typer(_module.app, name=_name)
     elif hasattr(_module, "command"):
         app.command(_name)(_module.command)
+panels.arrange(app)
+
+
+ANYWHERE = ("--debug", "--quiet", "-q")
+
+
+def _spelt_out(arguments: list[str]) -> list[str]:
+    """The arguments with ``--quiet`` and ``--debug`` in front, wherever they stood, and ``-`` after a sole --json."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    front = [one for one in arguments[:end] if one in ANYWHERE]
+    rest = []
+    kept = [one for one in arguments[:end] if one not in ANYWHERE]
+    for i, one in enumerate(kept):
+        rest.append(one)
+        follows = kept[i + 1] if i + 1 < len(kept) else None
+        if one == "--json" and (follows is None or (follows.startswith("-") and follows != "-")):
+            rest.append("-")
+    return [*front, *rest, *arguments[end:]]
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
@@ -76,13 +96,15 @@ def main() -> None:
         signal.signal(signal.SIGHUP, _stop)
     terminal.accept_any_text()
     parent.watch()
+    sys.argv[1:] = _spelt_out(sys.argv[1:])
     try:
         app()
         sys.stdout.flush()  # a full disk behind a redirection is noticed here, and not while Python exits
     except RobustctlError as error:
         _fail(f"robustctl: {error}", error.exit_code, error)
     except KeyboardInterrupt as error:
-        _fail("robustctl: interrupted; the same command continues", InterruptedRun.exit_code, error)
+        again = shlex.join(["robustctl", *sys.argv[1:]])
+        _fail(f"robustctl: interrupted; what was done is saved. Go on: {again}", InterruptedRun.exit_code, error)
     except BrokenPipeError:
         # The reader of our output (head, say) has closed it: not an error, but Python would complain while exiting.
         _close_stdout()

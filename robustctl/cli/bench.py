@@ -8,6 +8,7 @@ import typer
 
 from robustctl import terminal
 from robustctl.cli import options
+from robustctl.cli.output import STDOUT, Json, require_target
 from robustctl.errors import RequestError
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Measure speed: attack, train, intermediate.")
 
-Json = Annotated[Path | None, typer.Option(help="Also write the numbers to this file.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Alternating runs; medians are reported.")]
 
 
@@ -46,6 +46,7 @@ def attack(
     json: Json = None,
 ) -> None:
     """Time our attacks, and with --vs the reference's with the same budget on the same points, in alternating runs."""
+    require_target(json)
     from dataclasses import replace
 
     from robustctl import checkpoint
@@ -101,6 +102,7 @@ def train(
     json: Json = None,
 ) -> None:
     """Time a training step of ours against one as the authors of the methods write it, in alternating runs."""
+    require_target(json)
     from robustctl import checkpoint
     from robustctl.architectures import build
     from robustctl.bench.train import compare
@@ -140,6 +142,7 @@ def intermediate(
     json: Json = None,
 ) -> None:
     """Time path sampling against a direct transcription of the thesis's algorithm, in turns."""
+    require_target(json)
     from robustctl import checkpoint
     from robustctl.bench.intermediate import compare
     from robustctl.devices import pick_device
@@ -185,5 +188,5 @@ def _show(result: dict[str, object], json: Path | None) -> None:
 
     text = json_text.dumps(result, indent=2)
     terminal.show(text)
-    if json is not None:
+    if json not in (None, STDOUT):
         write_text(json, text + "\n")

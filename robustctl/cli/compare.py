@@ -5,12 +5,16 @@ from typing import Annotated
 import typer
 
 from robustctl import terminal
+from robustctl.cli import options
 from robustctl.errors import RequestError
 
 
 def command(
     result: Annotated[
-        list[str], typer.Argument(help="Result files or runs; the first is what others are compared to.")
+        list[str],
+        typer.Argument(
+            help="Result files or runs; the first is what others are compared to.", autocompletion=options.result_names
+        ),
     ],
     markdown: Annotated[bool, typer.Option("--markdown", help="Tables in Markdown.")] = False,
 ) -> None:

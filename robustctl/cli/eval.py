@@ -9,6 +9,7 @@ import typer
 
 from robustctl import terminal
 from robustctl.cli import options
+from robustctl.cli.output import Json, require_target, save, say_table
 from robustctl.errors import RequestError
 from robustctl.evaluation.protocols import DEFAULT
 from robustctl.progress import say
@@ -48,7 +49,8 @@ def command(
         str,
         typer.Option(
             help="Protocol: adaptive, adaptive+, standard, fast (an estimate), full or autoattack; and attacks of your "
-            "own, FILE.py:NAME, with commas: fast,my.py:attack. They are run."
+            "own, FILE.py:NAME, with commas: fast,my.py:attack. They are run.",
+            autocompletion=options.protocols,
         ),
     ] = DEFAULT,
     until: Annotated[
@@ -100,7 +102,7 @@ def command(
     precision: Annotated[
         str, typer.Option(help="Of the attacks: float32, bf16 or auto. Verdicts are always taken in float32.")
     ] = "auto",
-    json: Annotated[Path | None, typer.Option(help="Also write the result to this file.")] = None,
+    json: Json = None,
     force: Annotated[
         bool,
         typer.Option("--force", help="Go on although the clean accuracy, a radius or the pixels are not plausible."),
@@ -141,9 +143,7 @@ def command(
     """
     if os.environ.get("RANK", "0") != "0":
         os.environ["ROBUSTCTL_QUIET"] = "1"
-    # exists() refuses a name that is too long now, and not after the work.
-    if json is not None and not json.exists() and not json.absolute().parent.is_dir():
-        raise RequestError(f"--json {json}: there is no directory {json.absolute().parent}")
+    require_target(json)
     many = suite is not None or bool(threat)
     if curve + many + (intermediate_q is not None) > 1:
         raise RequestError("--curve, --suite (or --threat) and --intermediate-q are evaluations of their own: give one")
@@ -200,9 +200,8 @@ def command(
             estimates, path = evaluate_intermediate(
                 subject, asked, source=source, split=split, n=n, device=device, reading=reading
             )
-            if json is not None:
-                estimates.write(json)
-            terminal.show(table(estimates))
+            save(estimates.write, json)
+            say_table(table(estimates), json)
             terminal.tell(f"result: {path}")
             return
         if curve:
@@ -222,9 +221,8 @@ def command(
                 device=device,
                 reading=reading,
             )
-            if json is not None:
-                curves.write(json)
-            terminal.show(curve_table(curves))
+            save(curves.write, json)
+            say_table(curve_table(curves), json)
             say(f"result: {path}")
             return
         if many:
@@ -237,9 +235,8 @@ def command(
             verdicts, path = evaluate_suite(
                 subject, named, content, how, source=source, split=split, n=n, device=device, reading=reading
             )
-            if json is not None:
-                verdicts.write(json)
-            terminal.show(suite_table([(subject.found_model.name, verdicts)]))
+            save(verdicts.write, json)
+            say_table(suite_table([(subject.found_model.name, verdicts)]), json)
             say(f"result: {path}")
             return
         from robustctl.evaluation import reference
@@ -262,11 +259,8 @@ def command(
         )
     if result is None:  # one of torchrun's other processes; the first reports
         return
-    if json is not None:
-        result.write(json)
-    terminal.show(before_after([(subject.found_model.name, result)]))
-    for line in result.origins():
-        terminal.show(line)
+    save(result.write, json)
+    say_table("\n".join([before_after([(subject.found_model.name, result)]), *result.origins()]), json)
     say(f"result: {path}")
 
 

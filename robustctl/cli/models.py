@@ -8,6 +8,7 @@ import typer
 
 from robustctl import terminal
 from robustctl.cli import options
+from robustctl.cli.output import Json, Sort, listing, require_target
 
 if TYPE_CHECKING:
     from robustctl.models.entry import Accuracy, Entry
@@ -28,8 +29,11 @@ def list_models(
     ] = None,
     max_size: Annotated[float | None, typer.Option(help="At most so many million parameters, or unknown.")] = None,
     here: Annotated[bool, typer.Option("--here", help="Only models whose weights are on this machine.")] = False,
+    sort: Sort = None,
+    json: Json = None,
 ) -> None:
     """List the models that can be named; '*' marks those whose weights are here."""
+    require_target(json)
     from robustctl import discovery
     from robustctl.errors import RequestError
     from robustctl.models.entry import read
@@ -48,6 +52,7 @@ def list_models(
         if value is not None and value not in known:
             raise discovery.unknown(kind, value, known)
     wanted = {"dataset": dataset, "norm": norm and parse_norm(norm)}
+    rows: list[dict[str, object]] = []
     for name, spec in models.items():
         size = getattr(spec, "parameters", None)  # a model of unknown size may be small enough: its line says '?'
         fits = all(value is None or getattr(spec, key) == value for key, value in wanted.items())
@@ -55,7 +60,16 @@ def list_models(
         fits &= arch is None or arch in (spec.architecture.name, spec.architecture.name.partition("/")[0])
         present = name not in entry_files() or entry_weights(name).is_file()
         if fits and (present or not here):
-            terminal.show(f"{'*' if present else ' '} {name:32} {_summary(spec)}")
+            rows.append({"name": name, "here": present, **_row(spec)})
+    headings = {"here": "", "name": "model", "dataset": "data", "threat": "threat", "parameters": "size"}
+    shown = {
+        "here": ["*" if row["here"] else "" for row in rows],
+        "parameters": [f"{row['parameters'] / 1e6:.1f} M" if row["parameters"] else "?" for row in rows],  # type: ignore[operator]
+        "accuracies": [_accuracies(row["accuracies"]) for row in rows],  # type: ignore[arg-type]
+    }
+    listing(
+        rows, {**headings, "accuracies": "published accuracy in %", "architecture": "architecture"}, json, sort, shown
+    )
 
 
 @app.command()
@@ -158,10 +172,16 @@ def import_model(
 
 
 @app.command()
-def architectures() -> None:
+def architectures(json: Json = None) -> None:
     """List the architectures with their arguments and defaults; '*' marks your own."""
+    from dataclasses import asdict
+
     from robustctl.workflows.architecture_list import architecture_list
 
+    require_target(json)
+    if json is not None:
+        listing([asdict(one) for one in architecture_list()], {}, json, None, {})
+        return
     for one in architecture_list():
         terminal.show(f"{'*' if one.own else ' '} {one.name:20} {one.arguments}")
         terminal.show(f"    {one.summary}")
@@ -249,20 +269,27 @@ def remove(name: Name) -> None:
         terminal.show(f"removed {path}")
 
 
-def _summary(entry: "Entry | ModelSpec") -> str:
-    arguments = ",".join(f"{key}={value}" for key, value in entry.architecture.args.items())
-    code = entry.architecture.code
-    builder = f"{code.file}:{code.name}" if code else entry.architecture.name
-    architecture = f"{builder}({arguments})" if arguments else builder
-    threat = f"{entry.norm}:{entry.eps}" if entry.norm else "-"
-    parameters, accuracies = (
-        getattr(entry, "parameters", None),
-        getattr(entry, "accuracies", ()),
-    )  # of a pulled repo none
-    size = f"{parameters / 1e6:.1f} M" if parameters else "?"
-    return f"{entry.dataset:9} {threat:12} {architecture:44} {size:>8}  {_accuracies(accuracies)}".rstrip()
+def _summary(spec: "Entry | ModelSpec") -> str:
+    row = _row(spec)
+    size = getattr(spec, "parameters", None)
+    parts = [row["dataset"], row["threat"], row["architecture"], f"{size / 1e6:.1f} M parameters" if size else None]
+    return ", ".join(str(part) for part in parts if part)
 
 
-def _accuracies(accuracies: "tuple[Accuracy, ...]") -> str:
-    shown = {one.norm or "clean": one.value for one in accuracies}  # of several protocols the last, strongest one
-    return ", ".join(f"{norm} {100 * value:.1f}" for norm, value in shown.items())
+def _row(spec: "Entry | ModelSpec") -> dict[str, object]:
+    """What the listing says of a model; size and published accuracies are known of entries alone."""
+    arguments = ",".join(f"{key}={value}" for key, value in spec.architecture.args.items())
+    code = spec.architecture.code
+    builder = f"{code.file}:{code.name}" if code else spec.architecture.name
+    published: tuple[Accuracy, ...] = getattr(spec, "accuracies", ())
+    return {
+        "dataset": spec.dataset,
+        "threat": f"{spec.norm}:{spec.eps}" if spec.norm else None,
+        "architecture": f"{builder}({arguments})" if arguments else builder,
+        "parameters": getattr(spec, "parameters", None),
+        "accuracies": {one.norm or "clean": one.value for one in published},  # of several protocols the last, strongest
+    }
+
+
+def _accuracies(published: dict[str, float]) -> str:
+    return ", ".join(f"{norm} {100 * value:.1f}" for norm, value in published.items())

@@ -7,6 +7,7 @@ import typer
 
 from robustctl import terminal
 from robustctl.cli import options
+from robustctl.cli.output import Json, Sort, listing, require_target
 from robustctl.errors import RequestError
 
 app = typer.Typer(no_args_is_help=True, help="Recipes: list, show, validate, copy.")
@@ -16,15 +17,35 @@ Name = Annotated[str, typer.Argument(help="dataset/name, or a YAML file.", autoc
 
 
 @app.command("list")
-def list_recipes(dataset: Annotated[str | None, typer.Option(help="Only recipes for this data set.")] = None) -> None:
+def list_recipes(
+    dataset: Annotated[str | None, typer.Option(help="Only recipes for this data set.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Only recipes with this training method.", autocompletion=options.methods)
+    ] = None,
+    sort: Sort = None,
+    json: Json = None,
+) -> None:
     """List the shipped recipes: data set and name, method, paper, expected cost."""
+    from robustctl import discovery
     from robustctl.recipe import read as recipe
 
-    names = [name for name in recipe.names() if dataset is None or name.startswith(f"{dataset}/")]
-    width = max(map(len, names), default=0)
-    for name in names:
-        settings = recipe.load(name).settings
-        terminal.show(f"{name:{width}}  {settings.method.name:12}  {settings.about.paper} | {settings.about.cost}")
+    require_target(json)
+    known = {name.partition("/")[0] for name in recipe.names()}
+    if dataset is not None and dataset not in known:
+        raise discovery.unknown("data set", dataset, known)
+    methods = discovery.names(recipe.METHODS)
+    if method is not None and method not in methods:
+        raise discovery.unknown("method", method, methods)
+    rows: list[dict[str, object]] = []
+    for name in recipe.names():
+        if dataset is None or name.startswith(f"{dataset}/"):
+            settings = recipe.load(name).settings
+            about = {"paper": settings.about.paper, "cost": settings.about.cost}
+            row = {"name": name, "method": settings.method.name, "epochs": settings.train.epochs, **about}
+            rows += [row] if method in (None, settings.method.name) else []
+    shown = {"paper": [f"{row['paper']} | {row['cost']}" for row in rows]}
+    headings = {"name": "recipe", "method": "method", "epochs": "epochs", "paper": "paper | cost"}
+    listing(rows, headings, json, sort, shown)
 
 
 @app.command()

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from robustctl import terminal
+from robustctl.cli import options
 from robustctl.errors import RequestError
 
 ENDINGS = {".html": "page", ".md": "tables", ".tex": "tables", ".csv": "points"}
@@ -13,7 +14,10 @@ ENDINGS = {".html": "page", ".md": "tables", ".tex": "tables", ".csv": "points"}
 
 def command(
     result: Annotated[
-        list[str] | None, typer.Argument(help="Result files or runs; without, all under the runs' root.")
+        list[str] | None,
+        typer.Argument(
+            help="Result files or runs; without, all under the runs' root.", autocompletion=options.result_names
+        ),
     ] = None,
     output: Annotated[
         Path | None,

@@ -1,24 +1,65 @@
 """List the runs."""
 
+from typing import Annotated
+
+import typer
+
 from robustctl import terminal
-from robustctl.errors import RequestError
+from robustctl.cli import options
+from robustctl.cli.output import Json, Sort, listing, require_target
+
+HEADINGS = {
+    "name": "run",
+    "status": "status",
+    "steps": "steps",
+    "seed": "seed",
+    "selection": "selection",
+    "result": "result (union)",
+    "message": "",
+}
 
 
-def command() -> None:
-    """List runs, oldest first: name, status, steps, best union accuracy on the selection split.
+def command(
+    status: Annotated[
+        str | None, typer.Option("--status", help="Only runs with this status, e.g. finished or stopped.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Only runs that started from this model.", autocompletion=options.model_names)
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Only runs of this recipe.", autocompletion=options.recipe_names)
+    ] = None,
+    sort: Sort = None,
+    json: Json = None,
+) -> None:
+    """List runs, oldest first: status, steps, seed, union accuracy on the selection split, newest result.
 
-    A run is stopped if it has not ended and no process trains it any more.
+    A run is stopped if it has not ended and no process trains it any more. What --resume goes on with is
+    interrupted, stopped or failed, or was cut by --max-steps.
     """
-    from robustctl import runs
+    from robustctl.discovery import unknown
+    from robustctl.workflows.run_list import STATUSES, listed_runs
 
-    found = runs.list_runs()
-    if not found:
-        terminal.tell(f"no runs in {runs.root()}")
-    for run in found:
-        try:
-            record, status = run.read(), run.status()
-        except RequestError as error:
-            terminal.show(f"{run.name}  damaged: {error}")
-            continue
-        best = f"best selection union {100 * record.best['union']:.1f} %" if record.best else ""
-        terminal.show(f"{run.name}  {status:11}  step {run.steps_done()}/{record.steps}  {best}".rstrip())
+    require_target(json)
+    if status is not None and status not in STATUSES:
+        raise unknown("status", status, STATUSES)
+    rows, root = listed_runs()
+    wanted = {"status": status, "model": model}
+    rows = [row for row in rows if all(value is None or row[key] == value for key, value in wanted.items())]
+    if recipe is not None:
+        rows = [row for row in rows if recipe in (row["recipe"], str(row["recipe"]).rpartition("/")[2])]
+    if not rows and json is None:
+        terminal.tell(f"no runs in {root}" + (" that fit" if status or model or recipe else ""))
+    shown = {
+        "steps": [f"{row['step']}/{row['steps']}" if row["steps"] is not None else "-" for row in rows],
+        "selection": [_percent(row["selection"]) for row in rows],
+        "result": [_percent(row["result"], str(row["protocol"] or "")) for row in rows],
+        "message": [str(row["message"] or "") for row in rows],
+    }
+    listing(rows, HEADINGS, json, sort, shown)
+
+
+def _percent(value: object, words: str = "") -> str:
+    if not isinstance(value, float):
+        return "-"
+    return f"{100 * value:.1f} % {words}".rstrip()

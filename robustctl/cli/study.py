@@ -8,12 +8,6 @@ import typer
 
 from robustctl.cli import several
 
-EXAMPLES = """
-robustctl study study.yaml --dry-run
-robustctl study study.yaml --jobs 2
-robustctl table study.yaml --format latex
-"""
-
 
 def command(
     study: Annotated[Path, typer.Argument(help="YAML file; docs/study.md has its keys.")],
@@ -28,7 +22,7 @@ def command(
     ] = "processes",
     slurm: Annotated[
         list[str] | None,
-        typer.Option("--slurm", help="What submitit is told, e.g. slurm_partition=gpu. May be repeated."),
+        typer.Option("--slurm", help="What submitit is told, e.g. gpus_per_node=1. May be repeated."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and say what would be done and what it takes.")

@@ -6,18 +6,18 @@ from typing import Annotated
 import typer
 
 from robustctl import terminal
+from robustctl.cli import options
 from robustctl.errors import RequestError
 from robustctl.progress import say
 
-EXAMPLES = """
-robustctl table before.json after.json --against digits-linf
-robustctl table study.yaml --format latex
-robustctl table before.json after.json --format csv --columns clean,union
-"""
-
 
 def command(
-    result: Annotated[list[str], typer.Argument(help="Result files, runs (their newest result) or studies (.yaml).")],
+    result: Annotated[
+        list[str],
+        typer.Argument(
+            help="Result files, runs (their newest result) or studies (.yaml).", autocompletion=options.result_names
+        ),
+    ],
     format: Annotated[str, typer.Option("--format", "-f", help="text, markdown, latex, csv or json.")] = "text",
     rows: Annotated[
         str, typer.Option("--rows", help="method (its seeds in one row) or result (each a row of its own).")

@@ -122,14 +122,19 @@ def _options(
     split: Annotated[str | None, typer.Option("--split", help="Split of the data to train on; train without.")] = None,
     columns: options.Columns = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a key of the recipe: optim.lr=0.01. May be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Change a key of the recipe: optim.lr=0.01. May be repeated.",
+            autocompletion=options.set_keys,
+        ),
     ] = None,
     seed: Annotated[
         str | None, typer.Option("--seed", help="Seed of every random choice, 0 without; several make a study: 0,1,2.")
     ] = None,
     device: options.Device = "auto",
     out: Annotated[
-        Path | None, typer.Option("--out", help="Run directory; runs/<time>-<model>-<recipe> without.")
+        Path | None, typer.Option("--out", help="Run directory; without, one named by time, model and recipe.")
     ] = None,
     max_steps: Annotated[
         int | None, typer.Option(min=1, help="Stop after so many optimiser steps of the whole run.")

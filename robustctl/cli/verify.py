@@ -1,12 +1,11 @@
 """Check what is claimed for a model."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from robustctl import terminal
 from robustctl.cli import options
+from robustctl.cli.output import Json, require_target, save, say_table
 
 
 def command(
@@ -27,12 +26,13 @@ def command(
     model: Annotated[str | None, typer.Option(help="Whose result the file is, if its place does not tell.")] = None,
     model_code: options.ModelCode = None,
     device: options.Device = "auto",
-    json: Annotated[Path | None, typer.Option(help="Also write the verdicts to this file.")] = None,
+    json: Json = None,
 ) -> None:
     """Recompute published figures from their witnesses, and attack a sample of what is claimed to survive.
 
     Exit code 0: every claim is confirmed. 1: one is not. 2: there is nothing that could be checked.
     """
+    require_target(json)
     from robustctl import user_code
     from robustctl.report import verification as report
     from robustctl.workflows.images import reading_of
@@ -42,8 +42,7 @@ def command(
     reading = reading_of(columns, classes) if columns or classes else None
     with user_code.granted(code):
         found = verify(what, model=model, data=data, reading=reading, sample=sample, seed=seed, device=device)
-    if json is not None:
-        write_all(found, json)
-    terminal.show("\n\n".join(map(report.text, found)))
+    save(lambda path: write_all(found, path), json)
+    say_table("\n\n".join(map(report.text, found)), json)
     if any(one.verdict != "confirmed" for one in found):
         raise typer.Exit(1)

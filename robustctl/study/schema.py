@@ -127,7 +127,8 @@ class StudyFile(Document):
 
     def fault(self, key: Key, text: object) -> str:
         """A fault's line: the place of the key, its name, what is wrong."""
-        return f"{self.place(key)}: {'.'.join(map(str, key))}: {text}"
+        told = str(text).partition("\nhint: ")[0]  # a hint stands at the end of a message, not among its faults
+        return f"{self.place(key)}: {'.'.join(map(str, key))}: {told}"
 
 
 def _line_of(fault: str) -> int:

@@ -108,6 +108,7 @@ def cost(parts: Parts, about: About | None, *, weights_are_here: bool) -> Cost:
     size = sum(tensor.numel() * tensor.element_size() for tensor in parts.model.state_dict().values())
     disk = copies_on_disk(parts.settings) * size
     if weights_are_here:
+        parts.method.prepare(lambda _threat, _steps: 0.0, parts.start_norm)  # a step takes as long with any pair
         seconds, how = _measured(parts)
         return Cost(steps, seconds, how, _peak(parts.device), disk)
     return Cost(steps, *from_header(about, parts.settings.train.epochs), None, disk)

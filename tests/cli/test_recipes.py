@@ -17,10 +17,11 @@ def call(*arguments: object) -> Result:
 
 
 def test_list_shows_every_recipe_with_method_paper_and_cost() -> None:
-    lines = call("list").stdout.splitlines()
+    lines = call("list").stdout.splitlines()[1:]
     assert [line.split()[0] for line in lines] == recipe.names()
     assert all(" | " in line for line in lines)
-    assert {line.split("/")[0] for line in call("list", "--dataset", "mnist").stdout.splitlines()} == {"mnist"}
+    assert {line.split("/")[0] for line in call("list", "--dataset", "mnist").stdout.splitlines()[1:]} == {"mnist"}
+    assert {line.split()[1] for line in call("list", "--method", "ramp").stdout.splitlines()[1:]} == {"ramp"}
 
 
 def test_copy_gives_a_recipe_that_validates_and_never_overwrites(tmp_path: Path) -> None:

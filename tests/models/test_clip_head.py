@@ -395,7 +395,7 @@ def test_the_registrys_commands_know_a_clip_like_any_other_model(
     assert robust("pull", "tiny") == 0
     capsys.readouterr()
     assert robust("models", "list", "--here", "--arch", "clip") == 0
-    assert capsys.readouterr().out.startswith("* tiny ")
+    assert capsys.readouterr().out.splitlines()[1].startswith("*  tiny ")
     assert robust("models", "verify", "tiny") == 0
     assert "tiny: is what was fetched" in capsys.readouterr().out
     hub.add("leaf/clip", {"tokenizer.json": b"{}"})

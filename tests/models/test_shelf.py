@@ -95,7 +95,7 @@ def test_what_was_imported_is_listed_shown_verified_and_removed(file: Path, caps
     assert robust("models", "import", file, "--name", "mine", *TINY) == 0
     capsys.readouterr()
     assert robust("models", "list", "--here", "--dataset", "mine") == 0
-    assert capsys.readouterr().out.startswith("* mine ")
+    assert capsys.readouterr().out.splitlines()[1].startswith("*  mine ")
     assert robust("models", "show", "mine") == 0
     shown = capsys.readouterr().out
     assert "file: mine.pt" in shown and str(file.parent) not in shown
@@ -270,17 +270,17 @@ def test_a_source_with_a_commit_or_an_address_needs_no_mark(tmp_path: Path, caps
 
 def test_the_list_is_filtered(capsys: pytest.CaptureFixture[str]) -> None:
     assert robust("models", "list", "--norm", "l1") == 0
-    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
     assert names == ["croce-rn18-l1"]
     assert robust("models", "list", "--arch", "dm-wide-resnet", "--max-size", "40", "--dataset", "svhn") == 0
-    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
     assert names == ["wang-wrn28-svhn"]
     assert robust("models", "list", "--norm", "l3") == 2
     assert robust("models", "list", "--arch", "timm") == 0
-    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
     assert {"deit-s", "liu-swin-l", "xcit-l12", "xcit-s12"} <= set(names)
     assert robust("models", "list", "--arch", "timm/xcit_small_12_p16_224") == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["xcit-s12"]
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == ["xcit-s12"]
 
 
 @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ def test_pulled_repos_and_entries_of_unknown_size_pass_the_filters(
     )
     capsys.readouterr()
     assert robust("models", "list", "--dataset", "digits", "--arch", "kw-small", "--max-size", "0.01") == 0
-    lines = [line.lstrip("* ").split() for line in capsys.readouterr().out.splitlines()]
+    lines = [line.lstrip("* ").split() for line in capsys.readouterr().out.splitlines()[1:]]
     assert [line[0] for line in lines] == ["sizeless", repo]
     assert all("?" in line for line in lines)
     assert robust("models", "list", "--norm", "l1") == 0
