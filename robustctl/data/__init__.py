@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from robustctl.data import arrow, decode, digits, folder, npz, parquet
+from robustctl.data import arrow, decode, digits, folder, npz, on_disk, parquet
 from robustctl.data.classes import matched
 from robustctl.data.columns import Columns, Reading
 from robustctl.data.encoded import EncodedData
@@ -145,7 +145,8 @@ def _decoded(source: str, found: Split, split: str, n: int | None, spec: ModelSp
     taken = count(n, len(found.images), encoded.where)
     first = replace(encoded, encoded=found.images.first(taken)).select(range(taken))
     channels, height, width = spec.input_shape if spec and spec.resizing else first.shape
-    require_memory(taken * channels * height * width, f"{taken:,} images of {first.where}")
+    if (size := taken * channels * height * width) < on_disk.LARGE:
+        require_memory(size, f"{taken:,} images of {first.where}")
     if spec and spec.resizing:
         return first.decoded(spec.input_shape, spec.resizing)
     images = first.in_memory(decode.decode(first.encoded, first.encoded.name))

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from itertools import chain
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from robustctl.data import on_disk
 from robustctl.errors import RequestError
 
 MODES = {"1": "L", "L": "L", "LA": "L", "RGB": "RGB", "P": "RGB", "PA": "RGB", "RGBA": "RGB", "RGBX": "RGB"}
@@ -60,40 +60,53 @@ def decode(encoded: Encoded, name_of: Callable[[int], str]) -> Tensor:
         RequestError: an image that cannot be decoded, is not of 8-bit grey or colour, or differs in size.
     """
 
-    def pixels(start: int) -> list[np.ndarray]:
-        return [_array(open_image(encoded[i], name_of(i))) for i in range(start, min(start + CHUNK, len(encoded)))]
-
-    with ThreadPoolExecutor() as pool:
-        images = list(chain.from_iterable(pool.map(pixels, range(0, len(encoded), CHUNK))))
-    height, width = images[0].shape[:2]
-    for i, image in enumerate(images):
-        if image.shape[:2] != (height, width):
-            size = f"{image.shape[0]}x{image.shape[1]}"
+    def image(i: int) -> Image.Image:
+        one = open_image(encoded[i], name_of(i))
+        if (one.height, one.width) != (height, width):
+            size = f"{one.height}x{one.width}"
             raise RequestError(f"{name_of(i)} is {size}, but {name_of(0)} is {height}x{width}; sizes must be equal")
-    channels = max(image.shape[2] for image in images)
-    stacked = np.stack([np.broadcast_to(image, (height, width, channels)) for image in images])
-    return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
+        if channels == 1 and one.mode != "L":
+            raise _ColourError
+        return one if channels == 1 or one.mode == "RGB" else one.convert("RGB")
+
+    first = open_image(encoded[0], name_of(0))
+    height, width = first.height, first.width
+    channels = 1 if first.mode == "L" else 3
+    try:
+        return gather(len(encoded), (channels, height, width), image, a_task=CHUNK)
+    except _ColourError:
+        channels = 3
+        return gather(len(encoded), (channels, height, width), image, a_task=CHUNK)
+
+
+class _ColourError(Exception):
+    """An image has colours, and the ones before it had none."""
 
 
 def gather(
-    n: int, shape: tuple[int, int, int], image_of: Callable[[int], Image.Image], pool: Executor | None = None
+    n: int,
+    shape: tuple[int, int, int],
+    image_of: Callable[[int], Image.Image],
+    pool: Executor | None = None,
+    a_task: int = FEW,
 ) -> Tensor:
     """Pixels uint8 (n, c, h, w) of images that all have ``shape`` (c, h, w).
 
     Args:
         image_of: the i-th image, of mode L or RGB as ``shape`` has 1 or 3 channels; called in threads.
         pool: the threads, or None for some of its own.
+        a_task: images that a thread decodes in a row.
     """
-    pixels = np.empty((n, *shape), np.uint8)
+    pixels = on_disk.empty((n, *shape))
 
     def fill(start: int) -> None:
-        for i in range(start, min(start + FEW, n)):
+        for i in range(start, min(start + a_task, n)):
             pixels[i] = _array(image_of(i)).transpose(2, 0, 1)
 
     own: AbstractContextManager[Executor] = nullcontext(pool) if pool else ThreadPoolExecutor(threads())
     with own as executor:
-        for _ in executor.map(fill, range(0, n, FEW)):
-            pass
+        for _ in executor.map(fill, range(0, n, a_task)):
+            on_disk.release(pixels)
     return torch.from_numpy(pixels)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustctl.data import on_disk
 from robustctl.errors import RequestError
 from robustctl.geometry import contiguous
 from robustctl.results.union import DataInfo
@@ -88,7 +89,7 @@ class Labelled(ABC):
 
 @dataclass(frozen=True)
 class ImageData(Labelled):
-    """Images in memory, and labels, of (a part of) one split.
+    """Images in memory, and labels, of (a part of) one split. Many large images are in a file, see ``on_disk``.
 
     Attributes:
         x: images (n, c, h, w) on the CPU: uint8 in 0..255, or float32 in [0,1].
@@ -114,12 +115,14 @@ class ImageData(Labelled):
 
     def images(self, positions: Sequence[int] | Tensor) -> Tensor:
         """Images (len(positions), c, h, w) as float32 in [0,1]."""
-        return contiguous(to_float(self.x[torch.as_tensor(positions)]))
+        found = contiguous(to_float(self.x[torch.as_tensor(positions)]))
+        on_disk.release(self.x)
+        return found
 
     def select(self, positions: Sequence[int] | Tensor) -> "ImageData":
         """The images at these positions, which keep their indices in the split."""
         chosen = torch.as_tensor(positions)
-        return replace(self, x=self.x[chosen], y=self.y[chosen], indices=self.indices[chosen])
+        return replace(self, x=on_disk.take(self.x, chosen), y=self.y[chosen], indices=self.indices[chosen])
 
     @property
     def info(self) -> DataInfo:
@@ -155,7 +158,7 @@ class ImageData(Labelled):
 
     def _sha256(self, dtype: torch.dtype) -> str:
         digest = hashlib.sha256(f"{dtype} {list(self.x.shape)}\n".encode())
-        for part in _parts(self.x):
+        for part in parts(self.x):
             pixels = part if part.dtype == dtype else _to_8bit(part)
             digest.update(pixels.contiguous().numpy().data)
         digest.update(self.y.contiguous().numpy().data)
@@ -173,11 +176,20 @@ class ImageData(Labelled):
 
 def _is_8bit(x: Tensor) -> bool:
     """Whether every pixel is one of the 256 levels that 8 bits have."""
-    return x.dtype == torch.uint8 or all(torch.equal(to_float(_to_8bit(part)), part) for part in _parts(x))
+    return x.dtype == torch.uint8 or all(torch.equal(to_float(_to_8bit(part)), part) for part in parts(x))
 
 
-def _parts(x: Tensor) -> Iterator[Tensor]:
-    return (x[start : start + HASHED_AT_ONCE] for start in range(0, len(x), HASHED_AT_ONCE))
+def parts(x: Tensor) -> Iterator[Tensor]:
+    """The images, some after the other; of pixels on the disk no more than these are in memory."""
+    for start in range(0, len(x), HASHED_AT_ONCE):
+        yield x[start : start + HASHED_AT_ONCE]
+        on_disk.release(x)
+
+
+def extremes(x: Tensor) -> tuple[float, float]:
+    """The lowest and the highest pixel; NaN if there is one."""
+    low, high = zip(*((part.min(), part.max()) for part in parts(x)), strict=True)
+    return float(torch.stack(low).min()), float(torch.stack(high).max())
 
 
 def _to_8bit(x: Tensor) -> Tensor:

@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from robustctl.conventions import KNOWN
-from robustctl.data.image_data import ImageData, to_float
+from robustctl.data.image_data import ImageData, extremes, parts, to_float
 
 DARK = 0.1
 """Below, no image of the whole data reaches a tenth of the scale."""
 FAR = 0.08
 """Beside ``SIGMAS`` standard errors, a difference of mean brightness that no choice among the images explains."""
 SIGMAS = 6
-PART = 256
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ def suspicions(data: ImageData, dataset: str) -> list[Suspicion]:
     Args:
         dataset: the data set of the model, whose brightness may be known.
     """
-    low, high = float(data.x.min()), float(data.x.max())
+    low, high = extremes(data.x)
     whole = 255 if data.x.dtype == torch.uint8 else 1
     found = _range(low, high, whole, data.x)
     return found or _brightness(data, dataset)
@@ -60,14 +59,14 @@ def _range(low: float, high: float, whole: int, x: Tensor) -> list[Suspicion]:
 
 
 def _two_levels(x: Tensor, low: float, high: float) -> bool:
-    return all(bool(((part == low) | (part == high)).all()) for part in _parts(x))
+    return all(bool(((part == low) | (part == high)).all()) for part in parts(x))
 
 
 def _brightness(data: ImageData, dataset: str) -> list[Suspicion]:
     known = KNOWN.get(dataset)
     if known is None or len(data) < 2:
         return []
-    means = torch.cat([to_float(part).mean(dim=(1, 2, 3)) for part in _parts(data.x)]).double()
+    means = torch.cat([to_float(part).mean(dim=(1, 2, 3)) for part in parts(data.x)]).double()
     mean = float(means.mean())
     allowed = FAR + SIGMAS * float(means.std()) / len(means) ** 0.5
     if abs(mean - known.brightness) <= allowed:
@@ -76,7 +75,3 @@ def _brightness(data: ImageData, dataset: str) -> list[Suspicion]:
     inverted = abs(1 - mean - known.brightness) <= allowed
     cause = "they are inverted (black on white)" if inverted else "other images, or pixels on another scale"
     return [Suspicion(text + cause, certain=False)]
-
-
-def _parts(x: Tensor) -> list[Tensor]:
-    return [x[start : start + PART] for start in range(0, len(x), PART)]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from robustctl import losses
 from robustctl.data import ImageData
+from robustctl.data.image_data import extremes
 from robustctl.data.suspicion import suspicions
 from robustctl.errors import RequestError
 from robustctl.evaluation.memory import Pieces, fitting
@@ -36,7 +37,7 @@ def require_pixels(data: ImageData) -> None:
     """Raise RequestError unless every pixel is finite and in [0,1]."""
     if data.x.dtype == torch.uint8:
         return
-    low, high = float(data.x.min()), float(data.x.max())
+    low, high = extremes(data.x)
     if not (low >= 0 and high <= 1):
         raise RequestError(
             f"pixels of {data.source} are in [{low:g}, {high:g}], not in [0, 1]. Normalisation belongs into the model "
