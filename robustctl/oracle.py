@@ -46,11 +46,14 @@ class Oracle:
         self._trainable: list[nn.Parameter] = []
 
     def __enter__(self) -> Self:
+        # Module by module: some may be frozen (batch norms in eval mode), and ``train()`` at the exit would wake them.
         self._modes = [(module, module.training) for module in self.model.modules()]
         self._trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.model.eval()
         for parameter in self._trainable:
-            parameter.requires_grad_(False)
+            parameter.requires_grad_(
+                False
+            )  # nobody reads their gradients here, and a backward pass without them is shorter
         return self
 
     def __exit__(
@@ -112,7 +115,7 @@ class Oracle:
         with torch.no_grad(), true_float32(self.device):
             drawn = torch.stack([self._run(self.model, x) for _ in range(self.draws)])
         margins = torch.stack([losses.margin(logits, y) for logits in drawn])
-        chosen = margins.argsort(dim=0)[self.draws // 4]
+        chosen = margins.argsort(dim=0)[self.draws // 4]  # three of four draws have a larger margin than this one
         return drawn[chosen, torch.arange(len(x), device=x.device)]
 
     def loss_and_grad(self, x: Tensor, y: Tensor, loss: Loss, *, exact: bool = False) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,6 +132,7 @@ class Oracle:
             for _ in range(self.draws):
                 logits = self._run(network, x)
                 values = loss(logits, y)
+                # In eval mode images do not touch each other, so the sum's gradient is each image's own.
                 (grad,) = torch.autograd.grad(values.sum(), x)
                 parts.append((logits.detach(), values.detach(), grad))
         if self.draws == 1:

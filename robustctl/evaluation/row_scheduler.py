@@ -193,6 +193,7 @@ class FullBatch:
 
     def _look(self) -> None:
         """Read the next points; those that are wrong without any attack are done."""
+        # A whole batch at once: one pass tells which points are wrong already, and the targets of all others.
         positions = [self.waiting.popleft() for _ in range(min(self.batch_size, len(self.waiting)))]
         x, y = self.data.images(positions), self.data.y[torch.as_tensor(positions)]
         logits = self._exact(x.to(self.oracle.device)).cpu()
@@ -210,6 +211,8 @@ class FullBatch:
         device = self.oracle.device
         x = _pixels_first(torch.stack([attempt.point.x for attempt in begun]).to(device))
         purpose = seeds.attack(self.threat.norm, self.family.name)
+        # The seed knows the point's index in its split and the attempt's number, but no row: so a verdict does not
+        # depend on the batch size, the order of the points, or the moment at which an earlier process was killed.
         generators = [seeds.generator(self.seed, purpose, attempt.point.index, attempt.number) for attempt in begun]
         new = self.attack.start(x, None if self.family.from_image else generators)
         y = torch.tensor([attempt.point.y for attempt in begun], device=device)
@@ -217,6 +220,7 @@ class FullBatch:
         if not self.attempts:
             self.rows, self.y, self.target, self.attempts = new, y, target, list(begun)
             return
+        # Free rows are filled in place; only rows beyond them make the tensors longer, which copies the whole batch.
         free = [row for row, attempt in enumerate(self.attempts) if attempt is None][: len(begun)]
         filling, behind = slice(len(free)), slice(len(free), None)
         if free:
@@ -238,13 +242,17 @@ class FullBatch:
 
     def step(self) -> None:
         """One gradient evaluation for every row; rows that end are freed."""
-        rows, evaluated = self.rows, self.rows.x_adv
+        rows, evaluated = (
+            self.rows,
+            self.rows.x_adv,
+        )  # kept: ``advance`` moves the rows on, and these logits are of here
         logits, values, grad = self._evaluate(evaluated)
         live = torch.tensor([attempt is not None for attempt in self.attempts], device=self.oracle.device)
         if not bool(values[live].isfinite().all()):
             raise RunError(
                 f"the loss is not finite under {self.family.name} on {self.threat}: the model's logits overflow"
             )
+        # Stages before the last one climb in larger balls: an image that is wrong there breaks nothing.
         counts = live & self.attack.last_stage(rows)
         wrong = counts & (losses.margin(logits, self.y) > 0)
         self.attack.advance(rows, values, grad)
@@ -278,6 +286,8 @@ class FullBatch:
         index = candidates.nonzero().squeeze(1)
         if not len(index):
             return
+        # The attack computes in low precision and walks along the sphere. The referee forgives neither, so a candidate
+        # is looked at as the referee will: a hair inside the ball, and in float32.
         x_adv = geometry.shrink_inside(x_adv[index], self.rows.x[index], self.threat.norm, self.threat.eps)
         x_adv = _channels_first(x_adv).contiguous()
         y = self.y[index]
@@ -309,6 +319,7 @@ class FullBatch:
 
     def _finish(self, point: _Point) -> None:
         assert point.best is not None
+        # bf16 rounds by more than such a point's distance from the boundary: only float32 can say whether it survives.
         if self.oracle.precision == "bf16" and point.close and point.best_margin <= 0:
             self.close.append(point.position)
         else:

@@ -15,7 +15,7 @@ from robustctl.sampling.quadrature import Grid
 
 ACCEPTANCE = (0.60, 0.70)  # 65 % is optimal (Neal 2011, section 4.4.3)
 ADJUSTMENT = 1.2
-MOST_ADJUSTMENTS = 25
+MOST_ADJUSTMENTS = 25  # a step can change by a factor of 1.2^25 = 95, almost two orders of magnitude
 PILOT_POINTS = 10
 
 
@@ -87,6 +87,7 @@ def sweep_twice(sampler: Sampler, grid: Grid, moves: int, noise: Noise, summit: 
         run.state = sampler.at(summit)
         for _ in range(MOST_ADJUSTMENTS):
             run.tune(grid.t[-1])
+    # On the way down a point is reached from the one above it, so it needs that jump's burn-in.
     down = [run.visit(t, jump, moves) for t, jump in zip(reversed(grid.t), reversed((*jumps[1:], 1)), strict=True)]
     return run.trace(up, down[::-1])
 
@@ -190,6 +191,7 @@ class _Run:
 
     def tune(self, t: float) -> None:
         """Make one move and discard it, then lengthen or shorten the step by a fifth if the acceptance asks for it."""
+        # Only discarded moves may change the step: if its step follows its position, a chain samples another density.
         self.way = self.measure(t)
         self.discard(t, 1)
         if self.sampler.tunable:
@@ -210,7 +212,7 @@ class _Run:
         self.way = self.measure(0.0)
 
     def adjusted(self, chance: Tensor) -> Tensor:
-        low, high = ACCEPTANCE
+        low, high = ACCEPTANCE  # a band, so that a step that is right does not change at every move
         factor = torch.where(chance > high, ADJUSTMENT, torch.where(chance < low, 1 / ADJUSTMENT, 1.0))
         return (self.step * factor).clamp(max=self.sampler.widest)
 
@@ -220,6 +222,8 @@ class _Run:
 
     def slope(self) -> Tensor:
         """The root mean square gradient over an image's chains, (n, c, h, w)."""
+        # All chains of an image share one slope: a chain's own gradient would make its step depend on its position. A
+        # gradient that is not finite tells no width; 0 gives the widest step.
         return self._by_image(self.state.grad).square().mean(1).sqrt().nan_to_num(posinf=0.0)
 
     def lengths(self, slope: Tensor, step: Tensor) -> Tensor:

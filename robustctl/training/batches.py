@@ -207,6 +207,7 @@ class Batches:
         last = min(number + AHEAD, self.count(batch_size))
         wanted = [(epoch, i, batch_size, size, rows) for i in range(number, last)]
         self._order(epoch, batch_size)  # here, not in two workers at once
+        # Batches that nobody will ask for any more fall out with their keys, so memory never holds more than ``AHEAD``.
         self._ahead = {key: self._ahead.get(key) or self.workers.submit(self._make, *key) for key in wanted}
         x, y = self._ahead[wanted[0]].result()
         return x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
@@ -218,6 +219,7 @@ class Batches:
         # Random numbers are drawn for the whole batch, whatever part of it is wanted: so they are the same for each.
         needed = (0, batch_size) if self.augment.mixup else rows
         x, y = self._pick(epoch, number, batch_size, size, needed, generator)
+        # Crops and flips move pixels without changing them, so they come first, while a pixel may still be one byte.
         if self.augment.crop:
             x = random_crop(x, self.augment.crop, generator)
         if self.augment.flip:
@@ -225,13 +227,14 @@ class Batches:
         x = to_float(x)
         if size is not None and size != x.shape[-1]:
             x = F.interpolate(x, (size, size), mode="bilinear", antialias=True).clamp(0, 1)
+        # Cutout comes after the resizing: its side is in pixels that the network sees.
         if self.augment.cutout:
             x = cutout(x, self.augment.cutout, generator)
         if self.augment.mixup:
             x, y = mixup(x, y, self.n_classes, self.augment.mixup, generator)
         x, y = x[slice(*rows)], y[slice(*rows)]
         if self.workers is not None and not is_host(self.device):
-            x, y = x.pin_memory(), y.pin_memory()
+            x, y = x.pin_memory(), y.pin_memory()  # only such memory is sent while the host goes on
         return x, y
 
     def _own(self, batch_size: int) -> int:
@@ -262,6 +265,7 @@ class Batches:
         key = (epoch, batch_size)
         if key not in self._orders:
             length = self.count(batch_size) * (batch_size - self._own(batch_size))
+            # Epochs below 0 make another stream: the extra images must not be shuffled like the data.
             extra = order(self.extra, self.seed, -1 - epoch, length) if self.extra else None
             self._orders = {key: (order(self.data, self.seed, epoch, len(self.data.y)), extra)}
         return self._orders[key]
