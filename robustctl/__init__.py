@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from robustctl.data import ImageData
     from robustctl.intermediate.results import IntermediateResult
     from robustctl.results.union import UnionResult
+    from robustctl.results.verification import Verification
     from robustctl.runs import Run
     from robustctl.workflows.evaluate_given import Model, Threats
     from robustctl.workflows.publish_run import Published
@@ -333,6 +334,34 @@ def push(
         witnesses=witnesses,
         weights=weights,
     )
+
+
+def verify(
+    what: str | Path,
+    *,
+    data: str | Path | None = None,
+    sample: int = 20,
+    seed: int | None = None,
+    device: str = "auto",
+) -> "list[Verification]":
+    """Recompute what is claimed for a model from its adversarial images, and attack a sample of the survivors.
+
+    Args:
+        what: ``user/name`` or ``user/name@revision``, a directory, a run, or the JSON file of a result.
+        data: where the images are, if not where the claim says.
+        sample: claimed survivors that are attacked in each norm.
+        seed: of that attack; None draws one that nobody could know.
+
+    Returns:
+        The verdict on each claim; ``verdict`` of each is ``confirmed`` or says what is wrong.
+
+    Raises:
+        RequestError: there is nothing to verify, or ``data`` cannot be read.
+        RunError: the network, the disk, or logits that are not finite.
+    """
+    from robustctl.workflows.verify import verify as judge
+
+    return judge(str(what), data=str(data) if data else None, sample=sample, seed=seed, device=device)
 
 
 def _trained(command: Any, data: Any, **request: Any) -> "Run":

@@ -211,7 +211,7 @@ def _witnessed(
         proven[norm] = judged.broken | wrong | (judged.ties & claimed)
         ledger.figures[norm] = Checked(
             claimed=accuracy.acc,
-            proven=1 - len(proven[norm]) / len(data),
+            proven=(len(data) - len(proven[norm])) / len(data),
             ties=len(judged.ties),
             witnesses=len(judged.all),
             eps_text=accuracy.eps_text,
@@ -271,7 +271,7 @@ def _means(ledger: _Ledger, result: UnionResult, correct: list[bool], broken: di
     """Average and union, as they follow from what was proven."""
     n = len(correct)
     average = sum(n - len(positions) for positions in broken.values()) / (n * len(broken))
-    union = 1 - len(set().union(*broken.values())) / n
+    union = (n - len(set().union(*broken.values()))) / n
     ledger.figures["average"] = Checked(claimed=result.average, proven=average)
     ledger.figures["union"] = Checked(claimed=result.union.acc, proven=union)
 

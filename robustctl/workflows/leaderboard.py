@@ -14,6 +14,7 @@ from robustctl.reading import is_file, read_json
 from robustctl.report.leaderboard import UNVERIFIED, Entrant, Published, boards, pages
 from robustctl.results.suite import SuiteResult
 from robustctl.results.union import Result, UnionResult, read_as
+from robustctl.results.verification import claim_sha256
 from robustctl.spec import CONFIG, model_sha256
 from robustctl.workflows.claimed_figures import newest_verdict
 from robustctl.workflows.claims import RECORDS, Claim, find_claims, published_claims, read_claim
@@ -74,10 +75,9 @@ def published() -> list[Published]:
 
 def _once(entrants: Sequence[Entrant]) -> list[Entrant]:
     """Without the same claim about the same model twice, as of a run and of what was pushed of it."""
-    kept: dict[tuple[str, str, str], Entrant] = {}
+    kept: dict[tuple[str, str], Entrant] = {}
     for one in entrants:
-        points = one.result.model_dump_json(include={"points", "attack", "norms"})
-        kept.setdefault((one.result.weights_sha256, one.model_sha256, points), one)
+        kept.setdefault((claim_sha256(one.result), one.model_sha256), one)
     return list(kept.values())
 
 
