@@ -109,6 +109,12 @@ def _host_group() -> dist.ProcessGroup:
     return _GROUPS[0]
 
 
+def require_one(what: str) -> None:
+    """Raise RequestError under torchrun with several processes, for ``what`` cannot be shared out."""
+    if count() > 1:
+        raise RequestError(f"{what} runs in one process: start it without torchrun")
+
+
 def count() -> int:
     """How many processes torchrun has started; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))

@@ -19,6 +19,7 @@ from robustctl.evaluation.kind_threat import Setup
 from robustctl.evaluation.store_key import digest, place
 from robustctl.files import writing
 from robustctl.oracle import DRAWS, Oracle
+from robustctl.processes import require_one
 from robustctl.progress import progress, say
 from robustctl.results.curve import CurveResult, NormCurve, area_of, median_of
 from robustctl.threats import Norm, Threat, require_plausible
@@ -56,6 +57,7 @@ def evaluate_curve(
     """
     if not 1 <= up_to <= 1000:
         raise RequestError(f"--up-to {up_to:g}: the curve ends at so many times the radii, at least 1 and at most 1000")
+    require_one("--curve")
     started = time.monotonic()
     spec = subject.found_model.spec
     require_plausible(threats, spec.input_shape, way_on="")

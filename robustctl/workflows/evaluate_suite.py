@@ -29,6 +29,7 @@ from robustctl.evaluation.union_request import UnionRequest
 from robustctl.files import writing
 from robustctl.oracle import DRAWS, Oracle
 from robustctl.perturbations.base import EFFORTS, Limit
+from robustctl.processes import require_one
 from robustctl.progress import progress, say
 from robustctl.results.suite import (
     LeftOut,
@@ -102,6 +103,7 @@ def evaluate_suite(
         RequestError: a threat that does not exist or that the images cannot have, and as ``evaluate``.
         RunError: as ``evaluate``; what was done stays, and the same command goes on.
     """
+    require_one("--suite")
     started = time.monotonic()
     spec = subject.found_model.spec
     members = suite.members(spec.dataset)
@@ -196,8 +198,7 @@ def _union(
 ) -> UnionResult:
     request = UnionRequest(threats, options.protocol, options.seed, options.batch_size)
     result, path = evaluate(subject, request, source=source, split=split, n=n, device=device, reading=reading)
-    if result is None:
-        raise RequestError("--suite runs in one process, without torchrun")
+    assert result is not None, "a single process gets the result"
     say(f"{', '.join(map(str, threats))}: {path}")
     return result
 

@@ -34,7 +34,9 @@ class Fog(Boxed):
     def render(self, x: Tensor, z: Tensor) -> Tensor:
         """Mix fog in, as common corruptions do: the brightest pixel keeps its brightness."""
         height, width = x.shape[2:]
-        fog = _fractal(z[:, 1:], _levels(x))[:, None, :height, :width]
+        fog = _fractal(z[:, 1:], _levels(x))[:, None]
+        top, left = (fog.shape[2] - height) // 2, (fog.shape[3] - width) // 2
+        fog = fog[:, :, top : top + height, left : left + width]
         low, high = fog.amin(dim=(2, 3), keepdim=True), fog.amax(dim=(2, 3), keepdim=True)
         fog = (fog - low) / (high - low).clamp(min=TINY)
         brightest = x.amax(dim=(1, 2, 3), keepdim=True)
@@ -43,8 +45,8 @@ class Fog(Boxed):
 
 
 def _levels(x: Tensor) -> int:
-    """Levels whose last one covers the image."""
-    return (max(x.shape[2:]) - 1).bit_length()
+    """Levels of a fractal about twice as large as the image, of which the middle is used, as in the published code."""
+    return int(max(x.shape[2:])).bit_length()
 
 
 def _fractal(numbers: Tensor, levels: int) -> Tensor:
