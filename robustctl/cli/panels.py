@@ -62,6 +62,11 @@ EXAMPLES = {
         "plot q-curve curve.json curve.json --label before --label after -o both.svg",
         "plot q-curve --help",
     ),
+    "plot curve": (
+        "plot curve path/to/curve.json -o curve.png",
+        "plot curve path/to/one.json path/to/two.json --label one --label two -o both.svg",
+        "plot curve --help",
+    ),
     "pull": ("pull digits-linf", "pull USER/NAME", "pull USER/NAME@REVISION"),
     "push": (
         "push --repo USER/NAME --dry-run",

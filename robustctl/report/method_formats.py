@@ -181,7 +181,9 @@ def _notes(made: MethodTable) -> list[str]:
     notes.append("In brackets: 95 % for the sampling error of the points. Robust accuracies are at most these.")
     if made.against is not None:
         test = "the larger p of a paired t-test over points and Welch's t-test over seeds" if several else "paired test"
-        notes.append(f"p: against {made.against}, {test}, corrected by Holm for the number of rows.")
+        notes.append(
+            f"p: against {made.against}, {test}, corrected by Holm for the number of rows. Dagger: below 0.05."
+        )
     if any(row.paper for row in made.rows):
         notes.append("Below a method: what its paper reports, by the recipe, for the paper's own points and attacks.")
     return [*notes, *made.notes]

@@ -244,7 +244,9 @@ def dataset_of(recipe_name: str, source: str | None) -> str | None:
 def _training(
     command: str, model: str, found_model: FoundModel | None, chosen: Recipe, seed: int, data: StudyData | None
 ) -> Training:
-    resolved = {key: value for key, value in chosen.resolved().items() if key not in recipes.NOT_TRAINED}
+    # Without defaults: a key that a later version adds does not make another training of what was trained.
+    said_by_recipe = chosen.settings.model_dump(mode="json", exclude_defaults=True)
+    resolved = {key: value for key, value in said_by_recipe.items() if key not in recipes.NOT_TRAINED}
     said = data.model_dump(mode="json", include={"source", "train_split", "columns", "classes"}) if data else None
     digest = _digest([command, _identity(model, found_model), resolved, said])
     name = f"{_slug(model)}-{_slug(chosen.short_name)}-seed{seed}-{digest}"

@@ -32,6 +32,7 @@ from robustctl.training.projection import GradientProjection
 from robustctl.training.selection import OverfittingGuard
 from robustctl.training.step import Step
 from robustctl.training.step_context import StepContext
+from robustctl.training.watch import Watch
 from robustctl.training.weight_perturbation import kept_buffers, moved_uphill
 
 BEST = "best.safetensors"
@@ -63,7 +64,8 @@ class Loop:
         self.parts, self.directory, self.save_seconds = parts, directory, save_seconds
         self.model, self.settings, self.method, self.world = parts.model, parts.settings, parts.method, parts.world
         self.position = Position(parts.passes)
-        self.log = MetricsLog(directory, listeners, self.world.leads)
+        self.watch = Watch(self.settings.train.epochs)
+        self.log = MetricsLog(directory, [*listeners, self.watch], self.world.leads)
         self.monitor = Monitor(parts, self.log)
         self.context = StepContext.of(
             self.model, self.settings, self.monitor.meter, self.world, parts.seed, parts.device, self.log.write
@@ -137,7 +139,7 @@ class Loop:
         while not self.position.pass_is_done and self.position.step < end:
             self._one_step(this)
             self.monitor.look(self.position)
-            advance(1, f"epoch {this.epoch + 1}")
+            advance(1, self.watch.note(this.epoch + 1))
             self._save_if_due(stop)
 
     def _finish_pass(self) -> None:
@@ -299,4 +301,5 @@ class Loop:
         if self.overfitting:
             self.overfitting.best = state["check_accuracy"]
         self.best, self.start_norm = state["best"], state["start_norm"]
+        self.watch.resume(self.best)
         self.log.cut(state["metrics_bytes"])

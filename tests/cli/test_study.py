@@ -69,6 +69,24 @@ def test_one_failure_leaves_the_rest_and_exits_with_1(study: Path, capsys: pytes
     assert robust("study", study) == 0
 
 
+def test_the_documented_study_is_short_and_has_the_steps_that_it_is_said_to_have() -> None:
+    from robustctl.workflows.study import read_study
+
+    file = Path(__file__).parents[2] / "docs" / "digits.yaml"
+    assert len(file.read_text().splitlines()) < 15
+    plan = read_study(file)
+    assert len(plan.trainings) == 18 and len(plan.evaluations) == 18
+    assert {one.protocol for one in plan.evaluations} == {"adaptive"}
+
+
+def test_the_yaml_in_the_documentation_is_a_study(tmp_path: Path) -> None:
+    from robustctl.workflows.study import read_study
+
+    text = (Path(__file__).parents[2] / "docs" / "study.md").read_text()
+    (tmp_path / "s.yaml").write_text(text.split("```yaml\n")[1].split("```")[0])
+    assert len(read_study(tmp_path / "s.yaml").trainings) == 18
+
+
 def test_every_fault_of_a_study_is_told_with_exit_code_2(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study.write_text("models: [digits-linf, digits-l]\nrecipes: e-a\nprotocols: fst\nset: {train.epoch: 1}\n")
     assert robust("study", study) == 2
