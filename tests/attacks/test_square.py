@@ -128,3 +128,27 @@ def test_the_pattern_of_a_patch_has_either_sign(norm: Norm) -> None:
         _patch(x, x, threat, 0.3, torch.cat([draws[:, :5], torch.tensor([[end]]).double()], 1)) for end in (0.1, 0.9)
     )
     torch.testing.assert_close(low - x, x - high)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_tie_is_not_broken_and_the_search_goes_on(norm: Norm) -> None:
+    class Tied(nn.Module):
+        """Both logits are the same at every point."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            """Logits (n, 2)."""
+            total = x.flatten(1).sum(1)
+            return torch.stack([total, total], 1)
+
+    x, y = torch.full((1, 1, 8, 8), 0.5), torch.zeros(1, dtype=torch.int64)
+    with Oracle(Tied().eval()) as oracle:
+        square(oracle, x, y, Threat(norm, EPS[norm], ""), queries=7, generator=seeds.generators(0, "s", [0]))
+        assert oracle.forwards == 8
+
+
+def test_the_windows_of_a_patch_have_a_middle() -> None:
+    x = torch.full((1, 1, 12, 12), 0.5, dtype=torch.float64)
+    draws = torch.full((1, 6), 0.4, dtype=torch.float64)
+    for share, side in ((0.01, 3), (0.05, 3), (0.12, 5), (0.17, 5), (0.25, 7), (0.3, 7)):
+        changed = _patch(x, x, Threat("l2", 0.4, "0.4"), share, draws) != x
+        assert changed.sum() == side**2

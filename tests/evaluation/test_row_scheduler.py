@@ -120,3 +120,7 @@ def test_a_tie_of_two_logits_is_not_broken_and_its_attempts_go_on() -> None:
     with Oracle(Tied().eval()) as oracle:
         (_,) = run_family(oracle, data, [0], SMALL, CE, seed=0, batch_size=4)
         assert oracle.gradients >= CE.steps
+
+
+def test_a_point_that_is_wrong_by_little_without_any_attack_is_not_attacked() -> None:
+    assert attacked(-0.3, SMALL, "float32") == (True, 0)
