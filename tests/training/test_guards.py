@@ -1,10 +1,13 @@
+import importlib
 import math
 import os
+import pkgutil
 import signal
 
 import pytest
 
 from robustctl.errors import RunError
+from robustctl.training import methods
 from robustctl.training.guards import Guards, stop_signal
 
 
@@ -64,3 +67,11 @@ def test_handlers_are_restored() -> None:
     with stop_signal():
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_only_methods_that_climb_the_loss_are_asked_whether_it_rose() -> None:
+    names = [module.name for module in pkgutil.iter_modules(methods.__path__)]
+    modules = {name: importlib.import_module(f"{methods.__name__}.{name}") for name in names}
+    at_random = {name for name, module in modules.items() if hasattr(module, "Method") and not module.Method.attacks}
+    assert {"natural", "z_mc", "z_ps", "prl"} <= at_random
+    assert not at_random & {"at", "avg", "e_at", "fgsm", "free", "max", "msd", "ramp", "sat"}
