@@ -277,7 +277,7 @@ def _summary(spec: "Entry | ModelSpec") -> str:
 
 
 def _row(spec: "Entry | ModelSpec") -> dict[str, object]:
-    """What the listing says of a model; size and published accuracies are known of entries alone."""
+    """The listing's row of a model; size and published accuracies are known of entries alone."""
     arguments = ",".join(f"{key}={value}" for key, value in spec.architecture.args.items())
     code = spec.architecture.code
     builder = f"{code.file}:{code.name}" if code else spec.architecture.name

@@ -1,4 +1,5 @@
-"""What listings and results share: headers, order, the width of the terminal, and JSON in a file or on stdout."""
+"""The common part of listings and results: headers, order, the width of the terminal, and JSON in a file or on
+stdout."""
 
 import json as json_text
 import shutil

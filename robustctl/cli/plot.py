@@ -36,7 +36,8 @@ def q_curve(
 @app.command("curve")
 def curve(
     results: Annotated[
-        list[str], typer.Argument(help="Result files of eval --curve; those of fixed radii are marked in the picture.")
+        list[str],
+        typer.Argument(help="Result files of eval --curve; results of fixed radii are marked in the picture."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Picture to write, .png or .svg.")],
     label: Annotated[

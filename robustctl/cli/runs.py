@@ -34,8 +34,8 @@ def command(
 ) -> None:
     """List runs, oldest first: status, steps, seed, union accuracy on the selection split, newest result.
 
-    A run is stopped if it has not ended and no process trains it any more. What --resume goes on with is
-    interrupted, stopped or failed, or was cut by --max-steps.
+    A run is stopped if it has not ended and no process trains it any more. --resume goes on with a run that is
+    interrupted, stopped or failed, or that --max-steps has cut.
     """
     from robustctl.discovery import unknown
     from robustctl.workflows.run_list import STATUSES, listed_runs

@@ -1,7 +1,7 @@
 """Pixels that would take too much memory: they lie in a file without a name, which is gone when nobody uses it.
 
-The file is mapped into memory, so that a tensor of it is like any other. What was read of it counts as memory of the
-process until it is let go: whoever goes through such a tensor calls ``release`` now and then.
+The file is mapped into memory, so that a tensor of it is like any other. Its pages that were read count as memory of
+the process until they are let go: whoever goes through such a tensor calls ``release`` now and then.
 """
 
 import math
@@ -18,7 +18,7 @@ from robustctl.files import writing
 from robustctl.home import home
 
 LARGE = 1 << 30
-"""Bytes from which pixels lie on the disk: those of 7,134 colour images of 224 pixels a side."""
+"""Bytes from which on pixels lie on the disk: 7,134 colour images of 224 pixels a side have so many."""
 PIECE = 1 << 26
 """Bytes that are copied at once."""
 

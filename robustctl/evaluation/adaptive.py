@@ -178,7 +178,7 @@ def _numbered(family: Family, number: int) -> Family:
 
 
 def taking(setting: Setting, world: World, advance: Advance) -> Take:
-    """What does a step: every process takes its share of the points, and all exchange their verdicts."""
+    """Plays a step: every process takes its share of the points, and all exchange their verdicts."""
 
     def take(step: Step) -> dict[int, Verdict]:
         job = jobs.own_job(setting, step.threat, step.family, in_float32=step.exact)

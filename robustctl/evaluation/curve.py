@@ -30,17 +30,18 @@ from robustctl.version import __version__
 
 FMN_STEPS = 100
 BOUND_STEPS = 50
-"""Of APGD at the bound, for points that FMN has not broken; one start a loss."""
+"""The losses of APGD at the bound, for points that FMN has not broken; one start per loss."""
 ROUNDS = 10
 ROUND_STEPS = 40
 WIDE = 2.0
-"""Of the radius: the ball in which l_1 begins, as the larger radii of l_1-APGD (arXiv:2103.01208, Sec. 3.3)."""
+"""A multiple of the radius: the ball in which l_1 begins, as the larger radii of l_1-APGD (arXiv:2103.01208, Sec.
+3.3)."""
 TARGETS = 3
 """Classes that every other round aims at in turn; the others aim at none."""
 LINE = 14
 """Halvings of the line from the image to a witness: it ends within 1/16,384 of its length of the boundary."""
 FIRST_LOW = 0.5
-"""Of the first distance: where bisection begins, until a smaller radius has been broken."""
+"""A share of the first distance: bisection begins there, until a smaller radius has been broken."""
 LOSSES: tuple[Loss, ...] = (losses.probability_margin, losses.margin, losses.ce)
 COST = FMN_STEPS + len(LOSSES) * BOUND_STEPS + ROUNDS * (ROUND_STEPS + LINE / 2) + LINE / 2
 """Gradient evaluations an image; l_1 takes up to twice as many."""
@@ -114,7 +115,7 @@ class Round:
         return True
 
     def propose(self, oracle: Oracle, x: Tensor, y: Tensor, positions: Sequence[int]) -> Tensor:
-        """Points (n, c, h, w), of which those that are misclassified count."""
+        """Points (n, c, h, w); the misclassified ones count."""
         return _line(oracle, x, y, fmn(oracle, x, y, self.threat, steps=FMN_STEPS))
 
     def learn(self, position: int, before: float | None, broken: bool) -> None:

@@ -99,7 +99,7 @@ def broken_in(path: Path, norm: str, wanted: set[int]) -> Iterator[Broken]:
 
 
 def nearest_in(path: Path, norm: Norm, wanted: set[int], data: ImageData) -> Iterator[Broken]:
-    """Of each point the adversarial image nearest to it; none if the file is in use."""
+    """The adversarial image nearest to each point; there are none if the file is in use."""
     rows = sorted(_rows(path, norm, wanted, "1"), key=lambda row: row[0])
     for position, group in itertools.groupby(rows, key=lambda row: row[0]):
         image, best, least = data.images([position]), b"", math.inf

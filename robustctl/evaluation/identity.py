@@ -1,4 +1,4 @@
-"""What makes an evaluation the one that it is: the key of its verdicts, and its protocol in a line."""
+"""The identity of an evaluation: the key of its verdicts, and its protocol in a line."""
 
 import dataclasses
 from collections.abc import Iterator

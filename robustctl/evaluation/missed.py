@@ -35,7 +35,7 @@ Fell = Callable[[Sequence[int]], set[int]]
 
 @dataclass(frozen=True)
 class Audit:
-    """Of so many ``survivors``, ``drawn`` met the full budget, ``fell`` broke, and ``missed`` others would at most."""
+    """``drawn`` of so many ``survivors`` met the full budget, ``fell`` broke, and ``missed`` others would at most."""
 
     survivors: int
     drawn: int

@@ -43,7 +43,7 @@ def sound_rows(damaged: Path, template: Path, tables: Mapping[str, int]) -> Rows
 
 
 def mark_of(path: Path) -> int:
-    """What the header has for ``PRAGMA user_version``; it is read from the bytes, which may be all that is sound."""
+    """The header's value for ``PRAGMA user_version``; it is read from the bytes, which may be all that is sound."""
     with path.open("rb") as file:
         return int.from_bytes(file.read(100)[MARK_AT], "big", signed=True)
 
@@ -71,7 +71,7 @@ def _read(path: Path, table: str, columns: int) -> list[tuple[object, ...]]:
 def _between(connection: sqlite3.Connection, table: str, first: int, last: int) -> Iterator[tuple[object, ...]]:
     """The readable rows with numbers from ``first`` to ``last``.
 
-    A range is read from both ends up to a damaged page. What lies between is halved, and so on.
+    A range is read from both ends up to a damaged page. The range between is halved, and so on.
     """
     ranges = deque([(first, last)])
     for _ in range(MOST_RANGES):

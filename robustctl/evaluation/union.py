@@ -58,7 +58,8 @@ measurement."""
 
 @dataclasses.dataclass(frozen=True)
 class Beside:
-    """What is reported beside the verdicts: second opinions by norm, and how much was missed, if that was asked."""
+    """Everything that is reported beside the verdicts: second opinions by norm, and how much was missed, if that was
+    asked."""
 
     opinions: dict[Norm, SecondOpinion]
     missed: dict[str, Missed] | None = None

@@ -9,7 +9,7 @@ from robustctl.yaml_faults import models_in
 
 
 def recipe_keys() -> list[str]:
-    """Every key of every block, sorted; those of the method's block are the keys of all methods."""
+    """Every key of every block, sorted; the method's block has the keys of all methods."""
     found = {f"method.{key}" for name in discovery.names(METHODS) for key in _config(name).model_fields}
     return sorted(found | set(_keys(Settings, "")))
 

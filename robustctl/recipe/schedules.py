@@ -116,7 +116,7 @@ class Cosine(Block):
 class OneCycle(Block):
     """Cosine up from a 25th of the rate over the share ``rise``, then down to a 250,000th (Smith and Topin 2018).
 
-    The defaults are those of the schedule that thesis 3.3 trains with; Wang et al. 2023 rise for 0.025.
+    The defaults make the schedule that thesis 3.3 trains with; Wang et al. 2023 rise for 0.025.
     """
 
     name: Literal["one-cycle"]

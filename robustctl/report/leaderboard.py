@@ -64,7 +64,7 @@ class Row(_Frozen):
 
     @property
     def union(self) -> float:
-        """What it is ranked by."""
+        """The figure that it is ranked by."""
         return self.figures[-1].acc
 
     @property

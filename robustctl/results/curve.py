@@ -31,8 +31,8 @@ class _Frozen(BaseModel):
 class NormCurve(_Frozen):
     """One norm: a radius ``eps`` that counts as 1 on the common scale, and the ``bound`` up to which it was searched.
 
-    ``distance`` is 0 for images that are wrong as they are, and None where nothing was found within the bound. ``by``
-    says whose witness is the nearest one, for how many points.
+    ``distance`` is 0 for images that are wrong as they are, and None if nothing was found within the bound. ``by`` says
+    whose witness is the nearest one, for how many points.
     """
 
     eps: Annotated[float, Field(gt=0)]
@@ -54,7 +54,7 @@ class NormCurve(_Frozen):
 
 
 def median_of(distance: Sequence[float | None]) -> float | None:
-    """The median distance; None where it lies beyond the bound."""
+    """The median distance; None if it lies beyond the bound."""
     value = statistics.median_low([math.inf if one is None else one for one in distance])
     return None if math.isinf(value) else value
 

@@ -32,9 +32,9 @@ class RoundInfo(Frozen):
 class Missed(Frozen):
     """How many breaks the rounds missed at most, in one norm or in the union.
 
-    Of ``survivors``, ``drawn`` at random met the full budget and ``fell`` broke, which counts. Of the others it would
-    break at most ``missed``, which is so many percentage ``points`` of all images, at this ``confidence``. All audits
-    of these norms together spent so many gradient ``evaluations``.
+    ``drawn`` of the ``survivors``, chosen at random, met the full budget; ``fell`` of them broke, which counts. It
+    would break at most ``missed`` of the others, which is so many percentage ``points`` of all images, at this
+    ``confidence``. All audits of these norms together spent so many gradient ``evaluations``.
     """
 
     survivors: Annotated[int, Field(ge=0)]

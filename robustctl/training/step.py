@@ -126,7 +126,8 @@ class Step:
         return x_adv
 
     def look(self, measure: Callable[[Oracle], Tensor]) -> Tensor:
-        """What ``measure(oracle)`` reads off the model in eval mode, without a graph; the same in a replay."""
+        """The value that ``measure(oracle)`` reads off the model in eval mode, without a graph; the same in a
+        replay."""
         if self._known is not None:
             return self._known.pop(0)
         with self.oracle() as oracle:

@@ -20,11 +20,11 @@ from robustctl.workflows.claimed_figures import newest_verdict
 from robustctl.workflows.claims import RECORDS, Claim, find_claims, published_claims, read_claim
 
 OWNED = ("board-*.html", "board-*.json", "entries.html", "entries.json", "index.html")
-"""What only a leaderboard writes: what an earlier one left is removed."""
+"""The files that only a leaderboard writes: an earlier one's are removed."""
 
 
 def make_site(what: Sequence[str], folder: Path, *, entries: bool = False) -> list[Path]:
-    """Write the pages of a leaderboard; returns those of its boards.
+    """Write the pages of a leaderboard; returns its boards' pages.
 
     Args:
         what: directories (searched through), runs, studies (``.yaml``), repos, or files of results.
@@ -164,7 +164,7 @@ def _size(model: FoundModel) -> int | None:
 
 
 def _more(result: UnionResult, folder: Path) -> list[str]:
-    """What else was measured of the same weights: suites of threats beyond norms, and intermediate-q robustness."""
+    """Other measurements of the same weights: suites of threats beyond norms, and intermediate-q robustness."""
     lines = []
     for path in sorted(folder.glob("*.json")):
         if (suite := _read(path, SuiteResult, "robustctl.suite/1")) and suite.weights_sha256 == result.weights_sha256:

@@ -64,7 +64,7 @@ def read_both(texts: list[str]) -> tuple[list[tuple[str, "UnionResult"]], list[t
 
 
 def read_suites(texts: list[str]) -> list[tuple[str, "SuiteResult"]] | None:
-    """Results of suites with their labels; None where the first file is no such result.
+    """Results of suites with their labels; None if the first file is no such result.
 
     Raises:
         RequestError: the first is a suite's and another is not, or is no result at all.

@@ -1,7 +1,7 @@
 """RCRT (Dai et al., ICML 2025, arXiv:2502.04248): threats come one after the other, and logits are kept close.
 
 Training begins with the first threat; after every ``every`` epochs the next one becomes known. A regulariser keeps the
-logits within a threat's ball close to those of the clean image, because the gap between the robustness against two
+logits within a threat's ball close to the clean image's logits, because the gap between the robustness against two
 threats is bounded by how far each moves the logits (their Theorem 1). Followed: train/reg_utils.py of the authors'
 repository at commit 5a69324, whose regulariser has an attack of its own.
 """
