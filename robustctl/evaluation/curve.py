@@ -197,7 +197,7 @@ def _take_over(
     setup: Setup, threat: Threat, store: Store, known: Known, right: list[int], others: Sequence[Path]
 ) -> None:
     """Judge the witnesses of other evaluations of the same model on the same images; the radius does not matter."""
-    there = [path for path in others if path != store.path and earlier.is_alike(path, store)]
+    there = [path for path in others if path != store.path and earlier.is_alike(path, store, setup.data)]
     for path in there:
         family = f"{EARLIER}{path.stem}"
         done = store.judged(threat.norm, family)

@@ -6,6 +6,7 @@ import math
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,8 +20,9 @@ from robustctl.evaluation.store_key import read_key
 from robustctl.evaluation.store_tables import CHECKED, is_sound
 from robustctl.threats import Norm, Threat
 
-SAME = ("weights", "architecture", "normalisation", "images", "n")
-"""The common part that two evaluations need, so that an image that breaks a point in one breaks it in the other."""
+SAME = ("weights", "architecture", "normalisation")
+"""The common part that two evaluations need beside images, so that an image that breaks a point in one breaks it in the
+other."""
 
 CURVE = "any, see the distances"
 """Stands in the key of a curve's store in the place of radii."""
@@ -46,11 +48,11 @@ def take_over(
     Args:
         positions: points that may be taken over; those that this evaluation has broken already are left alone.
         stores: files of other evaluations, with a smaller or the same radius, and of curves. Stores of other models or
-            images, and stores in use, are passed over.
+            images, and stores in use, are passed over; images may be the first of these.
         passes: that judge a point, see ``referee.vote``.
     """
     for path in stores:
-        if path == store.path or not is_alike(path, store):
+        if path == store.path or not is_alike(path, store, data):
             continue
         there = read_key(path)
         try:
@@ -72,10 +74,19 @@ def take_over(
                 store.add(threat.norm, family, _judged(model, data, threat, chunk, done, passes))
 
 
-def is_alike(path: Path, store: Store) -> bool:
-    """Whether another store is of the same model on the same images, so that its witnesses are witnesses here."""
+def is_alike(path: Path, store: Store, data: ImageData) -> bool:
+    """Whether another store is of the same model on these images or the first of them; its witnesses count then."""
     there = read_key(path)
-    return all(field in there and there[field] == store.key[field] for field in SAME)
+    if not all(field in there and there[field] == store.key[field] for field in SAME):
+        return False
+    try:
+        n, images = int(there["n"]), json.loads(there["images"])
+    except (KeyError, ValueError):  # a damaged key
+        return False
+    if not 0 < n <= len(data):
+        return False
+    first = data if n == len(data) else replace(data, x=data.x[:n], y=data.y[:n], indices=data.indices[:n])
+    return bool(first.content_sha256 == images)
 
 
 def counts(store: Store, threats: Sequence[Threat]) -> dict[str, dict[Norm, int]] | None:

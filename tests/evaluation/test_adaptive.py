@@ -6,8 +6,10 @@ import random
 import pytest
 import torch
 
-from robustctl.evaluation import adaptive
+from robustctl.evaluation import adaptive, second_opinion
 from robustctl.evaluation.adaptive import Step, play
+from robustctl.evaluation.attack_flags import kind_of
+from robustctl.evaluation.protocols import ROUNDS
 from robustctl.evaluation.store import Store, Verdict
 from robustctl.evaluation.union import evaluate_union
 from robustctl.evaluation.union_request import UnionRequest
@@ -129,8 +131,10 @@ def test_of_a_linear_classifier_no_point_is_left_that_standard_breaks_at_a_quart
 
 
 def test_verdicts_and_decisions_depend_neither_on_the_batch_nor_on_the_order_of_points(
-    result, linear, linear_spec, linear_data, tmp_path
+    linear, linear_spec, linear_data, tmp_path, monkeypatch
 ):
+    shorten(monkeypatch)
+    result = evaluate(linear, linear_spec, linear_data, ADAPTIVE, tmp_path / "a.sqlite")
     small = dataclasses.replace(ADAPTIVE, batch_size=7)
     assert told(evaluate(linear, linear_spec, linear_data, small, tmp_path / "b.sqlite")) == told(result)
     turned = linear_data.select(list(reversed(range(40))))
@@ -139,13 +143,32 @@ def test_verdicts_and_decisions_depend_neither_on_the_batch_nor_on_the_order_of_
     assert told(found)[1] == told(result)[1]
 
 
+def shorten(monkeypatch):
+    """The rounds and the second opinion with a tenth of their steps: what a kill leaves does not depend on these."""
+    for norm, rounds in ROUNDS["adaptive"].items():
+        short = [
+            dataclasses.replace(one, families=tuple(_shorter(family) for family in one.families), most=2)
+            for one in rounds
+        ]
+        monkeypatch.setitem(ROUNDS["adaptive"], norm, tuple(short))
+    monkeypatch.setattr(second_opinion, "FAMILIES", tuple(map(_shorter, second_opinion.FAMILIES)))
+
+
+def _shorter(family):
+    ladder = tuple((factor, 1) for factor, _ in family.ladder)
+    steps = len(ladder) or max(family.steps // 10, 3)
+    return dataclasses.replace(family, steps=steps, ladder=ladder, targets=min(family.targets, 2), restarts=1)
+
+
 @pytest.mark.parametrize(
     ("union_only", "n", "kills"),
-    [(False, 12, 3), (True, 12, 3), pytest.param(False, 40, 40, marks=pytest.mark.slow)],
+    [(False, 10, 2), (True, 10, 2), pytest.param(False, 40, 40, marks=pytest.mark.slow)],
 )
 def test_killed_at_any_commit_the_same_call_goes_on_to_the_same_table(
     linear, linear_spec, linear_data, tmp_path, monkeypatch, union_only, n, kills
 ):
+    if kills < 40:
+        shorten(monkeypatch)
     request, data = dataclasses.replace(ADAPTIVE, union_only=union_only, batch_size=13), linear_data.select(range(n))
     whole = evaluate(linear, linear_spec, data, request, tmp_path / "whole.sqlite")
     commit, commits = Store.add, 0
@@ -196,3 +219,9 @@ def test_a_diverse_start_that_breaks_more_than_the_first_attack_is_a_sign_of_mas
     assert len(flags) == 1
     assert not adaptive.masking_flags([info("first-1", 10), info("diverse-1", 10)], THREATS)
     assert not adaptive.masking_flags([info("first-1", 0), info("diverse-1", 4)], THREATS), "too few points"
+
+
+@pytest.mark.parametrize("family", ["square", "square-3", "audit: square", "fab-t-12", "audit: fab-t"])
+def test_a_family_of_another_kind_is_known_under_every_name(family):
+    assert kind_of(family) in ("square", "fab-t")
+    assert [kind_of(one) for one in ("apgd-t", "few-targets-2")] == ["apgd-t", "few-targets"]

@@ -246,6 +246,15 @@ def test_a_file_of_the_contract_for_attacks_runs_from_outside(private_home: Path
     assert one.name == "corners.py:ATTACK(steps=5)" and list(one.norms) == ["linf"]
 
 
+def test_more_images_go_on_from_the_points_that_fewer_broke(images: ImageData) -> None:
+    threats = f"linf:{EPS}"
+    few = robustctl.evaluate("digits-linf", protocol="fast", n=20, threats=threats, precision="float32")
+    more = robustctl.evaluate("digits-linf", protocol="fast", n=26, threats=threats, precision="float32")
+    assert more.earlier == {"fast": {"linf": few.clean.n_correct - few.norms["linf"].n_correct}}
+    assert more.points.robust["linf"][:20] == few.points.robust["linf"]
+    assert any("broken by earlier evaluations (fast)" in line for line in more.origins())
+
+
 def test_runs_of_several_protocols_add_up(images: ImageData) -> None:
     asked: dict[str, Any] = {"n": 30, "threats": f"linf:{EPS},l1:1.4"}
     weak = robustctl.evaluate("digits-linf", protocol="fast", **asked)

@@ -40,17 +40,21 @@ def test_the_sample_is_small_and_depends_on_seed_and_index_alone():
     assert sorted(999 - position for position in turned) == first
 
 
-@pytest.fixture
-def misled(linear, linear_spec, linear_data, tmp_path, monkeypatch):
-    """An evaluation whose own attacks propose the images themselves."""
-    plain = jobs.run_family
+def _blindfolded(plain):
+    """The attacks, of which those by projected gradients propose the images themselves."""
 
-    def blindfolded(oracle, data, positions, threat, family, **more):
+    def run(oracle, data, positions, threat, family, **more):
         if family.attack == "apgd":
             return iter([Finished(list(positions), data.images(positions))])
         return plain(oracle, data, positions, threat, family, **more)
 
-    monkeypatch.setattr(jobs, "run_family", blindfolded)
+    return run
+
+
+@pytest.fixture
+def misled(linear, linear_spec, linear_data, tmp_path, monkeypatch):
+    """An evaluation whose own attacks propose the images themselves."""
+    monkeypatch.setattr(jobs, "run_family", _blindfolded(jobs.run_family))
     options = {"name": "m", "device": torch.device("cpu"), "store_path": tmp_path / "s.sqlite"}
     return union.evaluate_union(linear, linear_spec, linear_data, REQUEST, **options)
 
@@ -69,6 +73,25 @@ def test_a_survivor_that_falls_is_flagged_printed_as_at_most_and_stops_a_push(mi
         check_flags([misled], allow=False)
     misled.write(tmp_path / "r.json")
     assert results.read(tmp_path / "r.json") == misled
+
+
+def test_of_a_linear_classifier_those_of_the_sample_fall_that_the_closed_form_breaks(
+    linear, linear_spec, linear_data, tmp_path, monkeypatch
+):
+    """Far from the box a point is breakable if another class is nearer than the radius."""
+    data = dataclasses.replace(linear_data, x=linear_data.x * 0.4 + 0.3)
+    monkeypatch.setattr(jobs, "run_family", _blindfolded(jobs.run_family))
+    request = dataclasses.replace(REQUEST, threats=(Threat.parse("l2:0.1"),))
+    options = {"name": "m", "device": torch.device("cpu"), "store_path": tmp_path / "s.sqlite"}
+    found = union.evaluate_union(linear, linear_spec, data, request, **options)
+    survivors = [position for position, robust in enumerate(found.points.robust["l2"]) if robust]
+    asked = second_opinion.sample(survivors, data.indices.tolist(), request.seed)
+    weight, scores = linear.net[1].weight.double(), linear.net[1](data.x.flatten(1)).double()
+    gaps = (scores.gather(1, data.y[:, None]) - scores)[asked]
+    distance = gaps / torch.linalg.vector_norm(weight[None] - weight[data.y[asked]][:, None], dim=2)
+    nearest = distance.nan_to_num(torch.inf).masked_fill(gaps == 0, torch.inf).amin(dim=1)
+    assert 0 < int((nearest < 0.1).sum()) < len(asked)
+    assert found.second_opinion["l2"].fell == int((nearest < 0.1).sum())
 
 
 def test_where_nothing_falls_nothing_is_flagged_and_the_second_time_nothing_is_attacked(
