@@ -60,7 +60,8 @@ class WideResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(planes[3])
         self.fc = nn.Linear(planes[3], n_classes)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            # An empty copy has nothing to draw, and asking for it there imports torch's compiler, which takes seconds.
+            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
         nn.init.zeros_(self.fc.bias)
 

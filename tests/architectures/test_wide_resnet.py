@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -56,3 +59,13 @@ def test_block_agrees_with_the_formula_of_the_paper() -> None:
     activated = torch.relu(block.bn1(x))
     expected = block.convShortcut(activated) + block.conv2(torch.relu(block.bn2(block.conv1(activated))))
     torch.testing.assert_close(block(x), expected)
+
+
+def test_an_empty_copy_needs_no_compiler() -> None:
+    """It is made before any weights are loaded; torch's compiler takes longer to import than all else."""
+    code = (
+        "import sys, torch; from robustctl.architectures.wide_resnet import build\n"
+        "with torch.device('meta'): build(10, (3, 32, 32), 10, 1)\n"
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
