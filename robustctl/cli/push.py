@@ -33,7 +33,7 @@ def command(
         bool,
         typer.Option("--eval-results", help="Also write figures on hub data sets to .eval_results."),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be pushed; no network.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be pushed; check the token.")] = False,
 ) -> None:
     """Push a run to the hub: weights, config, card with results, recipe, evaluations. Twice is the same as once."""
     from robustctl.errors import RequestError

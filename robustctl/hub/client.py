@@ -290,7 +290,8 @@ def _translated(what: str, error: HfHubHTTPError) -> Exception:
     status = error.response.status_code
     where = shown_endpoint()
     if isinstance(error, GatedRepoError):
-        return RequestError(f"{what} is gated: accept its terms on {where}/{what} and set HF_TOKEN")
+        token = ", with the account of your token" if own_token() else " and set HF_TOKEN"
+        return RequestError(f"{what} is gated: accept its terms on {where}/{what}{token}")
     if isinstance(error, RevisionNotFoundError):
         return RequestError(f"{what} has no such revision on {where}")
     if status == 401 and own_token():

@@ -4,5 +4,5 @@ import re
 
 REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
 COMMIT = re.compile(r"[0-9a-f]{40}")
-REVISION = re.compile(r"[A-Za-z0-9](?:[\w-]|[./](?![./]))*", re.ASCII)  # a branch, a tag or a commit
+REVISION = re.compile(r"[A-Za-z0-9](?:[\w#+=,-]|[./](?![./]))*", re.ASCII)  # a branch, a tag or a commit
 FILE = "file://"

@@ -222,7 +222,7 @@ def _limit_memory(size: int) -> None:
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
-        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        mapped = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
         limit = mapped + SPARE_BYTES + 4 * size
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 

@@ -123,7 +123,7 @@ def pulled_directory(repo: str, revision: str) -> Path | None:
     if not (repo.startswith(FILE) or REPO_ID.fullmatch(repo)) or not REVISION.fullmatch(revision):
         return None
     ref = ref_file(repo, revision)
-    commit = ref.read_text().strip() if ref.is_file() else revision
+    commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision
     directory = repo_home(repo) / quote(commit, safe="")
     return directory if (directory / CONFIG).is_file() else None
 

@@ -21,6 +21,7 @@ from robustctl.models.find import (
     ref_file,
     repo_home,
 )
+from robustctl.models.foreign import not_ours, require_own_config
 from robustctl.progress import Megabytes, progress
 from robustctl.spec import CONFIG, WEIGHTS, ModelSpec, read_spec
 
@@ -60,7 +61,7 @@ def pull(repo: str, revision: str = "main") -> Path:
     chosen = [file for file in files if _is_ours(file.path)]
     paths = {file.path for file in chosen}
     if CONFIG not in paths or not paths & {WEIGHTS, INDEX}:
-        raise RequestError(f"{repo} is not a model of robustctl: it lacks {CONFIG} or {WEIGHTS}")
+        raise not_ours(repo, [file.path for file in files], f"it lacks {CONFIG if CONFIG not in paths else WEIGHTS}")
     small = [file for file in chosen if not _is_weights(file.path)]
     _check_sizes(repo, chosen, small)
     directory = repo_home(repo) / commit
@@ -69,7 +70,12 @@ def pull(repo: str, revision: str = "main") -> Path:
             want = partial(registry.wanted, repo, commit)
             staging = _fetch(repo, small, directory, want, registry.get)
             weights = [file for file in chosen if _is_weights(file.path)]
-            _check_spec(repo, read_spec(staging), sum(file.size for file in weights))
+            try:
+                require_own_config(repo, staging, [file.path for file in files])
+                spec = read_spec(staging)
+            except RequestError as error:  # the name of the staging folder helps nobody
+                raise RequestError(str(error).replace(str(staging), repo)) from None
+            _check_spec(repo, spec, sum(file.size for file in weights))
             _fetch(repo, weights, directory, want, registry.get)
             plain_directory.write_sums(
                 staging, {file.path: file.sha256 or sha256(staging / file.path) for file in chosen}
@@ -119,7 +125,7 @@ def fetch_dataset(repo: str, split: str | None = None) -> Path:
     home_of_repo = home() / "datasets" / repo
     ref = home_of_repo / "refs" / (split or "all")
     if client.is_offline() and ref.is_file():
-        return home_of_repo / ref.read_text()
+        return home_of_repo / ref.read_text(encoding="utf-8")
     commit, files = _dataset_files(repo)
     chosen = [file for file, of in files if split in (None, of)]
     if not chosen:

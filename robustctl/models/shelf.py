@@ -80,7 +80,7 @@ def read_record(name: str) -> WeightsRecord | None:
     """The record of an entry's weights; None if there is none."""
     path = record_file(name)
     try:
-        return WeightsRecord.model_validate_json(path.read_text()) if path.is_file() else None
+        return WeightsRecord.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
     except ValidationError:
         raise RequestError(f"{path} is damaged; remove it together with the weights: models remove {name}") from None
 
@@ -273,8 +273,8 @@ def _remove_pulled(repo: str, revision: str) -> list[Path]:
 def _forget(repo: str, revision: str, ref: Path) -> list[Path]:
     if not ref.is_file():
         raise RequestError(f"model {repo!r} at {revision} is not here any more; another process removed it")
-    commit = ref.read_text().strip()
-    others = {path.read_text().strip() for path in ref.parent.iterdir() if path != ref}
+    commit = ref.read_text(encoding="utf-8").strip()
+    others = {path.read_text(encoding="utf-8").strip() for path in ref.parent.iterdir() if path != ref}
     gone = repo_home(repo) if not others else repo_home(repo) / quote(commit, safe="")
     with writing(gone):
         ref.unlink()

@@ -50,7 +50,7 @@ class Jobs:
         number = self.folder / f"{name}.job"
         job = None
         if number.is_file():
-            job = self.kind(folder=self.folder, job_id=number.read_text().strip())
+            job = self.kind(folder=self.folder, job_id=number.read_text(encoding="utf-8").strip())
             if job.done():
                 job = None  # it ended without its step being done: once more
         if job is None:

@@ -52,7 +52,7 @@ def _here(source: str, split: str, fetch: bool) -> str:
     """
     ref = home() / "datasets" / source / "refs" / split
     if HUB_ID.fullmatch(source) and ref.is_file():
-        return str(ref.parent.parent / ref.read_text().strip())
+        return str(ref.parent.parent / ref.read_text(encoding="utf-8").strip())
     if not fetch and HUB_ID.fullmatch(source):
         raise RequestError(f"data set {source} is not here")
     return source

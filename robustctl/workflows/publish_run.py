@@ -16,6 +16,7 @@ from robustctl.hub.names import FILE, REPO_ID
 from robustctl.hub.plain_directory import sha256
 from robustctl.models.find import entry_files, pulled, read_entry
 from robustctl.models.safetensors_header import weights_sha256
+from robustctl.progress import say
 from robustctl.publish import eval_results, push, redact
 from robustctl.publish.card import PublishedCode, Story
 from robustctl.publish.push import Package, Target, preflight
@@ -101,7 +102,7 @@ def publish_run(
         target: where to.
         licence: hub identifier, if it cannot be inherited.
         allow_flags: push although the evaluation raised flags; the card names them.
-        dry_run: say what would be pushed; no network.
+        dry_run: say what would be pushed, and ask the hub only whether the token may do it.
         with_code: also publish the source file of a model that the user's own code builds.
         witnesses: also publish the adversarial images that prove what is broken; None: if they can be made and are
             not large.
@@ -154,10 +155,20 @@ def _prepare(run: Run, target: Target, asked: Choices, scratch: Path) -> Package
         raise RequestError(f"{weights} is not there" + ("; without a selection split no weights are the best"))
     with ThreadPoolExecutor(2) as beside:  # the hub is asked while the weights are hashed, both ways at once
         tensors, file = beside.submit(weights_sha256, weights), beside.submit(sha256, weights)
-        if not asked.dry_run:
+        if not asked.dry_run or _can_ask(target.repo):
             preflight(target.repo, create_pr=target.create_pr)
         package = make_package(run, target, asked, tensors.result(), scratch)
         return replace(package, sha256={weights: file.result()})
+
+
+def _can_ask(repo: str) -> bool:
+    """Whether the hub answers; a line on stderr says what a dry run leaves unchecked if it does not."""
+    from robustctl.hub import client
+
+    if repo.startswith(FILE) or (not client.is_offline() and client.answers()):
+        return True
+    say(f"{client.shown_endpoint()} does not answer: whether the token may write to {repo} was not checked")
+    return False
 
 
 def make_package(run: Run, target: Target, asked: Choices, digest: str, scratch: Path) -> Package:

@@ -151,7 +151,7 @@ def test_a_repo_of_somebody_else_is_refused_before_anything_is_fetched(hub: Serv
 
 def test_a_config_that_names_code_is_refused_and_leaves_nothing(hub: Server, repo: str) -> None:
     hub.add(repo, {"config.json": b'{"architecture": {"name": "os.system"}, "auto_map": "evil.py"}'})
-    with pytest.raises(RequestError, match="cannot read .*config.json"):
+    with pytest.raises(RequestError, match="its config.json is of another library"):
         pull(repo)
     with pytest.raises(RequestError, match="neither a directory nor a pulled repo"):
         find_model(repo)

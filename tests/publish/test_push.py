@@ -210,13 +210,23 @@ def test_a_pull_request_leaves_main_alone(hub: Server, run: Run, capsys: pytest.
     assert "model.safetensors" in hub.tree(repo, "refs/pr/1")
 
 
-def test_a_dry_run_lists_the_files_and_opens_no_connection(
+def test_a_dry_run_lists_the_files_checks_the_token_and_changes_nothing(
     hub: Server, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert robust("push", "--repo", "alice/m", "--dry-run") == 0
     listed = capsys.readouterr().out
     assert all(name in listed for name in ("model.safetensors", "config.json", "README.md", "robustctl/run.json"))
-    assert not hub.log
+    assert hub.log and all(line.startswith("GET ") for line in hub.log) and not hub.repos
+    assert robust("push", "--repo", "bob/m", "--dry-run") == 2
+    assert "the token belongs to alice" in capsys.readouterr().err
+
+
+def test_a_dry_run_without_a_network_says_what_it_did_not_check(
+    hub: Server, run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert robust("push", "--repo", "alice/m", "--dry-run") == 0
+    assert "whether the token may write to alice/m was not checked" in capsys.readouterr().err
 
 
 def test_an_unknown_licence_is_never_guessed(hub: Server, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
