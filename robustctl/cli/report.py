@@ -30,7 +30,7 @@ def command(
     """Show results: as tables on the terminal, or in a file (-o) whose ending says what it is.
 
     .html is a self-contained page, .md and .tex are tables, .csv is one row per point. Intermediate-q results are shown
-    too, on the page as curves; .tex and .csv leave them out.
+    too, on the page as curves, and so are results of suites and curves, as plain tables; .tex and .csv leave them out.
     """
     ending = output.suffix.lower() if output is not None else ""
     if output is not None and ending not in ENDINGS:
@@ -40,18 +40,21 @@ def command(
             raise RequestError(f"{option} {path}: there is no directory {path.absolute().parent}")
     from robustctl.files import write_text
     from robustctl.report import method_formats, methods, page, points, q_table, table
-    from robustctl.workflows.named_results import read_both
+    from robustctl.workflows.named_results import read_both, read_plain
 
-    found, curves = read_both(result or [])
-    if not found and not curves:
+    plain, others = read_plain(result)
+    found, curves = read_both(others or []) if others or others is None else ([], [])
+    if not found and not curves and not plain:
         raise RequestError("there is no result yet; make one with robustctl eval")
     if not found and (csv is not None or ending in (".csv", ".tex")):
         raise RequestError(f"{'--csv' if csv else ending} needs verdicts; make some with robustctl eval --union")
     if output is not None:
         if ending == ".html":
-            text = page.render(found, curves)
+            text = page.render(found, curves, plain)
         elif ending == ".md":
-            fenced = [f"```text\n{q_table.table(one)}\n```" for _, one in curves]
+            fenced = [
+                f"```text\n{one}\n```" for one in [*map(q_table.table, dict(curves).values()), *dict(plain).values()]
+            ]
             text = "\n\n".join([*([table.markdown(found)] if found else []), *fenced])
         elif ending == ".tex":
             rows = [methods.Scored(label, label, None, result) for label, result in found]
@@ -65,4 +68,5 @@ def command(
         terminal.tell(f"points: {csv}")
     if output is None and csv is None:
         tables = [table.before_after([one]) for one in found] + [q_table.table(one) for _, one in curves]
+        tables += [text for _, text in plain]
         terminal.show("\n\n".join(tables))

@@ -14,17 +14,19 @@ Labelled = Sequence[tuple[str, UnionResult]]
 ROW = 17  # of the chart, in its own units
 
 
-def render(results: Labelled, curves: q_section.Labelled = ()) -> str:
-    """The page of at least one result or curve.
+def render(results: Labelled, curves: q_section.Labelled = (), plain: Sequence[tuple[str, str]] = ()) -> str:
+    """The page of at least one result, curve or plain table.
 
     Args:
         results: of unions; the first is what the others are compared with.
         curves: intermediate-q results.
+        plain: titles and plain-text tables, of suites and of accuracy against radius.
     """
     return style.fill(
         "page.html",
         union=_union(results) if results else None,
         q_section=q_section.render(curves) if curves else "",
+        plain=plain,
         details=[
             *(_details(label, result) for label, result in results),
             *(_q_details(label, result) for label, result in curves),

@@ -76,6 +76,28 @@ def read_suites(texts: list[str]) -> list[tuple[str, "SuiteResult"]] | None:
     return _labelled([(Path(text), read(Path(text))) for text in texts])
 
 
+def read_plain(texts: list[str] | None) -> tuple[list[tuple[str, str]], list[str] | None]:
+    """Results of suites and curves as titles and plain-text tables, and the texts that name other results.
+
+    Args:
+        texts: paths of result files, or runs; None: all under the runs' root (then the other texts are None too).
+    """
+    from robustctl import runs
+    from robustctl.report import curve_table, suite_table
+    from robustctl.results.curve import read as read_curve
+    from robustctl.results.suite import SCHEMA
+    from robustctl.results.suite import read as read_suite
+
+    root = runs.root()
+    named = texts if texts else [*map(str, _by_age([*root.glob("*/eval/*/*.json"), *root.glob("eval/*/*/*.json")]))]
+    schemas = {text: _schema(Path(text)) for text in named}
+    suites = _labelled([(Path(text), read_suite(Path(text))) for text in named if schemas[text] == SCHEMA])
+    curves = _labelled([(Path(text), read_curve(Path(text))) for text in named if schemas[text] == CURVE])
+    tables = [(f"Suite {one.suite}: {label}", suite_table.table([(label, one)])) for label, one in suites]
+    tables += [(f"Accuracy against radius: {label}", curve_table.table(one)) for label, one in curves]
+    return tables, [text for text in texts if schemas[text] not in (SCHEMA, CURVE)] if texts else None
+
+
 def read_curves(
     texts: list[str],
 ) -> tuple[list[tuple[str, "CurveResult"]], list[tuple[str, "UnionResult"]], list[str]]:

@@ -122,6 +122,16 @@ def test_results_of_two_models_stand_side_by_side(setting, capsys) -> None:
     assert "other images" in capsys.readouterr().err
 
 
+def test_the_page_shows_suites(setting, capsys) -> None:
+    evaluated(setting, "--threat", "frame")
+    assert robust("report", "out.json", "-o", "page.html") == 0
+    page = Path("page.html").read_text()
+    assert "<h1>Threats beyond the three norms</h1>" in page and "frame:1" in page
+    capsys.readouterr()
+    assert robust("report") == 0
+    assert "frame:1" in capsys.readouterr().out
+
+
 def test_a_result_that_was_edited_is_refused(setting) -> None:
     evaluated(setting, "--threat", "frame", "--threat", "fog")
     content = json.loads(Path("out.json").read_text())
