@@ -180,7 +180,8 @@ def plan_resumption(request: TrainingRequest, run: Run) -> TrainingPlan:
     settings = recipe.from_resolved(record.recipe)
     if request.recipe is not None:
         new = recipe.load(request.recipe, request.overrides, settings.dataset)
-        changed += recipe.differences(record.recipe, new.resolved())
+        # As read back, not as stored: keys that came after the run's version have their defaults then.
+        changed += recipe.differences(settings.model_dump(mode="json"), new.resolved())
     elif request.overrides:
         changed += [f"--set {override} (give --recipe too)" for override in request.overrides]
     if changed:
