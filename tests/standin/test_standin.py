@@ -66,6 +66,12 @@ def test_training_steps_are_those_of_the_cpu(device: torch.device) -> None:
     assert all(torch.equal(a, b) for a, b in zip(weights(torch.device("cpu")), weights(device), strict=True))
 
 
+def test_results_stay_on_their_card() -> None:
+    x = torch.rand(4, 3, device="standin:1")
+    found = [x + 1, x.abs(), x.sum(), x.sort().values, x.nonzero(), torch.zeros_like(x), x.max(1).indices, x[x > 0.5]]
+    assert {one.device for one in found} == {torch.device("standin", 1)}
+
+
 def test_memory_runs_out(device: torch.device) -> None:
     with standin.memory(4000):
         kept = torch.zeros(500, device=device)

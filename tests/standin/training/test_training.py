@@ -9,7 +9,7 @@ import pytest
 import standin
 import torch
 
-from robustctl import checkpoint, geometry
+from robustctl import checkpoint, discovery, geometry
 from robustctl.training import optim
 from robustctl.training.guards import WATCHED_STEPS
 
@@ -41,6 +41,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     **{name: ({"name": "e-at"}, changes) for name, changes in EXTRAS.items()},
 }
 Make = Callable[..., Any]
+
+
+def test_every_method_is_here() -> None:
+    here = {method["name"] for method in METHODS.values()}
+    assert set(discovery.names("robustctl.training.methods")) <= here
 
 
 def weights(directory: Path) -> dict[str, torch.Tensor]:

@@ -4,6 +4,7 @@ It is registered with torch for good, and before the first backward pass of a pr
 of their own (tests/test_standin.py).
 """
 
+import hashlib
 import shutil
 import types
 from collections.abc import Iterator
@@ -41,7 +42,8 @@ def register() -> None:
     """Compile the device (once per machine and source), and make it known to torch."""
     from torch.utils.cpp_extension import load
 
-    load("robustctl_standin", [str(SOURCE)], is_python_module=False, extra_cflags=["-O1", "-w"])
+    source = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:8]  # so that two checkouts do not build in turns
+    load(f"robustctl_standin_{source}", [str(SOURCE)], is_python_module=False, extra_cflags=["-O1", "-w"])
     torch.utils.rename_privateuse1_backend(NAME)
     torch._register_device_module(NAME, _module())
     torch.utils.generate_methods_for_privateuse1_backend(for_storage=True)

@@ -197,6 +197,7 @@ struct Hooks final : at::PrivateUse1HooksInterface {
     return &pinned_allocator;
   }
   void resizePrivateUse1Bytes(const c10::Storage& storage, size_t bytes) const override {
+    const c10::DeviceGuard guard(storage.device());
     at::DataPtr fresh = allocator.allocate(bytes);
     std::memcpy(fresh.get(), storage.data(), std::min(bytes, storage.nbytes()));
     storage.set_data_ptr_noswap(std::move(fresh));
@@ -273,6 +274,11 @@ at::Tensor on_host(const at::Tensor& tensor) {
   out._set_conj(tensor.is_conj());
   out._set_neg(tensor.is_neg());
   return out;
+}
+
+const at::Tensor& resized(const at::Tensor& self, at::IntArrayRef size, std::optional<at::MemoryFormat> format) {
+  const c10::DeviceGuard guard(self.device());  // new memory is of the present card
+  return at::native::resize_(self, size, format);
 }
 
 // A result of the CPU as a tensor of the device; it keeps the memory.
@@ -355,7 +361,7 @@ struct Call {
   void write_back() const {
     for (const auto& [theirs, other] : aliased) {
       if (theirs.sizes() != other.sizes() || theirs.strides() != other.strides()) {
-        at::native::resize_(theirs, other.sizes());
+        resized(theirs, other.sizes(), std::nullopt);
         theirs.unsafeGetTensorImpl()->set_sizes_and_strides(other.sizes(), other.strides());
         on_host(theirs).copy_(other);
       }
@@ -482,7 +488,7 @@ at::Tensor copy_from(const at::Tensor& self, const at::Tensor& to, bool non_bloc
 }
 
 at::Tensor copy_from_and_resize(const at::Tensor& self, const at::Tensor& to) {
-  at::native::resize_(to, self.sizes());
+  resized(to, self.sizes(), std::nullopt);
   return copy_from(self, to, false);
 }
 
@@ -525,7 +531,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("view", &view);
   m.impl("_reshape_alias", &at::native::_reshape_alias);
   m.impl("unfold", &at::native::unfold);
-  m.impl("resize_", &at::native::resize_);
+  m.impl("resize_", &resized);
   m.impl("set_.source_Storage_storage_offset", &set_storage);
   m.impl("set_.source_Storage", &set_whole);
   m.impl("set_.source_Tensor", &set_tensor);
