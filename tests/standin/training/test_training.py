@@ -42,7 +42,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     **{name: ({"name": "e-at"}, changes) for name, changes in EXTRAS.items()},
 }
 READS = {"mixed": 14}
-"""Reads of a step; 0 for the others. Mixed attacks each norm's images alone, and the host must know how many they are."""
+"""Reads of a step; 0 for the others. Mixed attacks each norm's images alone, and the host must know their number."""
 Make = Callable[..., Any]
 
 
