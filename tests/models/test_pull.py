@@ -19,6 +19,7 @@ from robustctl.models.find import find_model, pulled
 from robustctl.models.find import home as home_dir
 from robustctl.models.pull import pull
 from robustctl.models.shelf import remove, verify_weights
+from robustctl.spec import ModelSpec
 
 WEIGHTS = r"GET /alice/m/resolve/.*model.safetensors"
 
@@ -322,3 +323,11 @@ def test_verify_finds_changed_weights_of_a_pulled_repo(repo: str) -> None:
     assert dict(verify_weights(repo)) == {repo: None}
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     assert "is not what was fetched" in str(dict(verify_weights(None))[repo])
+
+
+def test_weights_of_another_library_s_model_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("robustctl.architectures.empty_copy", lambda spec: None)  # as if its package were missing
+    known = ModelSpec.model_validate_json(spec())
+    module._check_spec("user/model", known, 10 << 30)
+    with pytest.raises(RequestError, match="describes at most"):
+        module._check_spec("user/model", known, 100 << 30)
