@@ -280,7 +280,9 @@ def test_a_robust_model_climbs_towards_the_attack(
     )
     checkpoint.load_weights(model, tensors, weights)
     images = data.load(str(shared / "data" / source), "test", 5)
-    asked = request(f"linf:{eps}", qs=(1.0, 10.0, 100.0, 1000.0), samples=320, leapfrog=10, batch_size=250)
+    asked = request(
+        f"linf:{eps}", qs=(1.0, 10.0, 100.0, 1000.0), samples=320, most_samples=320, leapfrog=10, batch_size=250
+    )
     result = evaluate_intermediate(
         model, spec, images, asked, name="mnist", device=torch.device("cpu"), store_path=tmp_path / "s.sqlite"
     )
