@@ -51,6 +51,7 @@ def latex(made: Sequence[MethodTable]) -> str:
 def _latex(made: MethodTable) -> str:
     head = " & ".join(["method", *(_latex_heading(heading) for heading in made.headings.values())])
     lines = [f"% {made.title}", *(f"% {note}" for note in _notes(made))]
+    lines += ["% A dagger marks p below 0.05."] if made.against is not None else []
     lines += [f"\\begin{{tabular}}{{l{'r' * len(made.headings)}}}", r"\toprule", rf"{head} \\", r"\midrule"]
     for row in made.rows:
         name = escaped(row.name) + (f" ({len(row.seeds)} seeds)" if len(row.seeds) > 1 else "")
@@ -181,9 +182,7 @@ def _notes(made: MethodTable) -> list[str]:
     notes.append("In brackets: 95 % for the sampling error of the points. Robust accuracies are at most these.")
     if made.against is not None:
         test = "the larger p of a paired t-test over points and Welch's t-test over seeds" if several else "paired test"
-        notes.append(
-            f"p: against {made.against}, {test}, corrected by Holm for the number of rows. Dagger: below 0.05."
-        )
+        notes.append(f"p: against {made.against}, {test}, corrected by Holm for the number of rows.")
     if any(row.paper for row in made.rows):
         notes.append("Below a method: what its paper reports, by the recipe, for the paper's own points and attacks.")
     return [*notes, *made.notes]

@@ -12,6 +12,8 @@ from robustctl.threats import NORMS
 Labelled = Sequence[tuple[str, UnionResult]]
 
 ROW = 17  # of the chart, in its own units
+LONGEST = 24
+"""Characters of a name in the tables; the whole one is shown when the pointer rests on it."""
 
 
 def render(results: Labelled, curves: q_section.Labelled = (), plain: Sequence[tuple[str, str]] = ()) -> str:
@@ -42,15 +44,30 @@ def _union(results: Labelled) -> dict[str, object]:
         "count": len(results),
         "rows": _with_protocols(results),
         "labels": [label for label, _ in results],
+        "short": short_names([label for label, _ in results]),
         "groups": groups,
         "height": _group_height(results) * len(groups) + 30,
-        "comparisons": [cells for label, result in others for cells in _comparison(base, label, result)],
+        "comparisons": [{"label": label, "rows": list(_comparison(base, result))} for label, result in others],
     }
 
 
 def _with_protocols(results: Labelled) -> table.Rows:
-    header, *rows = table.accuracies(results)
-    return [header, ["protocol", *(_protocol(result) for _, result in results)], *rows]
+    """A row per model, a column per figure; the last column is the protocol."""
+    _, *figures = table.accuracies(results)
+    header = ["model", *(row[0] for row in figures), "protocol"]
+    models = zip(results, *(row[1:] for row in figures), strict=True)
+    return [header, *([label, *cells, _protocol(result)] for (label, result), *cells in models)]
+
+
+def short_names(labels: Sequence[str]) -> list[str]:
+    """The labels without what all of them begin with, cut in the middle where they are still long; no two are equal."""
+    alike = 0
+    if len(labels) > 1:
+        alike = next((i for i, signs in enumerate(zip(*labels, strict=False)) if len(set(signs)) > 1), 0)
+    shared = labels[0][: max(labels[0].rfind(sign, 0, alike) for sign in "-/ ") + 1]
+    cut = [label.removeprefix(shared) or label for label in labels]
+    short = [one if len(one) <= LONGEST else f"{one[:14]}…{one[-9:]}" for one in cut]
+    return [one if short.count(one) == 1 else whole for one, whole in zip(short, cut, strict=True)]
 
 
 def _protocol(result: UnionResult) -> str:
@@ -100,20 +117,20 @@ def _mark(accuracy: Accuracy, is_bound: bool, y: float, i: int) -> dict[str, obj
     return {"low": low, "at": at, "high": high, "y": y, "is_bound": is_bound, "percent": percent, "colour": colour(i)}
 
 
-def _comparison(base: UnionResult, label: str, result: UnionResult) -> Iterator[list[str]]:
-    """Rows of six cells; if a row has fewer, its last cell is a sentence that takes the place of the figures."""
+def _comparison(base: UnionResult, result: UnionResult) -> Iterator[list[str]]:
+    """Rows of five cells; if a row has fewer, its last cell is a sentence that takes the place of the figures."""
     if reasons := unlike(base, result):
-        yield [label, f"does not compare: {'; '.join(reasons)}"]
+        yield [f"does not compare: {'; '.join(reasons)}"]
         return
     for name in ("clean", *base.norms, *(["union"] if len(base.norms) > 1 else [])):
         if base.is_bound(name) or result.is_bound(name):
-            yield [label, name, "upper bounds do not compare"]
+            yield [name, "upper bounds do not compare"]
             continue
         before, after = base.points.column(name), result.points.column(name)
         paired = mcnemar(before, after)
         change = 100 * (sum(after) - sum(before)) / len(after)
         p_text = table.p_text(paired.p_value)
-        yield [label, name, f"{change:+.1f}", str(paired.only_first), str(paired.only_second), p_text]
+        yield [name, f"{change:+.1f}", str(paired.only_first), str(paired.only_second), p_text]
 
 
 def _details(label: str, result: UnionResult) -> dict[str, object]:

@@ -8,14 +8,22 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
-COLOURS = ("#3b6fb6", "#c8553d", "#3a8f6b", "#8a5fb0", "#b08a2e", "#4aa3b8")  # by result, readable on light and dark
+COLOURS = (  # by result, readable on light and dark
+    *("#3b6fb6", "#c8553d", "#3a8f6b", "#8a5fb0", "#b08a2e", "#4aa3b8"),
+    *("#b0457f", "#74862a", "#8a6450", "#d07fc0", "#6e7b8a", "#5a64d8"),
+)
+GOLDEN_ANGLE = 137.508
+"""Degrees of hue between two colours beyond those: no two come close for dozens of results."""
 
 LEFT, WIDTH = 90, 860  # of a chart, in its own units
 
 
 def colour(i: int) -> str:
-    """The colour of the i-th result."""
-    return COLOURS[i % len(COLOURS)]
+    """The colour of the i-th result; all are different."""
+    if i < len(COLOURS):
+        return COLOURS[i]
+    turn = i - len(COLOURS)
+    return f"hsl({GOLDEN_ANGLE * turn % 360:.1f} {60 - 15 * (turn % 2)}% {46 + 8 * (turn % 3)}%)"
 
 
 def fill(template: str, **values: object) -> "Markup":

@@ -221,7 +221,7 @@ def _add(
 
 def _tell_of_recipe(study: Study, i: int, error: str, tell: Tell) -> None:
     """Tell what is wrong with a recipe: what ``set`` changed wrongly stands there, not in the recipe."""
-    first, *others = error.splitlines()
+    first, *others = error.partition("\nhint: ")[0].splitlines()  # a hint stands at the end of a message
     rest = []
     for line in others:
         for name, override in zip(study.set, study.overrides, strict=True):

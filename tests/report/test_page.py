@@ -1,6 +1,6 @@
 """The page marks what a reader must not take for a measurement."""
 
-from robustctl.report import page
+from robustctl.report import page, style
 from robustctl.results import union as results
 from robustctl.results.union import AttackInfo, DataInfo, Points, UnionResult
 from robustctl.threats import Threat
@@ -41,7 +41,8 @@ def test_measurements_carry_no_mark() -> None:
 def test_the_table_names_each_protocol_and_marks_estimates() -> None:
     weak = make([1, 1, 1, 0], False, ("estimate: weak",))
     text = page.render([("a", make([1, 1, 1, 0], False)), ("b", weak)])
-    assert "<td>standard</td><td>standard, estimate</td>" in text
+    assert text.count('<td class="words">standard</td>') == 1
+    assert text.count('<td class="words">standard, estimate</td>') == 1
     assert "the true ones are at most that" in text
 
 
@@ -54,3 +55,22 @@ def test_unions_over_other_radii_are_not_drawn_in_one_group_nor_a_union_of_one_n
     points = first.points.model_copy(update={"robust": {"linf": first.points.robust["linf"]}})
     alone = dict(first) | {"points": points, **results.summarize(points, [Threat.parse("linf:8/255")], {}, False)}
     assert 'text-anchor="end">union</text>' not in page.render([("a", UnionResult(**alone))])
+
+
+def test_models_are_rows_with_short_names_whose_whole_name_is_shown_on_hover() -> None:
+    names = [f"20261126-140702-digits-linf-{recipe}-with-a-very-long-name-{i}" for i, recipe in enumerate("abc")]
+    text = page.render([(name, make([1, 1, 1, 0], False)) for name in names])
+    header = text.split('<table class="models">')[1].split("</tr>")[0]
+    assert header.count("<th>") == 7, "model, clean, two norms, average, union, protocol"
+    assert all(text.count(f'title="{name}"') >= 2 for name in names)
+    assert "20261126" not in text.split("<svg")[0].split('<table class="models">')[1].replace('title="20261126', "")
+
+
+def test_short_names_are_never_equal_and_never_empty() -> None:
+    for labels in (["a-x", "a-y"], ["one"], ["a", "a-b"], ["ab", "ab"], [f"{'x' * 40}{i}{'y' * 40}" for i in range(3)]):
+        short = page.short_names(labels)
+        assert all(short) and len(set(short)) == len(set(labels))
+
+
+def test_results_beyond_the_first_dozen_have_colours_of_their_own() -> None:
+    assert len({style.colour(i) for i in range(60)}) == 60
