@@ -8,11 +8,6 @@ import typer
 from robustctl import terminal
 from robustctl.errors import RequestError
 
-EXAMPLES = """
-robustctl leaderboard runs -o site
-robustctl leaderboard user/name runs -o site --entries
-"""
-
 
 def command(
     what: Annotated[

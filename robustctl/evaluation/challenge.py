@@ -25,8 +25,8 @@ SAMPLE = 20
 def families(norm: Norm) -> tuple[Family, ...]:
     """The protocols' own attack from a new start, and FMN, which no protocol uses."""
     return (
-        Family("verify-apgd", "margin", 1, 0, 25, norm == "l1"),
-        Family("verify-fmn", "ce", 1, 0, 30, False, "fmn"),
+        Family("verify-apgd", "margin", 1, 0, 20, norm == "l1"),
+        Family("verify-fmn", "ce", 1, 0, 20, False, "fmn"),
     )
 
 
