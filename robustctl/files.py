@@ -1,9 +1,13 @@
 """Writing files so that a crash leaves the old one or the new one. No torch here."""
 
+import contextlib
 import errno
 import os
 import re
+import shutil
+import socket
 import uuid
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +27,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         RunError: the disk is full, or the place is not writable; nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    sweep(path.parent)
+    temporary = path.with_name(f".{path.name}.{owner()}-{uuid.uuid4().hex[:8]}.part")
     try:
         with writing(path):
             yield temporary
@@ -33,6 +38,34 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def owner() -> str:
+    """This machine and this process, as they stand in the names of temporary files."""
+    return f"{_machine()}-{os.getpid()}"
+
+
+def sweep(folder: Path) -> None:
+    """Delete the temporary files and folders in ``folder`` that killed processes of this machine left."""
+    named = re.compile(rf"\..*[.-]{_machine()}-(\d+)-\w+(\.part)?")
+    with contextlib.suppress(OSError):  # a place that cannot be read or changed is told by whoever writes there
+        for path in list(folder.iterdir()):
+            if (found := named.fullmatch(path.name)) and not _is_alive(int(found[1])):
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _machine() -> str:
+    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

@@ -25,9 +25,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from robustctl.errors import RequestError
-from robustctl.files import write_text, writing
+from robustctl.files import sweep, write_text, writing
 from robustctl.locks import held, is_held
 from robustctl.reading import read_json
+from robustctl.spec import CONFIG, WEIGHTS
 
 RECORD = "run.json"
 RECIPE = "recipe.yaml"
@@ -36,6 +37,7 @@ STEP = re.compile(r'"step": (\d+)')
 LAST_BYTES = 4096
 """The end of the metrics, which holds their last line."""
 EVAL = "eval"
+STATE = "state"
 LOCK = ".lock"
 LOCK_SECONDS = 1.0  # somebody who only looks holds it for a moment
 
@@ -157,6 +159,8 @@ class Run:
         """
         busy = f"{self.path} is being trained by another process; let it finish or stop it"
         with held(self.path / LOCK, busy, LOCK_SECONDS):
+            for folder in (self.path, self.path / STATE):
+                sweep(folder)
             yield
 
     def status(self) -> Status | Literal["stopped"]:
@@ -188,20 +192,35 @@ def create(model_name: str, recipe_name: str, path: Path | None = None) -> Run:
     """Make an empty run directory, by default ``<root>/<time>-<model>-<recipe>``.
 
     Raises:
-        RequestError: ``path`` is there already and is not an empty directory.
+        RequestError: ``path`` is there already and holds more than a run that ended before its first state.
         RunError: the place is not writable.
     """
     require_free(path)
     path = path or _fresh(model_name, recipe_name)
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
+        (path / METRICS).unlink(missing_ok=True)  # of a false start
     return Run(path)
 
 
 def require_free(path: Path | None) -> None:
-    """Raise RequestError if a run's directory that the user chose is there already and is not empty."""
-    if path is not None and path.exists() and (not path.is_dir() or any(path.iterdir())):
+    """Raise RequestError if the directory that the user chose for a run holds more than a false start."""
+    if path is not None and path.exists() and not (path.is_dir() and _is_false_start(Run(path))):
         raise RequestError(f"--out {path} is there already; choose another name, or continue it with --resume")
+
+
+def _is_false_start(run: Run) -> bool:
+    """Whether a directory is empty, or a run began in it and ended before its first state, so that nothing is lost."""
+    names = {one.name for one in run.path.iterdir() if one.name != LOCK and not one.name.endswith(".part")}
+    if not names <= {RECORD, RECIPE, METRICS, CONFIG, WEIGHTS, STATE}:
+        return False
+    if RECORD not in names:  # it is written first
+        return not names
+    try:
+        began = run.read().step > 0 or run.read().status == "finished" or any((run.path / STATE).glob("*.pt"))
+    except RequestError:
+        return False
+    return not began and not run.is_held()
 
 
 def list_runs() -> list[Run]:

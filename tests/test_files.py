@@ -1,11 +1,13 @@
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from robustctl.errors import RunError
-from robustctl.files import atomic_path, write_text, writing
+from robustctl.files import atomic_path, owner, write_text, writing
 
 
 def _names(folder: Path) -> list[str]:
@@ -79,3 +81,24 @@ def test_a_missing_folder_without_permission_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(RunError, match="no permission to write"):
         write_text(tmp_path / "a", "x")
+
+
+def _left_by(process: int, path: Path) -> Path:
+    """A temporary file of ``path`` as a killed process leaves it."""
+    name = owner().replace(f"-{os.getpid()}", f"-{process}")
+    litter = path.with_name(f".{path.name}.{name}-0123abcd.part")
+    litter.write_text("half", encoding="utf-8")
+    return litter
+
+
+def test_a_write_sweeps_what_a_killed_process_left_and_nothing_of_a_living_one(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    path = tmp_path / "model.safetensors"
+    dead, living = _left_by(ended.pid, path), _left_by(os.getppid(), path)
+    mine = [tmp_path / ".mine.part", tmp_path / f".mine.{owner()}-0123abcd.part"]
+    for path_of_mine in mine:
+        path_of_mine.touch()
+    write_text(path, "whole")
+    assert not dead.exists() and living.exists() and all(one.exists() for one in mine)
+    assert path.read_text(encoding="utf-8") == "whole"

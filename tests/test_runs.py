@@ -130,3 +130,26 @@ def test_evaluations_of_a_run_that_only_others_may_change_go_among_one_s_own(
     monkeypatch.setattr(os, "access", lambda path, mode: not Path(path).is_relative_to(run.path))  # root may do all
     assert run.eval_dir == tmp_path / "mine" / "eval" / run.name
     assert run.eval_dirs() == [run.path / "eval", run.eval_dir]
+
+
+def test_a_run_that_ended_before_its_first_state_does_not_bar_its_directory(tmp_path: Path) -> None:
+    place = tmp_path / "run"
+    run = runs.create("m", "r", place)
+    (place / ".run.json.part").touch()
+    assert runs.create("m", "r", place) == run  # killed before its record
+    run.write(record(status="failed"))
+    (place / runs.METRICS).write_text('{"step": 0}\n', encoding="utf-8")
+    (place / ".model.safetensors.part").touch()
+    runs.create("m", "r", place)
+    assert not (place / runs.METRICS).exists()
+    (place / "state").mkdir()
+    (place / "state" / "last.pt").touch()
+    with pytest.raises(RequestError, match="--resume"):
+        runs.create("m", "r", place)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "model.safetensors"])
+def test_a_directory_with_anything_else_is_never_taken_for_a_run(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(RequestError, match="is there already"):
+        runs.create("m", "r", tmp_path)

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from robustctl import user_code
 from robustctl.conventions import KNOWN
 from robustctl.errors import RequestError, RobustctlError, RunError
-from robustctl.files import writing
+from robustctl.files import owner, sweep, writing
 from robustctl.hub.download import is_web_page
 from robustctl.models.entry import KeyRules, ZeroShot
 from robustctl.models.key_hints import Normalisation, network_prefix, own_normalisation, suggestion, written
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 WITHOUT = "or --no-normalisation if it takes pixels in [0,1] as they are"
 SPARE_BYTES = 2 << 30
+STAGING = ".convert-"
+"""Begins the name of the folder beside the weights in which they are made."""
 SPARE_SECONDS = 120.0
 SLOWEST_BYTES_PER_SECOND = 4 << 20
 
@@ -93,7 +95,8 @@ def convert(
     granted = user_code.current()
     with writing(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".convert-", dir=destination.parent) as folder:
+        sweep(destination.parent)
+        with tempfile.TemporaryDirectory(prefix=f"{STAGING}{owner()}-", dir=destination.parent) as folder:
             asked = Conversion(
                 source=source.resolve(),
                 folder=Path(folder),
