@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from robustctl.data import ImageData
     from robustctl.workflows.subject import Subject
 
-app = typer.Typer(no_args_is_help=True, help="Measure speed: attack, train, intermediate.")
+app = typer.Typer(no_args_is_help=True, help="Measure speed: attack, train, intermediate, gpu.")
 
 Rounds = Annotated[int, typer.Option(min=1, help="Alternating runs; medians are reported.")]
 
@@ -126,6 +126,42 @@ def train(
 
 
 @app.command()
+def gpu(
+    budget: Annotated[str, typer.Option(help="Time to fill, e.g. 8m or 90s; the last part is finished.")] = "8m",
+    device: options.Device = "auto",
+    json: Json = None,
+) -> None:
+    """Compare an accelerator with the CPU, then measure its speed: what matters most comes first."""
+    from robustctl.bench.gpu import lines, run, summary
+    from robustctl.devices import pick_device
+
+    where, seconds, found = pick_device(device), _seconds(budget), []
+    for one in run(where, seconds):
+        found.append(one)
+        for line in lines(one):
+            terminal.tell(line)
+        if json not in (None, STDOUT):
+            _write(summary(where, found), json)  # after each part: the run may be cut at any moment
+    _show(summary(where, found), json)
+
+
+def _seconds(text: str) -> float:
+    """``8m`` or ``90s`` to seconds.
+
+    Raises:
+        RequestError: no number with a unit, or not above 0.
+    """
+    number, unit = text[:-1], {"s": 1, "m": 60, "h": 3600}.get(text[-1:])
+    try:
+        seconds = float(number) * (unit or 0)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise RequestError(f"--budget {text!r}: give a time such as 8m or 90s")
+    return seconds
+
+
+@app.command()
 def intermediate(
     model: options.Model,
     distribution: Annotated[str, typer.Option(help="linf:RADIUS, which the thesis's algorithm is written for.")],
@@ -184,9 +220,12 @@ def _images(
 
 
 def _show(result: dict[str, object], json: Path | None) -> None:
+    terminal.show(json_text.dumps(result, indent=2))
+    if json not in (None, STDOUT):
+        _write(result, json)
+
+
+def _write(result: dict[str, object], json: Path) -> None:
     from robustctl.files import write_text
 
-    text = json_text.dumps(result, indent=2)
-    terminal.show(text)
-    if json not in (None, STDOUT):
-        write_text(json, text + "\n")
+    write_text(json, json_text.dumps(result, indent=2) + "\n")
