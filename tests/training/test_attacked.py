@@ -28,12 +28,17 @@ ATTACKING: dict[str, dict[str, Any]] = {
     "e_at": {"name": "e-at"},
     "fgsm": {"name": "fgsm", "start": "uniform", "step": 1.25},
     "max": {"name": "max"},
+    "mixed": {"name": "mixed"},
     "msd": {"name": "msd"},
     "ramp": {"name": "ramp", "pair": ["linf", "l1"], "weight": 0.5},
+    "rcrt": {"name": "rcrt", "order": ["linf", "l2", "l1"], "every": 1, "steps": 2, "known": "max"},
     "sat": {"name": "sat"},
 }
 WITHOUT_ORACLE = {"free", "natural", "prl", "z_mc"}
 """They look for no points beforehand: their gradients are those of the training's own passes."""
+
+OF_EMBEDDINGS = {"fare"}
+"""They attack an inner part of the live model, which a copy of the whole does not give."""
 
 
 class Folds(nn.Module):
@@ -114,7 +119,7 @@ def test_every_method_trains_on_the_points_that_the_model_itself_would_give(name
 
 def test_no_method_is_left_out() -> None:
     files = {module.name for module in pkgutil.iter_modules(methods.__path__)}
-    assert files == {*ATTACKING, "z_ps", *WITHOUT_ORACLE}
+    assert files == {*ATTACKING, "z_ps", *WITHOUT_ORACLE, *OF_EMBEDDINGS}
 
 
 def test_the_copy_is_compared_once_and_the_answer_is_told() -> None:
