@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustctl import geometry
+from robustctl.processes import World
 from robustctl.threats import Threat
 from robustctl.training.methods.fgsm import Config, Method
 
@@ -69,3 +70,12 @@ def test_step_begins_inside_the_box(example: Any) -> None:
     inside = [(one + delta).clamp(0, 1) - one for one, delta in zip(example.x, starts(example, "uniform"), strict=True)]
     deltas = [sign_step(example, delta, i, 1.25 * EPS) for i, delta in enumerate(inside)]
     torch.testing.assert_close(target.delta, torch.stack(deltas))
+
+
+def test_a_training_that_goes_on_starts_where_the_batch_before_ended(example: Any) -> None:
+    whole, stopped, continued = (method("previous", 0.5) for _ in range(3))
+    for target in (whole, stopped):
+        target.loss(example.step())
+    continued.load_state(stopped.state(), World())
+    assert torch.equal(continued.loss(example.step()), whole.loss(example.step()))
+    assert method("uniform", 1.0).state() == {"delta": None}, "nothing to keep"
