@@ -45,7 +45,7 @@ class Fog(Boxed):
 
 
 def _levels(x: Tensor) -> int:
-    """Levels of a fractal about twice as large as the image, of which the middle is used, as in the published code."""
+    """Levels of a fractal about twice as large as the image; its middle is used, as in the published code."""
     return int(max(x.shape[2:])).bit_length()
 
 
