@@ -265,7 +265,7 @@ def test_two_evaluations_of_one_run_are_two_columns_that_say_what_differs(hub: S
     second.write(run.path / "eval" / "z.json")
     assert robust("push", "--repo", "alice/m") == 0
     card = hub.read("alice/m", "README.md").decode()
-    assert "| accuracy in % | before | after (float32) | after (bf16) |" in card
+    assert "| accuracy in % | before | after (float32) | change | p | after (bf16) | change | p |" in card
 
 
 def test_an_unfinished_run_is_not_pushed(hub: Server, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
