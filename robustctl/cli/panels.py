@@ -87,6 +87,11 @@ EXAMPLES = {
         "bench attack --vs autoattack --model digits-linf --data digits --n 100",
         "bench attack --vs autoattack --protocol full --model digits-linf --data digits --n 100",
     ),
+    "bench gpu": (
+        "bench gpu --budget 8m",
+        "bench gpu --device cuda:0 --json gpu.json",
+        "bench gpu --device cpu --budget 90s",
+    ),
     "bench train": (
         "bench train --architecture kw-small --batch-size 16",
         "bench train --model digits-linf",
