@@ -16,6 +16,7 @@ from torch import Tensor
 from robustctl import geometry, losses, seeds
 from robustctl.attacks.apgd import Apgd, Rows, Schedule
 from robustctl.data import ImageData
+from robustctl.devices import upload
 from robustctl.errors import RunError
 from robustctl.evaluation.memory import Pieces, fitting
 from robustctl.evaluation.protocols import Family
@@ -247,20 +248,23 @@ class FullBatch:
             self.rows.x_adv,
         )  # kept: ``advance`` moves the rows on, and these logits are of here
         logits, values, grad = self._evaluate(evaluated)
-        live = torch.tensor([attempt is not None for attempt in self.attempts], device=self.oracle.device)
-        if not bool(values[live].isfinite().all()):
-            raise RunError(
-                f"the loss is not finite under {self.family.name} on {self.threat}: the model's logits overflow"
-            )
+        live = upload(torch.tensor([attempt is not None for attempt in self.attempts]), self.oracle.device)
         # Stages before the last one climb in larger balls: an image that is wrong there breaks nothing.
         counts = live & self.attack.last_stage(rows)
         wrong = counts & (losses.margin(logits, self.y) > 0)
         self.attack.advance(rows, values, grad)
         ended = live & self.attack.ended(rows)
-        self._judge(wrong, evaluated)
-        self._judge(ended & counts, rows.x_best)
-        self._free(ended & counts)
-        self._next_stage(ended & ~counts)
+        # The host waits for the device once, here, and goes by its own copy from now on.
+        flags = torch.stack([live & ~values.isfinite(), wrong, ended & counts, ended & ~counts]).cpu()
+        overflown, broken, over, staged = (flag.nonzero().squeeze(1) for flag in flags)
+        if len(overflown):
+            raise RunError(
+                f"the loss is not finite under {self.family.name} on {self.threat}: the model's logits overflow"
+            )
+        self._judge(broken, evaluated)
+        self._judge(over, rows.x_best)
+        self._free(over)
+        self._next_stage(staged)
 
     def _evaluate(self, x_adv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, loss and gradient, in as many passes as memory asks for; the state of the rows is not touched."""
@@ -282,10 +286,10 @@ class FullBatch:
         return LOSSES[self.family.loss]
 
     def _judge(self, candidates: Tensor, x_adv: Tensor) -> None:
-        """Look at candidates (n,) in full precision and strictly inside the ball; keep each point's best attempt."""
-        index = candidates.nonzero().squeeze(1)
-        if not len(index):
+        """Look at these rows (m,) in full precision and strictly inside the ball; keep each point's best attempt."""
+        if not len(candidates):
             return
+        index = upload(candidates, self.oracle.device)
         # The attack computes in low precision and walks along the sphere. The referee forgives neither, so a candidate
         # is looked at as the referee will: a hair inside the ball, and in float32.
         x_adv = geometry.shrink_inside(x_adv[index], self.rows.x[index], self.threat.norm, self.threat.eps)
@@ -293,20 +297,21 @@ class FullBatch:
         y = self.y[index]
         logits = torch.cat(self.pieces.run(lambda piece: self.oracle.exact_for(x_adv[piece], y[piece]), len(x_adv)))
         margins = losses.margin(logits, y)
-        close = (margins > -CLOSE * logits.abs().amax(1)).tolist()
-        for row, point_x_adv, margin, is_close in zip(index.tolist(), x_adv, margins.tolist(), close, strict=True):
+        close = (margins > -CLOSE * logits.abs().amax(1)).to(margins)
+        found = torch.stack([margins, close]).tolist()
+        for row, point_x_adv, margin, is_close in zip(candidates.tolist(), x_adv, *found, strict=True):
             attempt = self.attempts[row]
             if attempt is None:  # another row of this batch has broken the point a moment ago
                 continue
             if margin > attempt.point.best_margin:
-                attempt.point.best_margin, attempt.point.close = margin, is_close
+                attempt.point.best_margin, attempt.point.close = margin, bool(is_close)
                 attempt.point.best = point_x_adv.clone()
             if margin > 0:
                 self._finish(attempt.point)
 
     def _free(self, ended: Tensor) -> None:
-        """End the attempts of these rows (n,); a point without further attempts is done."""
-        for row in ended.nonzero().squeeze(1).tolist():
+        """End the attempts of these rows (m,); a point without further attempts is done."""
+        for row in ended.tolist():
             attempt = self.attempts[row]
             if attempt is None:
                 continue
@@ -328,8 +333,8 @@ class FullBatch:
         self.attempts = [None if attempt and attempt.point is point else attempt for attempt in self.attempts]
 
     def _next_stage(self, ended: Tensor) -> None:
-        index = ended.nonzero().squeeze(1)
-        if len(index):
+        if len(ended):
+            index = upload(ended, self.oracle.device)
             self.rows.put(index, self.attack.next_stage(self.rows.select(index)))
 
 

@@ -19,6 +19,7 @@ from robustctl.recipe.schema import About, Settings
 from robustctl.threats import Threat
 from robustctl.training import optim
 from robustctl.training.build import copies_on_disk
+from robustctl.training.footprint import footprint
 from robustctl.training.meter import Meter
 from robustctl.training.parts import Parts
 from robustctl.training.passes import Pass
@@ -112,6 +113,17 @@ def cost(parts: Parts, about: About | None, *, weights_are_here: bool) -> Cost:
         seconds, how = _measured(parts)
         return Cost(steps, seconds, how, _peak(parts.device), disk)
     return Cost(steps, *from_header(about, parts.settings.train.epochs), None, disk)
+
+
+def on_a_card(parts: Parts) -> str:
+    """The memory that the training would take on an accelerator, and the batches that cards of usual sizes hold.
+
+    The model's running statistics change.
+    """
+    context = StepContext.of(parts.model, parts.settings, Meter(), parts.world, parts.seed, parts.device)
+    parts.method.prepare(lambda _threat, _steps: 0.0, parts.start_norm)
+    parts.model.train()
+    return footprint(parts, context).line(parts.settings.train.batch_size)
 
 
 def from_header(about: About | None, epochs: int) -> tuple[float | None, str]:

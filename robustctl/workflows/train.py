@@ -106,7 +106,7 @@ def _rehearse(
     _say(w, rehearsal.decisions(parts))
     absent = found_model is not None and not found_model.weights.is_file()
     taken = rehearsal.cost(parts, plan.settings.about, weights_are_here=not absent)
-    _say(w, taken.lines())
+    _say(w, [*taken.lines(), rehearsal.on_a_card(parts)])
     if absent and client.is_offline():
         raise RunError(
             f"nothing was started: the weights of {plan.model} are not here, and HF_HUB_OFFLINE forbids to fetch them; "

@@ -5,10 +5,13 @@ By hand: ``STANDIN=1 python -m pytest tests/standin``.
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+_STATUS = pytest.StashKey[int]()
 
 if "STANDIN" not in os.environ:
     collect_ignore_glob = ["*"]
@@ -22,6 +25,15 @@ else:
     _training = importlib.util.module_from_spec(_spec)
     _spec.loader.exec_module(_training)
     settings_for, make_loop = _training.settings_for, _training.make_loop
+
+    def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+        session.config.stash[_STATUS] = int(exitstatus)
+
+    def pytest_unconfigure(config: pytest.Config) -> None:
+        """Leave without the end of torch's threads, which does not know of the device."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(config.stash.get(_STATUS, 1))
 
 
 @pytest.fixture
