@@ -23,11 +23,15 @@ def test_reads_of_a_step(
     steps, looks = [], []
     step, judge = FullBatch.step, FullBatch._judge
 
+    def one_step(batch: FullBatch) -> None:
+        steps.append(1)
+        step(batch)
+
     def counted(batch: FullBatch, rows: torch.Tensor, points: torch.Tensor) -> None:
         looks.extend([1] * bool(len(rows)))
         judge(batch, rows, points)
 
-    monkeypatch.setattr(FullBatch, "step", lambda batch: (steps.append(1), step(batch)) and None)
+    monkeypatch.setattr(FullBatch, "step", one_step)
     monkeypatch.setattr(FullBatch, "_judge", counted)
     with Oracle(conv_model.to(device)) as oracle, standin.traffic() as traffic:
         handed = list(FullBatch(oracle, data, range(40), threat, family, 0, 200).run())
