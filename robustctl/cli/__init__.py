@@ -25,7 +25,8 @@ import typer
 
 from robustctl import discovery, parent, terminal
 from robustctl.cli import panels
-from robustctl.errors import InterruptedRun, RobustctlError
+from robustctl.errors import InterruptedRun, RequestError, RobustctlError
+from robustctl.reading import SURROGATE
 from robustctl.version import __version__
 
 app = typer.Typer(
@@ -84,6 +85,21 @@ def _spelt_out(arguments: list[str]) -> list[str]:
     return [*front, *rest, *arguments[end:]]
 
 
+def _require_names_in_utf8() -> None:
+    """Start anew in Python's UTF-8 mode if the locale is too poor for a name that was typed (``LC_ALL=C``).
+
+    A name that is no UTF-8 at all is refused: records and results are UTF-8, and could not hold it.
+    """
+    poor = [word for word in sys.argv[1:] if SURROGATE.search(word)]
+    if not poor:
+        return
+    if sys.flags.utf8_mode:
+        terminal.tell(f"robustctl: {poor[0]} is not UTF-8; rename the file")
+        raise SystemExit(RequestError.exit_code)
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
 def _stop(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
@@ -95,6 +111,7 @@ def main() -> None:
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signal.signal(signal.SIGHUP, _stop)
     terminal.accept_any_text()
+    _require_names_in_utf8()
     parent.watch()
     sys.argv[1:] = _spelt_out(sys.argv[1:])
     try:
