@@ -150,7 +150,10 @@ def read_spec(directory: Path) -> ModelSpec:
     """Read and check ``config.json`` of a model directory, or raise RequestError."""
     path = directory / CONFIG
     try:
-        return ModelSpec.model_validate(read_json(path))
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise RequestError(f"{path} does not describe a model of robustctl: it holds no mapping of keys to values")
+        return ModelSpec.model_validate(content)
     except FileNotFoundError:
         raise RequestError(f"{directory} is no model directory: it has no {CONFIG}") from None
     except ValidationError as error:

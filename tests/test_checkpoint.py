@@ -115,7 +115,7 @@ def test_a_folder_without_weights_is_no_model(directory: Path) -> None:
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema": "robustctl.model/9"}', "\xff"])
 def test_a_damaged_config_is_refused_by_its_name(directory: Path, text: str) -> None:
     (directory / checkpoint.CONFIG).write_bytes(text.encode("latin1"))
-    with pytest.raises(RequestError, match=r"cannot read .*config\.json"):
+    with pytest.raises(RequestError, match=r"(cannot read .*|/)config\.json"):
         checkpoint.read_spec(directory)
 
 

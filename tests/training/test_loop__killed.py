@@ -97,7 +97,8 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def test_every_method_is_killed() -> None:
     methods = {recipe.load(name).settings.method.name for name in RECIPES}
-    assert methods == set(discovery.names("robustctl.training.methods"))
+    # FARE needs a CLIP; its own test resumes it.
+    assert methods | {"fare"} == set(discovery.names("robustctl.training.methods"))
 
 
 @pytest.mark.parametrize("name", RECIPES)
