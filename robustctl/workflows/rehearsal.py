@@ -182,13 +182,15 @@ def _guess(parts: Parts, context: StepContext) -> float:
     settings = parts.settings
     one = next(one for one in parts.passes if one.kind == "method")
     x, y = parts.batches.get(0, 0, *one.size, parts.world.part(one.phase.batch_size))
-    few = Step(context, x[:2], y[:2], 0)
-    begun = time.monotonic()
-    few.mean(few.natural()).backward()  # type: ignore[no-untyped-call]
-    wait_for(parts.device)
+    begun = 0.0
+    for _ in range(2):  # the first pass loads what later ones need, and is no measure
+        begun = time.monotonic()
+        few = Step(context, x[:2], y[:2], 0)
+        few.mean(few.natural()).backward()  # type: ignore[no-untyped-call]
+        wait_for(parts.device)
     passes = max(settings.attack.steps.values()) + 2 if settings.attack else 2
     seconds = (time.monotonic() - begun) / 2 * one.phase.batch_size * passes
-    return seconds if is_host(parts.device) else 0.0  # a GPU is fast, and its first pass is no measure
+    return seconds if is_host(parts.device) else 0.0  # on a GPU the steps themselves are fast enough to try
 
 
 def _peak(device: torch.device) -> int:
