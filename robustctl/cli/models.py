@@ -278,16 +278,20 @@ def _summary(spec: "Entry | ModelSpec") -> str:
 
 def _row(spec: "Entry | ModelSpec") -> dict[str, object]:
     """The listing's row of a model; size and published accuracies are known of entries alone."""
+    from robustctl.threats import NORMS
+
     arguments = ",".join(f"{key}={value}" for key, value in spec.architecture.args.items())
     code = spec.architecture.code
     builder = f"{code.file}:{code.name}" if code else spec.architecture.name
     published: tuple[Accuracy, ...] = getattr(spec, "accuracies", ())
+    strongest: dict[str, float] = {one.norm or "clean": one.value for one in published}  # of several protocols the last
     return {
         "dataset": spec.dataset,
         "threat": f"{spec.norm}:{spec.eps}" if spec.norm else None,
         "architecture": f"{builder}({arguments})" if arguments else builder,
         "parameters": getattr(spec, "parameters", None),
-        "accuracies": {one.norm or "clean": one.value for one in published},  # of several protocols the last, strongest
+        "accuracies": strongest,
+        **{key: strongest.get(key) for key in ("clean", *NORMS)},  # to sort by
     }
 
 

@@ -1,5 +1,6 @@
 """models import, add, list, show, remove, verify through the command line, and the user's own entries."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -335,3 +336,14 @@ def test_names_are_completed_by_the_shell(words: str, expected: str) -> None:
         [sys.executable, "-c", program], env={**os.environ, **variables}, capture_output=True, text=True
     )
     assert done.stdout.split() == [expected]
+
+
+def test_the_list_is_sorted_by_published_accuracy_and_takes_the_best_known_attack(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert robust("models", "list", "--dataset", "imagenet", "--sort=-linf", "--json", "-") == 0
+    rows = json.loads(capsys.readouterr().out)
+    known = [row["linf"] for row in rows if row["linf"] is not None]
+    assert len(known) > 20 and known == sorted(known, reverse=True)
+    by_name = {row["name"]: row["linf"] for row in rows}
+    assert by_name["amini-meansparse-convnext-l"] == 0.5822, "below AutoAttack's 0.5964"
