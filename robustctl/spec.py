@@ -157,7 +157,10 @@ def read_spec(directory: Path) -> ModelSpec:
     except FileNotFoundError:
         raise RequestError(f"{directory} is no model directory: it has no {CONFIG}") from None
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, one['loc'])) or 'all of it'}: {one['msg'].lower()}" for one in error.errors()]
+        faults = [
+            f"{'.'.join(map(str, one['loc'])) or 'all of it'}: {one['msg'].removeprefix('Value error, ').lower()}"
+            for one in error.errors()
+        ]
         raise RequestError(f"{path} does not describe a model of robustctl: {'; '.join(faults[:3])}") from None
     except (RequestError, ValueError) as error:
         raise RequestError(f"cannot read {path}: {error}") from None

@@ -348,7 +348,10 @@ def read_as(kind: type[Result], schema: str, path: Path) -> Result:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc'])) or 'result'}: {fault['msg']}" for fault in error.errors()]
+        faults = [
+            f"{'.'.join(map(str, fault['loc'])) or 'result'}: {fault['msg'].removeprefix('Value error, ')}"
+            for fault in error.errors()
+        ]
         raise RequestError(f"{path} is not a valid result:\n  " + "\n  ".join(faults[:10])) from None
 
 
