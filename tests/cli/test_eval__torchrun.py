@@ -57,6 +57,8 @@ def test_the_documents_show_how_to_evaluate_and_to_train_with_several_processes(
 @pytest.mark.slow
 def test_the_documented_lines_run_as_they_are_written(tmp_path: Path) -> None:
     for line in _documented():
+        if "MODEL" in line.split():  # a placeholder: the line is for somebody's own machine
+            continue
         words = [*TORCHRUN, *shlex.split(line)[1:]]
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-2000:]
