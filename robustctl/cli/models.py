@@ -214,6 +214,8 @@ def verify(
 
     if name is not None and every:
         raise RequestError("give the name of one model, or --all")
+    if local and every:
+        raise RequestError("--all asks every source, --local none; give one of them")
     if name is not None and name not in pulled():
         read_entry(name)
     known = sorted(entry_files())

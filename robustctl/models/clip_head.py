@@ -80,7 +80,8 @@ def _tokens(zero_shot: ZeroShot, prompt: str, names: tuple[str, ...], path: Path
         raise RequestError(f"cannot read {path}: it is damaged or no tokenizer ({str(error)[:200]})") from None
     for i, (prompt, one) in enumerate(zip(prompts, tokens, strict=True)):
         fault = _fault(one, zero_shot.text.vocabulary, zero_shot.text.context)
-        if fault is None and one in tokens[:i] and prompt not in prompts[:i]:  # two of ImageNet's names stand twice
+        twice = zero_shot.names_of is not None and prompt in prompts[:i]  # two of ImageNet's names stand there twice
+        if fault is None and one in tokens[:i] and not twice:
             fault = f"are the tokens of {prompts[tokens.index(one)]!r} too"
         if fault:
             raise RequestError(f"{path} is not the tokenizer of this model: the tokens of {prompt!r} {fault}")

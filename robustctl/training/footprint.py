@@ -73,7 +73,7 @@ def _fixed(model: nn.Module, settings: Settings) -> int:
     weights = sum(parameter.nbytes for parameter in model.parameters())
     buffers = sum(buffer.nbytes for buffer in model.buffers())
     optimizer = (2 if isinstance(settings.optim, Adam) else 1) * (2 if settings.projection else 1)
-    copies = (1 if settings.average else 0) + (2 if settings.projection else 0)
+    copies = (1 if settings.average else 0) + (2 if settings.projection else 0) + (1 if settings.awp else 0)
     folded = 1 if settings.attack else 0  # the copy that attacks run on
     return weights * (2 + optimizer + copies + folded) + buffers
 

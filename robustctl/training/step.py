@@ -209,7 +209,8 @@ class Step:
         x, generators = self.x, self.generators if attack.start == "random" else []
         if rows is not None:
             x, target = x[rows], target[rows]
-            generators = [one for one, taken in zip(generators, rows.tolist(), strict=bool(generators)) if taken]
+        if rows is not None and generators:
+            generators = [one for one, taken in zip(generators, rows.tolist(), strict=True) if taken]
         points = climb(oracle, x, target, threat, attack, generators)
         return points if rows is None else self.x.index_put((rows,), points)
 

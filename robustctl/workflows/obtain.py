@@ -7,7 +7,15 @@ from robustctl.errors import RequestError
 from robustctl.hub.names import FILE, REPO_ID
 from robustctl.models import fetch
 from robustctl.models import pull as pulling
-from robustctl.models.find import FoundModel, entry_files, find_model, pulled_directory, read_entry, split_revision
+from robustctl.models.find import (
+    FoundModel,
+    entry_files,
+    entry_weights,
+    find_model,
+    pulled_directory,
+    read_entry,
+    split_revision,
+)
 
 
 def obtain(name: str, *, pull: bool = False) -> FoundModel:
@@ -55,6 +63,10 @@ def bring(
     """
     if name in entry_files():
         entry = read_entry(name)
+        if (at is not None or strip is not None or drop) and entry_weights(name).is_file():
+            raise RequestError(
+                f"the weights of {name} are here already; robustctl models remove {name} lets you try again"
+            )
         said = entry.model_copy(update={"keys": entry.keys.changed(at, strip, drop)})
         return fetch.fetch_entry(name, said, keep_original)
     if at is not None or strip is not None or drop:

@@ -396,3 +396,10 @@ def test_pull_takes_other_key_rules_and_asks_to_report_them(
     assert "should say what you said (--at state --strip module.)" in said
     x = torch.rand(2, 1, 8, 8)
     assert torch.equal(robustctl.load_model("theirs")(x), conv_model(x))
+    assert robust("pull", "theirs", "--strip", "other.") == 2
+    assert "robustctl models remove theirs" in capsys.readouterr().err
+
+
+def test_sources_are_not_asked_and_left_alone_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert robust("models", "verify", "--all", "--local") == 2
+    assert "give one of them" in capsys.readouterr().err

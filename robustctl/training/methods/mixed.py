@@ -6,7 +6,9 @@ sees all norms of the recipe, and each image is attacked once, as in E-AT. docs/
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
 
 from robustctl.recipe.method import SeveralNormsConfig
 from robustctl.threats import Norm, Threat
@@ -26,12 +28,12 @@ class Config(SeveralNormsConfig):
         choice: how an image's norm is chosen. ``error`` draws it by the norms' running robust errors (E-AT, equation
             5), ``uniform`` with equal chances. ``margin`` takes the norm in which the linearised network has the
             smallest margin in relation to the radius, at the cost of one more gradient per image.
-        momentum: of the running errors; they survive the end of an epoch.
+        momentum: of the running errors, in [0, 1); they survive the end of an epoch.
     """
 
     name: Literal["mixed"]
     choice: Literal["error", "uniform", "margin"] = "error"
-    momentum: float = 0.9
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
 
 
 class Method(TrainingMethod):

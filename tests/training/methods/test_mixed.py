@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from robustctl import geometry
@@ -78,3 +79,9 @@ def test_margin_takes_the_norm_that_moves_a_linear_network_most(example: Any) ->
     weights[0, :] = 1.0  # now 2.5 against 1.5
     example.model[1].weight.data = weights
     assert steepest(example.step(), THREATS).tolist() == [0] * 6
+
+
+@pytest.mark.parametrize("momentum", [-0.1, 1.0, 5.0])
+def test_a_momentum_that_forgets_nothing_or_more_is_refused(momentum: float) -> None:
+    with pytest.raises(ValidationError):
+        Config(name="mixed", momentum=momentum)
