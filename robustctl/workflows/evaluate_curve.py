@@ -81,7 +81,7 @@ def evaluate_curve(
             raise RequestError("the model gives no gradient, which every attack of a curve follows; see --attack full")
         passes = referee.PASSES if random else 1
         setup = Setup(model, spec, data, oracle, "standard", seed, batch_size, passes, True)
-        _say_time(setup, len(threats))
+        _say_time(setup, threats)
         with progress(f"distances of {len(data)} points", None) as advance:
             for threat in threats:
                 bound = Threat(threat.norm, threat.eps * up_to, f"{up_to:g} x {threat.eps_text}")
@@ -110,12 +110,13 @@ def evaluate_curve(
     return result, path
 
 
-def _say_time(setup: Setup, norms: int) -> None:
+def _say_time(setup: Setup, threats: Sequence[Threat]) -> None:
     size = min(setup.batch_size, len(setup.data))
     one = seconds_per_batch(setup.oracle, setup.data, size) / size
-    seconds = one * curve.COST * len(setup.data) * norms
+    evaluations = sum(curve.cost(threat.norm) for threat in threats)
+    seconds = one * evaluations * len(setup.data)
     about = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-    say(f"at most about {about}: {curve.COST:.0f} gradient evaluations an image and norm")
+    say(f"at most about {about}: {evaluations:.0f} gradient evaluations an image")
 
 
 def _figures(threat: Threat, bound: float, found: curve.Nearest, n: int) -> NormCurve:

@@ -10,6 +10,7 @@ import torch
 from command import robust
 
 from robustctl.errors import RequestError
+from robustctl.evaluation.curve import cost
 from robustctl.evaluation.store import Store
 from robustctl.results import curve as curves
 from robustctl.results import union
@@ -149,6 +150,13 @@ def test_a_curve_that_was_edited_is_refused() -> None:
         Path("edited.json").write_text(json.dumps(edited))
         with pytest.raises(RequestError, match="distance"):
             curves.read(Path("edited.json"))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l1"])
+def test_an_image_costs_no_more_gradients_than_was_said(norm) -> None:
+    n = 20
+    found = curve("--norms", norm, on=("digits-linf", "--data", "digits", "-n", n))
+    assert 0 < found.norms[norm].evaluations <= n * cost(norm)
 
 
 @pytest.mark.parametrize(
