@@ -1,10 +1,12 @@
-"""The effect of a change of JPEG's quantised coefficients on an image (ITU T.81, annexes A and K)."""
+"""The effect of a change of JPEG's quantised coefficients on an image (ITU T.81, annexes A and K), for two kinds."""
 
 import math
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from robustctl.perturbations.boxed import Boxed
 
 LUMINANCE = (
     "16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56 14 17 22 29 51 87 80 62 "
@@ -17,6 +19,19 @@ CHROMINANCE = (
 """Steps of quantisation at quality 50, row by row (T.81, tables K.1 and K.2)."""
 TO_RGB = ((1.0, 0.0, 1.402), (1.0, -0.344136, -0.714136), (1.0, 1.772, 0.0))
 """From brightness and two colour differences to red, green and blue (T.871)."""
+
+
+class Jpeg(Boxed):
+    """A kind whose parameters change each coefficient, in its step of quantisation at quality 50."""
+
+    def bounds(self, x: Tensor, budget: float) -> tuple[Tensor, Tensor]:
+        """The same for each coefficient: at most the budget."""
+        high = x.new_full((count(tuple(x.shape[1:])),), budget)
+        return -high, high
+
+    def render(self, x: Tensor, z: Tensor) -> Tensor:
+        """Add what the change of the coefficients does to the pixels."""
+        return (x + change(z, tuple(x.shape[1:]))).clamp(0, 1)
 
 
 def sizes(shape: tuple[int, ...]) -> list[tuple[int, int]]:

@@ -3,15 +3,14 @@
 import torch
 from torch import Tensor, nn
 
-from robustctl.perturbations import jpeg
 from robustctl.perturbations.base import Task, at_most
-from robustctl.perturbations.boxed import Boxed
+from robustctl.perturbations.jpeg import Jpeg
 
 SHARE = 0.05
 """The share of the coefficients that a step changes."""
 
 
-class JpegL1(Boxed):
+class JpegL1(Jpeg):
     """Parameters: the change of each coefficient in its step of quantisation; their sizes sum to at most the budget."""
 
     unit = "steps of quantisation in all"
@@ -19,11 +18,6 @@ class JpegL1(Boxed):
     usual = "64"
     usual_digits = "4"
     source = "Kang et al., arXiv:1908.08016 (64 is the middle of their range)"
-
-    def bounds(self, x: Tensor, budget: float) -> tuple[Tensor, Tensor]:
-        """The box around the l_1 ball."""
-        high = x.new_full((jpeg.count(tuple(x.shape[1:])),), budget)
-        return -high, high
 
     def start(self, task: Task) -> Tensor:
         """A random point of the ball: a random direction, most of it in a few coefficients."""
@@ -49,10 +43,6 @@ class JpegL1(Boxed):
     def inside(self, x: Tensor, z: Tensor, budget: float, model: nn.Module) -> Tensor:
         """The sum of sizes is within the budget."""
         return at_most(z.abs().sum(dim=1), budget)
-
-    def render(self, x: Tensor, z: Tensor) -> Tensor:
-        """Add what the change of the coefficients does to the pixels."""
-        return (x + jpeg.change(z, tuple(x.shape[1:]))).clamp(0, 1)
 
 
 KIND = JpegL1()
