@@ -58,11 +58,11 @@ def parse_norm(text: str) -> Norm:
     raise unknown("norm", text, NORMS)
 
 
-def parse_eps(text: str) -> float:
+def parse_eps(text: str, *, zero: bool = False) -> float:
     """Value of a radius written as a decimal or a fraction (``0.5``, ``8/255``, ``7.65/255``).
 
     Raises:
-        RequestError: not a number, a division by zero, or not finite and above 0.
+        RequestError: not a number, a division by zero, or not finite and above 0; with ``zero``, 0 is a value too.
     """
     try:
         numerator, slash, denominator = text.partition("/")
@@ -71,8 +71,8 @@ def parse_eps(text: str) -> float:
         raise RequestError(f"eps {text!r} divides by zero; write it like 0.5 or 8/255") from None
     except ValueError:
         raise RequestError(f"eps {text!r} is not a number; write it like 0.5 or 8/255") from None
-    if not (math.isfinite(value) and value > 0):
-        raise RequestError(f"eps {text!r} must be finite and above 0")
+    if not (math.isfinite(value) and (value > 0 or (zero and value == 0))):
+        raise RequestError(f"eps {text!r} must be finite and {'at least' if zero else 'above'} 0")
     return value
 
 

@@ -6,6 +6,7 @@ hold for images of 32x32 pixels, and grow with the image.
 
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -42,6 +43,11 @@ def require(name: str) -> None:
     """Raise RequestError unless ``name`` is one of ``NAMES``."""
     if name not in MAKERS:
         raise unknown("corruption", name, NAMES)
+
+
+def files() -> list[Path]:
+    """The source files that make the images."""
+    return sorted(Path(__file__).parent.glob("*.py"))
 
 
 def corrupt(image: Image, name: str, severity: int, seed: int, index: int) -> np.ndarray:

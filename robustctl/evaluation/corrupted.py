@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustctl import corruptions
 from robustctl.checkpoint import weights_sha256
 from robustctl.corruptions import SEVERITIES, corrupt
 from robustctl.corruptions.published import Published
@@ -14,7 +15,7 @@ from robustctl.evaluation import referee
 from robustctl.evaluation.audit import chunks
 from robustctl.evaluation.kind_threat import Setup
 from robustctl.evaluation.store import Row, Store
-from robustctl.evaluation.store_key import Key
+from robustctl.evaluation.store_key import Key, sha256_of_code
 from robustctl.progress import Advance
 from robustctl.version import __version__
 
@@ -30,7 +31,7 @@ def key(setup: Setup, sha256: dict[str, str]) -> Key:
         "images": setup.data.content_sha256,
         "list of images": setup.data.index_sha256,
         "n": len(setup.data),
-        "corrupted images": sha256 or f"made with seed {setup.seed}",
+        "corrupted images": sha256 or f"made with seed {setup.seed} by {sha256_of_code(corruptions.files())}",
         "passes": setup.passes,
     }
 

@@ -24,8 +24,9 @@ from robustctl.evaluation.audit import BATCH, TIE, chunks, clean_verdicts
 from robustctl.evaluation.earlier import broken_in
 from robustctl.evaluation.memory import Pieces, fitting
 from robustctl.evaluation.store import EARLIER, Row, Store
-from robustctl.evaluation.store_key import Key, differing, plain, read_key
+from robustctl.evaluation.store_key import Key, differing, plain, read_key, sha256_of_code
 from robustctl.oracle import Oracle
+from robustctl.perturbations import base
 from robustctl.perturbations.base import EFFORTS, Effort, Family, Kind, Limit, Task
 from robustctl.progress import Advance
 from robustctl.spec import ModelSpec
@@ -86,6 +87,7 @@ def key(setup: Setup, limit: Limit) -> Key:
         "images": setup.data.content_sha256,
         "n": len(setup.data),
         "kind": limit.name,
+        "code of the kind": sha256_of_code(base.files(limit.name)),
         BUDGET: limit.budget,
         EFFORT: setup.effort,
         SEED: setup.seed,

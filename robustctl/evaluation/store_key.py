@@ -4,7 +4,7 @@ import hashlib
 import json
 import sqlite3
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 SCHEMA = "robustctl.store/1"
@@ -25,6 +25,11 @@ def plain(key: Key) -> dict[str, str]:
 def digest(key: Key) -> str:
     """Hash of a key, for file names."""
     return hashlib.sha256(json.dumps(plain(key), sort_keys=True).encode()).hexdigest()
+
+
+def sha256_of_code(files: Iterable[Path]) -> str:
+    """Hash of source files, for verdicts that depend on code which users may change between two versions."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def differing(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:

@@ -8,6 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Self
 
 import torch
@@ -133,7 +134,10 @@ class Limit:
         kind = find(name)
         if not colon:
             text = (kind.usual_digits if dataset == "digits" else None) or kind.usual
-        limit = cls(name, 0.0 if text in ("0", "0.0") else parse_eps(text), text)
+        try:
+            limit = cls(name, parse_eps(text, zero=True), text)
+        except RequestError as error:
+            raise RequestError(f"threat {written!r}: {error}") from None
         if limit.budget > kind.highest:
             raise RequestError(f"threat {written!r}: the budget is in {kind.unit}, at most {kind.highest:g}")
         if kind.whole and limit.budget != int(limit.budget):
@@ -152,6 +156,12 @@ class Limit:
 def names() -> list[str]:
     """Every kind that has a file, sorted."""
     return discovery.names("robustctl.perturbations.kinds")
+
+
+def files(name: str) -> list[Path]:
+    """The source files of a kind: its own, and those that kinds share."""
+    folder = Path(__file__).parent
+    return [folder / "kinds" / f"{name.replace('-', '_')}.py", *sorted(folder.glob("*.py"))]
 
 
 def find(name: str) -> Kind:

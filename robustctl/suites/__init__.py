@@ -4,7 +4,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from robustctl import corruptions
 from robustctl.conventions import CONVENTIONS
@@ -35,6 +35,17 @@ class Suite(BaseModel):
     threats: tuple[str, ...] = ()
     corruptions: Literal["all"] | tuple[str, ...] = ()
     groups: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = {}
+
+    @field_validator("threats", "corruptions", "groups", mode="before")
+    @classmethod
+    def _lists(cls, value: Any, info: ValidationInfo) -> Any:
+        lists = value.values() if info.field_name == "groups" and isinstance(value, dict) else [value]
+        for names in lists:
+            if info.field_name == "corruptions" and names == "all":
+                continue
+            if not (isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)):
+                raise ValueError("give a list of names, for example [fog, snow]")
+        return value
 
     @model_validator(mode="after")
     def _whole(self) -> "Suite":
@@ -68,9 +79,10 @@ class Suite(BaseModel):
             RequestError: no such threat, a bad budget, two texts for one threat, or no usual radius for the data set.
         """
         found = {text: parse(text, dataset) for text in self.threats}
-        shown = [str(one) for one in found.values()]
-        if len(set(shown)) < len(shown):
-            raise RequestError(f"two threats of the suite are the same: {', '.join(sorted(shown))}")
+        sizes = [(one.norm, one.eps) if isinstance(one, Threat) else (one.name, one.budget) for one in found.values()]
+        if len(set(sizes)) < len(sizes):
+            shown = ", ".join(sorted(map(str, found.values())))
+            raise RequestError(f"two threats of the suite are the same: {shown}")
         return found
 
 
@@ -133,6 +145,10 @@ def _checked(content: Any, source: str) -> Suite:
         faults = []
         for fault in error.errors():
             place = ".".join(map(str, fault["loc"]))
-            text = f"unknown key. Known: {known}" if fault["type"] == "extra_forbidden" else fault["msg"]
+            text = (
+                f"unknown key. Known: {known}"
+                if fault["type"] == "extra_forbidden"
+                else fault["msg"].removeprefix("Value error, ")
+            )
             faults.append(f"{place}: {text}" if place else text)
         raise RequestError(f"suite {source}: " + "; ".join(faults)) from None

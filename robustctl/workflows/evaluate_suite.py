@@ -25,6 +25,7 @@ from robustctl.evaluation import checks, corrupted, kind_threat, referee
 from robustctl.evaluation.kind_threat import Setup
 from robustctl.evaluation.protocols import DEFAULT
 from robustctl.evaluation.store_key import digest, place
+from robustctl.evaluation.union import require_protocol
 from robustctl.evaluation.union_request import UnionRequest
 from robustctl.files import writing
 from robustctl.oracle import DRAWS, Oracle
@@ -107,6 +108,9 @@ def evaluate_suite(
     started = time.monotonic()
     spec = subject.found_model.spec
     members = suite.members(spec.dataset)
+    require_protocol(options.protocol, [one.norm for one in members.values() if isinstance(one, Threat)])
+    if options.corrupted is not None and not suite.chosen_corruptions:
+        raise RequestError(f"--data: {name} names no corruption, so the images in {options.corrupted} are not read")
     limits = {text: one for text, one in members.items() if isinstance(one, Limit)}
     for limit in limits.values():
         limit.kind.require(spec.input_shape, limit.budget)

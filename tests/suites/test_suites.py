@@ -32,6 +32,10 @@ def test_the_universal_suite_has_every_kind_and_norm() -> None:
         ("threats: [elastic]\ngroups: {all: [elastik]}", "Did you mean 'elastic'"),
         ("threats: [elastic]\ngroups: {all: []}", "at least 1"),
         ("- elastic", "no mapping"),
+        ("threats: fog", "threats: give a list of names"),
+        ("threats: [1, 2]", "threats: give a list of names"),
+        ("threats: [elastic]\ncorruptions: fog", "corruptions: give a list of names"),
+        ("threats: [elastic]\ngroups: {all: elastic}", "groups: give a list of names"),
         ("threats: [", "line"),
     ],
 )
@@ -45,9 +49,16 @@ def test_a_file_can_have_several_budgets_of_a_kind_but_not_one_twice(tmp_path: P
     (tmp_path / "mine.yaml").write_text("threats: [elastic:0.5, elastic:1, linf:1/255, linf:2/255]")
     name, suite = suites.load(str(tmp_path / "mine.yaml"))
     assert name == "mine" and [str(one) for one in suite.members("cifar10").values()] == list(suite.threats)
-    (tmp_path / "mine.yaml").write_text("threats: [elastic:0.125, elastic]")
-    with pytest.raises(RequestError, match="the same"):
-        suites.load(str(tmp_path / "mine.yaml"))[1].members("cifar10")
+    for same in ("elastic:0.125, elastic", "elastic:1/2, elastic:0.5", "l0:1, l0:1.0", "linf:0.5, linf:1/2"):
+        (tmp_path / "mine.yaml").write_text(f"threats: [{same}]")
+        with pytest.raises(RequestError, match="the same"):
+            suites.load(str(tmp_path / "mine.yaml"))[1].members("cifar10")
+
+
+def test_a_budget_of_nothing_may_be_written_in_any_way_and_a_bad_one_is_named_with_its_threat() -> None:
+    assert [base.Limit.parse(f"elastic:{text}").budget for text in ("0", "0.00", "0/255")] == [0, 0, 0]
+    with pytest.raises(RequestError, match="threat 'elastic:-1': .* at least 0"):
+        base.Limit.parse("elastic:-1")
 
 
 def test_unknown_suites_threats_and_radii_are_named() -> None:

@@ -1,5 +1,6 @@
 """Suites from the command line: figures follow from points, kills lose nothing, what is missing stops only itself."""
 
+import inspect
 import json
 from operator import ge
 from pathlib import Path
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 from command import robust
 
+from robustctl import corruptions
 from robustctl.errors import RequestError
 from robustctl.evaluation.store import Store
+from robustctl.perturbations import base
 from robustctl.results import suite as results
 from robustctl.workflows.evaluate_suite import split_data
 
@@ -90,6 +93,25 @@ def test_a_larger_budget_keeps_what_a_smaller_one_broke(setting) -> None:
     assert large.members[0].by["earlier"] == 12 - small.members[0].n_correct
 
 
+@pytest.mark.parametrize(("name", "code"), [("frame", base), ("contrast", corruptions)])
+def test_changed_code_of_a_threat_takes_no_earlier_verdict(setting, monkeypatch, tmp_path, name, code) -> None:
+    monkeypatch.setenv("ROBUSTCTL_RUNS", str(tmp_path / "runs"))
+    evaluated(setting, "--threat", name)
+    evaluated(setting, "--threat", name)
+    assert len(list(tmp_path.rglob("threats/*.sqlite"))) == 1
+    changed = tmp_path / "changed.py"
+    changed.write_text("# changed")
+    files = code.files
+    monkeypatch.setattr(code, "files", lambda *name: [*files(*name), changed])
+    evaluated(setting, "--threat", name)
+    assert len(list(tmp_path.rglob("threats/*.sqlite"))) == 2
+
+
+def test_every_kind_names_its_source_file() -> None:
+    for name in base.names():
+        assert Path(str(inspect.getsourcefile(type(base.find(name))))) == base.files(name)[0]
+
+
 def test_missing_files_of_corruptions_stop_only_themselves(setting, capsys, tmp_path) -> None:
     labels = np.asarray(evaluated(setting, "--threat", "contrast").points.label, np.uint8)
     folder = tmp_path / "cifar-c"
@@ -155,6 +177,8 @@ def test_a_result_that_was_edited_is_refused(setting) -> None:
         (["--threat", "patch:9"], "only 8 pixels"),
         (["--threat", "elastic:x"], "not a number"),
         (["--suite", "nothing"], "unknown suite"),
+        (["--threat", "recolor", "--attack", "fsat"], "Did you mean 'fast'"),
+        (["--threat", "recolor", "--data", "digits,cifar10-c=there"], "names no corruption"),
         (["--threat", "recolor", "--samples", "9"], "--samples is read by"),
     ],
 )

@@ -134,7 +134,7 @@ def test_what_a_name_stands_for_is_written_down(name: str) -> None:
         ("elastc:1", "Did you mean 'elastic'"),
         ("l0:2.5", "whole"),
         ("elastic:99", "at most 8"),
-        ("fog:-1", "above 0"),
+        ("fog:-1", "at least 0"),
         ("patch:", "not a number"),
     ],
 )
