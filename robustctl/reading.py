@@ -79,27 +79,30 @@ def parse_json(text: str, source: str) -> Any:
     return content
 
 
-def parse_yaml(text: str, source: str) -> Any:
+def parse_yaml(text: str, source: str, *, once: bool = False) -> Any:
     """The content of a YAML text (safe loader: nothing in it is run).
+
+    Args:
+        once: refuse a key that is given twice; otherwise its last value counts.
 
     Raises:
         RequestError: it is none or breaks a bound; the message begins with ``source`` and names the line.
     """
-    return _load(text, source)
+    return _load(text, source, _OnceLoader if once else _Loader)
 
 
 def compose_yaml(text: str, source: str) -> tuple[yaml.Node | None, Any]:
     """The nodes of a YAML text, which know their lines, and its content; raises as ``parse_yaml`` does."""
-    content = _load(text, source)
+    content = _load(text, source, _Loader)
     return yaml.compose(text, SafeLoader), content
 
 
-def _load(text: str, source: str) -> Any:
+def _load(text: str, source: str, loader: Any) -> Any:
     if len(text) > MAX_YAML_BYTES:
         raise RequestError(f"{source} is not read: it has {len(text)} characters, more than {MAX_YAML_BYTES}")
     try:
         _require_bounded(text)
-        return yaml.load(text, _Loader)
+        return yaml.load(text, loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark else ""
@@ -128,6 +131,20 @@ class _Loader(SafeLoader):  # type: ignore[misc,valid-type]
             problem = "a number is written in base 60 (1:30) or is too long; put quotes around a text"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
         return value
+
+
+class _OnceLoader(_Loader):
+    """The same loader, for which a key that is given twice is an error of YAML with its line."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+        seen: set[object] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value}: given twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
 
 
 NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
