@@ -26,7 +26,8 @@ class Suite(BaseModel):
         description: in one sentence.
         threats: ``elastic:0.5`` or, for the usual budget of the data set, ``elastic``; norms likewise.
         corruptions: names, or ``all``; each at all severities.
-        groups: threats and corruptions whose worst, mean and union are reported, by the group's name.
+        groups: threats and corruptions whose worst, mean and union are reported, by the group's name. If the suite has
+            a threat and a corruption of one name, the threat counts.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -122,12 +123,12 @@ def load(text: str) -> tuple[str, Suite]:
     path = Path(text)
     if not is_file(path):
         raise RequestError(f"{unknown('suite', text, names())} Or give a YAML file, e.g. --suite my.yaml")
-    return path.stem, _checked(parse_yaml(read_text(path, MAX_BYTES), str(path)), str(path))
+    return path.stem, _checked(parse_yaml(read_text(path, MAX_BYTES), str(path), once=True), str(path))
 
 
 def of_threats(texts: list[str]) -> Suite:
-    """The suite that ``--threat`` stands for: threats and corruptions by themselves."""
-    chosen = tuple(text for text in texts if text in corruptions.NAMES)
+    """The suite that ``--threat`` stands for: threats and corruptions by themselves. A name of both is the threat."""
+    chosen = tuple(text for text in texts if text in corruptions.NAMES and text not in base.names())
     return _checked({"threats": [text for text in texts if text not in chosen], "corruptions": chosen}, "--threat")
 
 

@@ -37,6 +37,7 @@ def test_the_universal_suite_has_every_kind_and_norm() -> None:
         ("threats: [elastic]\ncorruptions: fog", "corruptions: give a list of names"),
         ("threats: [elastic]\ngroups: {all: elastic}", "groups: give a list of names"),
         ("threats: [", "line"),
+        ("threats: [elastic]\nthreats: [fog]", "line 2: threats: given twice"),
     ],
 )
 def test_faults_of_a_file_are_named(tmp_path: Path, text: str, message: str) -> None:
@@ -59,6 +60,11 @@ def test_a_budget_of_nothing_may_be_written_in_any_way_and_a_bad_one_is_named_wi
     assert [base.Limit.parse(f"elastic:{text}").budget for text in ("0", "0.00", "0/255")] == [0, 0, 0]
     with pytest.raises(RequestError, match="threat 'elastic:-1': .* at least 0"):
         base.Limit.parse("elastic:-1")
+
+
+def test_a_name_of_a_threat_and_of_a_corruption_is_the_threat_on_the_command_line() -> None:
+    found = suites.of_threats(["fog", "snow:0.1", "contrast"])
+    assert found.threats == ("fog", "snow:0.1") and found.chosen_corruptions == ("contrast",)
 
 
 def test_unknown_suites_threats_and_radii_are_named() -> None:

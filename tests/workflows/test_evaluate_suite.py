@@ -155,7 +155,7 @@ def test_the_page_shows_suites(setting, capsys) -> None:
 
 
 def test_a_result_that_was_edited_is_refused(setting) -> None:
-    evaluated(setting, "--threat", "frame", "--threat", "fog")
+    evaluated(setting, "--threat", "frame", "--threat", "contrast")
     content = json.loads(Path("out.json").read_text())
     for change in (
         lambda one: one["members"][0].update(acc=0.99),
