@@ -2,29 +2,15 @@ import dataclasses
 
 import pytest
 import torch
+from intermediate_case import request
 from torch import Tensor
 
 from robustctl.architectures import Classifier
 from robustctl.intermediate.chains import Images, Kind, run_chains
 from robustctl.intermediate.measure import Chains, carried_by_few
-from robustctl.intermediate.request import IntermediateRequest
 from robustctl.oracle import Oracle
-from robustctl.sampling.perturbation import Perturbation
 
-REQUEST = IntermediateRequest(
-    perturbation=Perturbation.parse("linf:0.3"),
-    qs=(1.0, 30.0),
-    estimator="all",
-    grid="graded",
-    samples=48,
-    most_samples=48,
-    leapfrog=2,
-    chains=4,
-    rhos=(0.1,),
-    ball=None,
-    seed=0,
-    batch_size=64,
-)
+REQUEST = request("linf:0.3", qs=(1.0, 30.0), estimator="all", samples=48, most_samples=48, rhos=(0.1,), ball=None)
 
 
 class Slopes(torch.nn.Module):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from intermediate_case import request
 
 from robustctl import checkpoint, data, losses
 from robustctl.architectures import Classifier, build
@@ -39,25 +40,6 @@ def images(model: Classifier) -> ImageData:
     return ImageData(x=x, y=y, n_classes=10, source="noise", split="test", indices=torch.arange(100, 106))
 
 
-def request(distribution: str = "linf:0.1", **changes: object) -> IntermediateRequest:
-    perturbation = Perturbation.parse(distribution)
-    usual = IntermediateRequest(
-        perturbation=perturbation,
-        qs=(1.0, 10.0, 100.0),
-        estimator="both",
-        grid="graded",
-        samples=120,
-        most_samples=120,
-        leapfrog=2,
-        chains=4,
-        rhos=(0.1, 0.01),
-        ball=perturbation.threat,
-        seed=0,
-        batch_size=64,
-    )
-    return dataclasses.replace(usual, **changes)  # type: ignore[arg-type]
-
-
 @pytest.fixture
 def evaluate(model: Classifier, conv_spec: ModelSpec, images: ImageData, tmp_path: Path):
     def evaluate(asked: IntermediateRequest, data: ImageData = images, store: str = "a.sqlite") -> IntermediateResult:
@@ -70,6 +52,27 @@ def evaluate(model: Classifier, conv_spec: ModelSpec, images: ImageData, tmp_pat
 
 def by_name(result: IntermediateResult) -> dict[str, float]:
     return {one.name: one.value for one in result.estimates}
+
+
+@pytest.fixture
+def stopped_and_continued(evaluate, monkeypatch):
+    """Evaluate, stop in the second batch and go on: the result, and the arguments of each batch that was begun."""
+
+    def run(asked: IntermediateRequest):
+        inner, calls = evaluation._measure, []
+
+        def fails_later(*arguments):
+            calls.append(arguments)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return inner(*arguments)
+
+        monkeypatch.setattr(evaluation, "_measure", fails_later)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(asked, store="b.sqlite")
+        return evaluate(asked, store="b.sqlite"), calls
+
+    return run
 
 
 def test_q_1_is_the_mean_loss_over_perturbations(evaluate, model, images) -> None:
@@ -113,20 +116,9 @@ def test_result_survives_its_file(evaluate, tmp_path) -> None:
     assert read(tmp_path / "result.json") == result
 
 
-def test_a_stopped_evaluation_continues_and_ends_alike(evaluate, monkeypatch) -> None:
+def test_a_stopped_evaluation_continues_and_ends_alike(evaluate, stopped_and_continued) -> None:
     whole = evaluate(request(batch_size=24))
-    inner, calls = evaluation._measure, []
-
-    def fails_later(*arguments):
-        calls.append(arguments)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return inner(*arguments)
-
-    monkeypatch.setattr(evaluation, "_measure", fails_later)
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(request(batch_size=24), store="b.sqlite")
-    continued = evaluate(request(batch_size=24), store="b.sqlite")
+    continued, calls = stopped_and_continued(request(batch_size=24))
     assert [len(arguments[2]) for arguments in calls] == [3, 3, 3], "the first batch was kept, the second done again"
     assert continued.estimates == whole.estimates
     assert continued.probacc == whole.probacc
@@ -177,23 +169,12 @@ def test_importance_sampling_stands_beside_its_bound_and_below_the_attack(evalua
     assert {one.estimator for one in evaluate(request(estimator="ais"), store="b.sqlite").estimates} == {"ais"}
 
 
-def test_chains_that_were_too_few_go_on_and_resume_alike(evaluate, monkeypatch) -> None:
+def test_chains_that_were_too_few_go_on_and_resume_alike(evaluate, stopped_and_continued) -> None:
     asked = request(estimator="all", most_samples=600, batch_size=24)
     whole = evaluate(asked)
     longest = max(one for estimate in whole.curve("ais") for one in estimate.samples_images)
     assert longest > 400, "some image needed the longer run"
-    inner, calls = evaluation._measure, []
-
-    def fails_later(*arguments):
-        calls.append(arguments)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return inner(*arguments)
-
-    monkeypatch.setattr(evaluation, "_measure", fails_later)
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(asked, store="b.sqlite")
-    continued = evaluate(asked, store="b.sqlite")
+    continued, _ = stopped_and_continued(asked)
     assert continued.estimates == whole.estimates
     assert continued.cost == whole.cost
 

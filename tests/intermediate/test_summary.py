@@ -4,14 +4,13 @@ from typing import Any
 
 import pytest
 import torch
+from intermediate_case import request
 
 from robustctl.data import ImageData
 from robustctl.intermediate.measure import Chains, Measure
-from robustctl.intermediate.request import IntermediateRequest
 from robustctl.intermediate.results import IntermediateResult
 from robustctl.intermediate.summary import summarize
 from robustctl.sampling.perturbation import Perturbation
-from robustctl.threats import Threat
 
 
 def chains(*numbers: list[float], **changes: Any) -> Chains:
@@ -42,22 +41,15 @@ def summary(*changes: dict[str, object], **asked: object) -> IntermediateResult:
     measures = [dataclasses.replace(USUAL, **change) for change in changes]  # type: ignore[arg-type]
     n = len(measures)
     data = ImageData(torch.zeros(n, 1, 2, 2), torch.zeros(n, dtype=torch.int64), 10, "made", "test", torch.arange(n))
-    usual = IntermediateRequest(
-        perturbation=Perturbation.parse("linf:0.1"),
-        qs=(1.0, 100.0),
-        estimator="both",
-        grid="graded",
-        samples=100,
-        most_samples=100,
-        leapfrog=10,
-        chains=4,
-        rhos=(0.1, 0.05, 0.01),
-        ball=Threat.parse("linf:0.1"),
-        seed=0,
-        batch_size=1,
-    )
-    request = dataclasses.replace(usual, **asked)  # type: ignore[arg-type]
-    return summarize(measures, request, data, name="m", weights="0", seconds=1.0, device="cpu")
+    usual: dict[str, object] = {
+        "qs": (1.0, 100.0),
+        "samples": 100,
+        "most_samples": 100,
+        "leapfrog": 10,
+        "rhos": (0.1, 0.05, 0.01),
+        "batch_size": 1,
+    }
+    return summarize(measures, request(**usual | asked), data, name="m", weights="0", seconds=1.0, device="cpu")
 
 
 def flags(*changes: dict[str, object], **asked: object) -> list[str]:

@@ -1,12 +1,15 @@
 """Losses whose annealed densities are known: loss = exp(a . (z - centre)), one set of coefficients for all images."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-from robustctl.sampling.hmc import LogLossAndGrad
+from robustctl.sampling.distributions import Box
+from robustctl.sampling.estimators import Estimate
+from robustctl.sampling.hmc import HMC, LogLossAndGrad
 from robustctl.sampling.noise import Noise
 
 
@@ -45,6 +48,17 @@ class ClosedForms:
         """Noise for n images whose seeds depend on ``seed``."""
         generators = [torch.Generator().manual_seed(1000 * seed + i) for i in range(n)]
         return Noise(generators, per_image, torch.empty(0, dtype=torch.float64))
+
+    @classmethod
+    def log_z_of(cls, images: slice, estimator: Callable[..., tuple[list[Estimate], object]]) -> Tensor:
+        """log Z_10 of these of six images, by 80 samples of 4 chains; one call measures them together."""
+        noise = cls.noise(6, 4)
+        noise.generators = noise.generators[images]
+        centre = cls.centre(3, True)
+        box = Box(centre.expand(len(noise.generators) * 4, 1, 1, 3), 0.3)
+        sampler = HMC(cls.exponential(cls.coefficients(3, 10), centre), box, 3)
+        estimates, _ = estimator(sampler, [10.0], samples=80, chains=4, noise=noise)
+        return estimates[0].log_z
 
 
 @pytest.fixture(scope="session")

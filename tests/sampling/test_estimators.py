@@ -104,17 +104,8 @@ def test_estimates_do_not_decrease_in_q(forms: Any) -> None:
 
 
 def test_an_image_gets_the_same_estimate_whatever_shares_its_batch(forms: Any) -> None:
-    centre, a = forms.centre(3, True), forms.coefficients(3, 3 / EPS)
-
-    def run(images: slice) -> Tensor:
-        noise = forms.noise(6, CHAINS)
-        noise.generators = noise.generators[images]
-        box = Box(centre.expand(len(noise.generators) * CHAINS, 1, 1, 3), EPS)
-        sampler = HMC(forms.exponential(a, centre), box, 3)
-        estimates, _ = path_sampling(sampler, [10.0], samples=80, chains=CHAINS, noise=noise)
-        return estimates[0].log_z
-
-    assert torch.equal(run(slice(0, 6))[2:4], run(slice(2, 4)))
+    together = forms.log_z_of(slice(0, 6), path_sampling)
+    assert torch.equal(together[2:4], forms.log_z_of(slice(2, 4), path_sampling))
 
 
 def test_a_thousandth_power_neither_overflows_nor_vanishes() -> None:

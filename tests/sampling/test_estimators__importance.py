@@ -79,17 +79,8 @@ def test_few_carriers_mean_a_small_effective_sample(forms: Any) -> None:
 
 
 def test_an_image_gets_the_same_weights_whatever_shares_its_batch(forms: Any) -> None:
-    centre, a = forms.centre(3, True), forms.coefficients(3, 3 / EPS)
-
-    def run(images: slice) -> Tensor:
-        noise = forms.noise(6, CHAINS)
-        noise.generators = noise.generators[images]
-        box = Box(centre.expand(len(noise.generators) * CHAINS, 1, 1, 3), EPS)
-        sampler = HMC(forms.exponential(a, centre), box, 3)
-        estimates, _ = importance_sampling(sampler, [10.0], samples=80, chains=CHAINS, noise=noise)
-        return estimates[0].log_z
-
-    assert torch.equal(run(slice(0, 6))[2:4], run(slice(2, 4)))
+    together = forms.log_z_of(slice(0, 6), importance_sampling)
+    assert torch.equal(together[2:4], forms.log_z_of(slice(2, 4), importance_sampling))
 
 
 def test_too_few_samples_are_refused_with_the_least_number(forms: Any) -> None:
