@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import ClassVar, Self
 
 import torch
@@ -160,13 +161,18 @@ def names() -> list[str]:
 
 def files(name: str) -> list[Path]:
     """The source files of a kind: its own, and those that kinds share."""
-    folder = Path(__file__).parent
-    return [folder / "kinds" / f"{name.replace('-', '_')}.py", *sorted(folder.glob("*.py"))]
+    own = _module(name).__file__
+    assert own is not None, "a kind is found by its source file"
+    return [Path(own), *sorted(Path(__file__).parent.glob("*.py"))]
+
+
+def _module(name: str) -> ModuleType:
+    return discovery.load("robustctl.perturbations.kinds", name, "threat")
 
 
 def find(name: str) -> Kind:
     """The kind called ``name``; RequestError if there is none."""
-    kind = discovery.load("robustctl.perturbations.kinds", name, "threat").KIND
+    kind = _module(name).KIND
     assert isinstance(kind, Kind), f"{name}.py must hold a Kind"
     return kind
 
