@@ -89,6 +89,12 @@ def writing(path: Path) -> Iterator[None]:
         raise RunError(_refusal(path, int(found[1]), os.strerror(int(found[1])))) from error
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, if they are not here yet; RunError if the operating system refuses."""
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
 def _refusal(path: Path, number: int | None, reason: str) -> str:
     """The advice for an error number of the operating system's."""
     if number in (errno.ENOSPC, errno.EDQUOT):

@@ -210,13 +210,10 @@ def _images(
     subject: "Subject", data: str | None, split: str, n: int, columns: str | None, classes: Path | None
 ) -> "ImageData":
     """The first n images for the subject's model: the given ones, or its own; read as ``eval`` reads them."""
-    from robustctl.workflows.images import load_images, reading_of
+    from robustctl.workflows.images import NamedImages, reading_of
 
-    spec = subject.found_model.spec
     reading = reading_of(columns, classes) if columns or classes or data else subject.default_reading()
-    images = load_images(data or subject.default_data(), split, n, spec, reading)
-    images.require(spec.input_shape, spec.n_classes)
-    return images
+    return NamedImages(data or subject.default_data(), split, n, reading).load(subject.found_model.spec)
 
 
 def _show(result: dict[str, object], json: Path | None) -> None:

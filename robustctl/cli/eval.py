@@ -153,7 +153,7 @@ def command(
     from robustctl.devices import pick_device
     from robustctl.evaluation.families import default_batch_size
     from robustctl.precision import pick_precision
-    from robustctl.workflows.images import reading_of
+    from robustctl.workflows.images import NamedImages, reading_of
     from robustctl.workflows.subject import choose_threats, open_subject
 
     corrupted = None
@@ -179,7 +179,7 @@ def command(
             seed = seed if "seed" in typed else as_before.seed
             precision = precision if "precision" in typed else as_before.precision
             union_only = union_only or as_before.union_only
-        source, reading = data or subject.default_data(), said or subject.default_reading()
+        images = NamedImages(data or subject.default_data(), split, n, said or subject.default_reading())
         if intermediate_q is not None:
             from robustctl.report.q_table import table
             from robustctl.workflows.evaluate_intermediate import (
@@ -197,9 +197,7 @@ def command(
                 asked.unread,
                 f"is not read with --estimator {estimator}, --grid {grid} and {asked.perturbation}; leave it out",
             )
-            estimates, path = evaluate_intermediate(
-                subject, asked, source=source, split=split, n=n, device=device, reading=reading
-            )
+            estimates, path = evaluate_intermediate(subject, asked, images, device=device)
             save(estimates.write, json)
             say_table(table(estimates), json)
             terminal.tell(f"result: {path}")
@@ -210,16 +208,7 @@ def command(
 
             radii = choose_threats(subject, norms, ",".join(eps) if eps else None)
             curves, path = evaluate_curve(
-                subject,
-                radii,
-                up_to,
-                seed=seed,
-                batch_size=images_a_batch,
-                source=source,
-                split=split,
-                n=n,
-                device=device,
-                reading=reading,
+                subject, radii, up_to, images, seed=seed, batch_size=images_a_batch, device=device
             )
             save(curves.write, json)
             say_table(curve_table(curves), json)
@@ -232,9 +221,7 @@ def command(
 
             named, content = ("threats", suites.of_threats(threat)) if threat else suites.load(suite or "")
             how = SuiteOptions(attack, seed, images_a_batch, corrupted)
-            verdicts, path = evaluate_suite(
-                subject, named, content, how, source=source, split=split, n=n, device=device, reading=reading
-            )
+            verdicts, path = evaluate_suite(subject, named, content, how, images, device=device)
             save(verdicts.write, json)
             say_table(suite_table([(subject.found_model.name, verdicts)]), json)
             say(f"result: {path}")
@@ -254,9 +241,7 @@ def command(
         request = UnionRequest(
             threats, protocol, seed, images_a_batch, chosen, union_only, force, precision == "auto", until=until
         )
-        result, path = evaluate(
-            subject, request, source=source, split=split, n=n, device=device, reading=reading, attacks=attacks
-        )
+        result, path = evaluate(subject, request, images, device=device, attacks=attacks)
     if result is None:  # one of torchrun's other processes; the first reports
         return
     save(result.write, json)

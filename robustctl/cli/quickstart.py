@@ -46,10 +46,11 @@ def _evaluate(model: str | None) -> "UnionResult":
     from robustctl.evaluation.protocols import DEFAULT
     from robustctl.evaluation.union_request import UnionRequest
     from robustctl.workflows.evaluate import evaluate
+    from robustctl.workflows.images import NamedImages
     from robustctl.workflows.subject import find_subject
 
     subject = find_subject(model)
     request = UnionRequest(subject.default_threats(), DEFAULT, seed=0, batch_size=250)
-    result, _ = evaluate(subject, request, source=IMAGES, split="test", n=None, device="cpu")
+    result, _ = evaluate(subject, request, NamedImages(IMAGES), device="cpu")
     assert result is not None
     return result

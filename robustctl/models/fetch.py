@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from robustctl.errors import RequestError, RobustctlError, RunError
-from robustctl.files import writing
+from robustctl.files import make_folder
 from robustctl.hub.download import (
     MAX_BYTES,
     Changed,
@@ -56,8 +56,7 @@ def fetch_entry(name: str, entry: Entry, keep_original: bool = False) -> Path:
         RunError: no source works; the message says why not, and how to bring the file by hand.
     """
     weights = entry_weights(name)
-    with writing(weights):
-        weights.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(weights.parent)
     with changing(name):
         if weights.is_file():
             return weights

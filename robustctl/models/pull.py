@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from robustctl.discovery import names, unknown
 from robustctl.errors import RequestError
-from robustctl.files import write_text, writing
+from robustctl.files import make_folder, write_text
 from robustctl.hub import plain_directory
 from robustctl.hub.download import Get, RemoteFile, Wanted, download
 from robustctl.hub.names import FILE, REPO_ID, REVISION
@@ -215,14 +215,12 @@ def _fetch(
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
     """One process at a time fetches a directory; the others wait and find it there."""
-    with writing(directory):
-        directory.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(directory.parent)
     with held(directory.with_name(f".{directory.name}.lock"), f"{directory} is being fetched by another process"):
         yield
 
 
 def _made(path: Path) -> Path:
     """The path, with its parent directory made."""
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     return path

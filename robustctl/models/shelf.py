@@ -10,7 +10,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from robustctl.errors import RequestError
-from robustctl.files import write_text, writing
+from robustctl.files import make_folder, write_text, writing
 from robustctl.hub.plain_directory import fault_in, read_sums, sha256
 from robustctl.locks import held
 from robustctl.models import entry as entries
@@ -139,8 +139,7 @@ def new_name(name: str) -> str:
 def changing(name: str) -> Iterator[None]:
     """Let no other process import, fetch or remove the model ``name`` while the block runs; it waits its turn."""
     lock = home() / "locks" / f"{name}.lock"
-    with writing(lock):
-        lock.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(lock.parent)
     with held(lock, f"model {name!r} is being changed by another process"):
         yield
 
@@ -148,8 +147,7 @@ def changing(name: str) -> Iterator[None]:
 def add(name: str, entry: Entry) -> Path:
     """Make an entry of the user's own; its weights are fetched when they are needed."""
     path = home() / "entries" / f"{new_name(name)}.yaml"
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     entries.write(entry, path)
     return path
 

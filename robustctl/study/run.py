@@ -8,7 +8,7 @@ from pathlib import Path
 
 from robustctl import runs
 from robustctl.errors import InterruptedRun, RunError
-from robustctl.files import writing
+from robustctl.files import make_folder, writing
 from robustctl.locks import held
 from robustctl.study.board import Board, Counts, Row, board
 from robustctl.study.cells import FOLDER, Plan, Step, Training
@@ -170,6 +170,5 @@ def last_line(log: Path) -> str:
 def only_one(name: str) -> AbstractContextManager[None]:
     """Hold the lock of a study's file, so that no two commands start the same steps."""
     lock = runs.root() / FOLDER / f".{name}.lock"
-    with writing(lock):
-        lock.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(lock.parent)
     return held(lock, f"another process runs the study {name}; let it finish or stop it", 1.0)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from robustctl import checkpoint
 from robustctl.conventions import CONVENTIONS
-from robustctl.data import Reading
 from robustctl.devices import pick_device
 from robustctl.evaluation import union
 from robustctl.evaluation.checks import KnownAccuracy
@@ -13,12 +12,12 @@ from robustctl.evaluation.external import External, Others
 from robustctl.evaluation.identity import evaluation_key
 from robustctl.evaluation.store_key import Key, differing, place, plain, read_key
 from robustctl.evaluation.union_request import UnionRequest
-from robustctl.files import writing
+from robustctl.files import make_folder
 from robustctl.processes import join, local_device
 from robustctl.progress import say
 from robustctl.results.union import UnionResult
 from robustctl.threats import require_plausible
-from robustctl.workflows.images import load_images
+from robustctl.workflows.images import NamedImages
 from robustctl.workflows.subject import Subject
 
 CURVES = "curves"
@@ -28,18 +27,14 @@ CURVES = "curves"
 def evaluate(
     subject: Subject,
     request: UnionRequest,
+    named: NamedImages,
     *,
-    source: str,
-    split: str,
-    n: int | None,
     device: str,
-    reading: Reading | None = None,
     attacks: Sequence[External] = (),
 ) -> tuple[UnionResult | None, Path]:
-    """Evaluate a subject on the first ``n`` images of a split; verdicts and result go into its ``eval_dir``.
+    """Evaluate a subject on the images that the user names; verdicts and result go into its ``eval_dir``.
 
     Args:
-        reading: columns and classes that the source does not tell by itself.
         attacks: attacks from outside. The points that earlier evaluations in ``eval_dir`` broke stay broken.
 
     Returns:
@@ -53,11 +48,9 @@ def evaluate(
     spec = subject.found_model.spec
     if not request.force:  # before a download
         require_plausible(request.threats, spec.input_shape)
-    images = load_images(source, split, n, spec, reading)
-    images.require(spec.input_shape, spec.n_classes)
+    images = named.load(spec)
     model = checkpoint.load_from(spec, subject.found_model.weights).to(chosen_device)
-    with writing(subject.eval_dir):
-        subject.eval_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(subject.eval_dir)
 
     def begun(request: UnionRequest) -> bool:
         key = evaluation_key(model, spec, images, request)

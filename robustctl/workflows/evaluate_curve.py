@@ -10,14 +10,13 @@ import torch
 from robustctl import checkpoint
 from robustctl.allocator import kept_memory
 from robustctl.checkpoint import weights_sha256
-from robustctl.data import Reading
 from robustctl.devices import device_name, pick_device
 from robustctl.errors import RequestError
 from robustctl.evaluation import checks, curve, referee
 from robustctl.evaluation.families import seconds_per_batch
 from robustctl.evaluation.kind_threat import Setup
 from robustctl.evaluation.store_key import digest, place
-from robustctl.files import writing
+from robustctl.files import make_folder
 from robustctl.oracle import DRAWS, Oracle
 from robustctl.processes import require_one
 from robustctl.progress import progress, say
@@ -26,7 +25,7 @@ from robustctl.threats import Norm, Threat, require_plausible
 from robustctl.trusted_copy import PROBE, trusted_copy
 from robustctl.version import __version__
 from robustctl.workflows.evaluate import CURVES, recorded_accuracy
-from robustctl.workflows.images import load_images
+from robustctl.workflows.images import NamedImages
 from robustctl.workflows.subject import Subject
 
 
@@ -34,14 +33,11 @@ def evaluate_curve(
     subject: Subject,
     threats: Sequence[Threat],
     up_to: float,
+    named: NamedImages,
     *,
     seed: int,
     batch_size: int,
-    source: str,
-    split: str,
-    n: int | None,
     device: str,
-    reading: Reading | None = None,
 ) -> tuple[CurveResult, Path]:
     """Find the distance of every image in every norm; stores and result go into ``curves`` below the ``eval_dir``.
 
@@ -61,16 +57,14 @@ def evaluate_curve(
     started = time.monotonic()
     spec = subject.found_model.spec
     require_plausible(threats, spec.input_shape, way_on="")
-    data = load_images(source, split, n, spec, reading)
-    data.require(spec.input_shape, spec.n_classes)
+    data = named.load(spec)
     checks.require_pixels(data)
     where = pick_device(device)
     model = checkpoint.load_from(spec, subject.found_model.weights).to(where).eval()
     flags = checks.pixel_flags(data, spec.dataset, recorded_accuracy(subject), False)
     flags += checks.model_flags(model, data, spec.n_classes)
     folder = subject.eval_dir / CURVES
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     random = checks.is_random(model, data)
     if random:
         torch.manual_seed(seed)

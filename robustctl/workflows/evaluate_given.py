@@ -24,7 +24,7 @@ from robustctl.evaluation import union
 from robustctl.evaluation.external import External, Others
 from robustctl.evaluation.families import default_batch_size
 from robustctl.evaluation.union_request import UnionRequest
-from robustctl.files import writing
+from robustctl.files import make_folder
 from robustctl.intermediate import evaluate as intermediate
 from robustctl.intermediate.results import IntermediateResult
 from robustctl.precision import pick_precision
@@ -35,7 +35,7 @@ from robustctl.workflows import evaluate as named
 from robustctl.workflows import evaluate_intermediate as named_intermediate
 from robustctl.workflows.evaluate_intermediate import IntermediateOptions, intermediate_request
 from robustctl.workflows.given_images import from_dataset, from_tensors
-from robustctl.workflows.images import load_images
+from robustctl.workflows.images import NamedImages, load_images
 from robustctl.workflows.own_model import left_alone, wrap
 from robustctl.workflows.subject import Subject, find_subject
 
@@ -68,6 +68,10 @@ class Images:
     def in_memory(self) -> bool:
         """Whether the caller gives the images themselves."""
         return self.images is not None or not (self.data is None or self.source)
+
+    def named(self, subject: Subject) -> NamedImages:
+        """The images as they are named, the model's usual ones without any name."""
+        return NamedImages(self.source or subject.default_data(), self.split, self.n)
 
     def load(self, subject: Subject | None) -> ImageData:
         """Read them, the usual ones of a named model without any; RequestError if there are none or they are unfit."""
@@ -119,11 +123,7 @@ def evaluate_given(
         until=until,
     )
     if subject and store is None and name is None and not images.in_memory and processes.count() == 1:
-        source = images.source or subject.default_data()
-        place = str(where)
-        result, _ = named.evaluate(
-            subject, request, source=source, split=images.split, n=images.n, device=place, attacks=attacks
-        )
+        result, _ = named.evaluate(subject, request, images.named(subject), device=str(where), attacks=attacks)
     else:
         data = images.load(subject)
         with _classifier(model, subject, data, where) as (classifier, spec, called), _stored(store) as path:
@@ -158,10 +158,8 @@ def evaluate_intermediate_given(
     where = _device(model, device)
     request = intermediate_request(options, _usual_threats(subject, images), batch_size or default_batch_size(where))
     if subject and store is None and name is None and not images.in_memory:
-        source = images.source or subject.default_data()
-        return named_intermediate.evaluate_intermediate(
-            subject, request, source=source, split=images.split, n=images.n, device=str(where)
-        )[0]
+        place = images.named(subject)
+        return named_intermediate.evaluate_intermediate(subject, request, place, device=str(where))[0]
     data = images.load(subject)
     with _classifier(model, subject, data, where) as (classifier, spec, called), _stored(store) as path:
         return intermediate.evaluate_intermediate(
@@ -220,8 +218,7 @@ def _classifier(
 def _stored(store: Path | None) -> Iterator[Path]:
     """The file of the verdicts: the caller's, else one that is gone afterwards."""
     if store is not None:
-        with writing(store):
-            store.absolute().parent.mkdir(parents=True, exist_ok=True)
+        make_folder(store.absolute().parent)
         yield store
         return
     with tempfile.TemporaryDirectory(prefix="robustctl-") as directory:

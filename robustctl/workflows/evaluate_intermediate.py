@@ -5,19 +5,18 @@ from pathlib import Path
 from typing import cast, get_args
 
 from robustctl import checkpoint
-from robustctl.data import Reading
 from robustctl.devices import pick_device
 from robustctl.discovery import unknown
 from robustctl.errors import RequestError
 from robustctl.evaluation.store_key import place
-from robustctl.files import writing
+from robustctl.files import make_folder
 from robustctl.intermediate import evaluate as intermediate
 from robustctl.intermediate.request import GROWTH, Estimator, IntermediateRequest
 from robustctl.intermediate.results import IntermediateResult
 from robustctl.sampling.estimators import GridName
 from robustctl.sampling.perturbation import Perturbation
 from robustctl.threats import Threat
-from robustctl.workflows.images import load_images
+from robustctl.workflows.images import NamedImages
 from robustctl.workflows.subject import Subject
 
 
@@ -40,17 +39,11 @@ class IntermediateOptions:
 def evaluate_intermediate(
     subject: Subject,
     request: IntermediateRequest,
+    named: NamedImages,
     *,
-    source: str,
-    split: str,
-    n: int | None,
     device: str,
-    reading: Reading | None = None,
 ) -> tuple[IntermediateResult, Path]:
-    """Evaluate a subject on the first ``n`` images of a split; measures and result go into its ``eval_dir``.
-
-    Args:
-        reading: columns and classes that the source does not tell by itself.
+    """Evaluate a subject on the images that the user names; measures and result go into its ``eval_dir``.
 
     Returns:
         The result and its file.
@@ -62,11 +55,10 @@ def evaluate_intermediate(
     request.perturbation.require(subject.found_model.spec.input_shape)
     chosen_device = pick_device(device)
     spec = subject.found_model.spec
-    images = load_images(source, split, n, spec, reading)
+    images = named.load(spec)
     model = checkpoint.load_from(spec, subject.found_model.weights)
     key = intermediate.evaluation_key(model, spec, images, request)
-    with writing(subject.eval_dir):
-        subject.eval_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(subject.eval_dir)
     path = place(subject.eval_dir, f"intermediate-{len(images)}", key).with_suffix(".json")
     result = intermediate.evaluate_intermediate(
         model,

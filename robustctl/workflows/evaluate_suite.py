@@ -18,7 +18,6 @@ from robustctl.allocator import kept_memory
 from robustctl.checkpoint import weights_sha256
 from robustctl.corruptions import SEVERITIES
 from robustctl.corruptions.published import Published
-from robustctl.data import Reading
 from robustctl.devices import device_name, pick_device
 from robustctl.errors import RequestError
 from robustctl.evaluation import checks, corrupted, kind_threat, referee
@@ -27,7 +26,7 @@ from robustctl.evaluation.protocols import DEFAULT
 from robustctl.evaluation.store_key import digest, place
 from robustctl.evaluation.union import require_protocol
 from robustctl.evaluation.union_request import UnionRequest
-from robustctl.files import writing
+from robustctl.files import make_folder
 from robustctl.oracle import DRAWS, Oracle
 from robustctl.perturbations.base import EFFORTS, Limit
 from robustctl.processes import require_one
@@ -46,7 +45,7 @@ from robustctl.threats import Threat
 from robustctl.trusted_copy import PROBE, trusted_copy
 from robustctl.version import __version__
 from robustctl.workflows.evaluate import evaluate, recorded_accuracy
-from robustctl.workflows.images import load_images
+from robustctl.workflows.images import NamedImages
 from robustctl.workflows.subject import Subject
 
 FOLDER = "threats"
@@ -88,14 +87,11 @@ def evaluate_suite(
     name: str,
     suite: Suite,
     options: SuiteOptions,
+    named: NamedImages,
     *,
-    source: str,
-    split: str,
-    n: int | None,
     device: str,
-    reading: Reading | None = None,
 ) -> tuple[SuiteResult, Path]:
-    """Evaluate a subject on the first ``n`` images of a split; stores and result go below its ``eval_dir``.
+    """Evaluate a subject on the images that the user names; stores and result go below its ``eval_dir``.
 
     Returns:
         The result and its file.
@@ -114,16 +110,14 @@ def evaluate_suite(
     limits = {text: one for text, one in members.items() if isinstance(one, Limit)}
     for limit in limits.values():
         limit.kind.require(spec.input_shape, limit.budget)
-    data = load_images(source, split, n, spec, reading)
-    data.require(spec.input_shape, spec.n_classes)
+    data = named.load(spec)
     checks.require_pixels(data)
     norms = {text: one for text, one in members.items() if isinstance(one, Threat)}
-    unions = [_union(subject, part, options, source, split, n, device, reading) for part in _rounds(norms)]
+    unions = [_union(subject, part, options, named, device) for part in _rounds(norms)]
     where = pick_device(device)
     model = checkpoint.load_from(spec, subject.found_model.weights).to(where).eval()
     folder = subject.eval_dir / FOLDER
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     flags = checks.pixel_flags(data, spec.dataset, recorded_accuracy(subject), False)
     flags += checks.model_flags(model, data, spec.n_classes)
     random = checks.is_random(model, data)
@@ -191,17 +185,10 @@ def _rounds(norms: dict[str, Threat]) -> list[tuple[Threat, ...]]:
 
 
 def _union(
-    subject: Subject,
-    threats: tuple[Threat, ...],
-    options: SuiteOptions,
-    source: str,
-    split: str,
-    n: int | None,
-    device: str,
-    reading: Reading | None,
+    subject: Subject, threats: tuple[Threat, ...], options: SuiteOptions, named: NamedImages, device: str
 ) -> UnionResult:
     request = UnionRequest(threats, options.protocol, options.seed, options.batch_size)
-    result, path = evaluate(subject, request, source=source, split=split, n=n, device=device, reading=reading)
+    result, path = evaluate(subject, request, named, device=device)
     assert result is not None, "a single process gets the result"
     say(f"{', '.join(map(str, threats))}: {path}")
     return result

@@ -1,7 +1,7 @@
 """Images named by the user: local ones, or a hub data set that is fetched first."""
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from robustctl import data
@@ -11,6 +11,28 @@ from robustctl.progress import say
 from robustctl.spec import ModelSpec
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class NamedImages:
+    """The images of an evaluation as a user names them.
+
+    Attributes:
+        source: what ``load_images`` takes.
+        n: the first so many images of the split; all of them without.
+        reading: columns and classes that the source does not tell by itself.
+    """
+
+    source: str
+    split: str = "test"
+    n: int | None = None
+    reading: Reading | None = None
+
+    def load(self, spec: ModelSpec) -> ImageData:
+        """Read them for a model; errors as ``load_images``, and RequestError for images that it cannot take."""
+        images = load_images(self.source, self.split, self.n, spec, self.reading)
+        images.require(spec.input_shape, spec.n_classes)
+        return images
 
 
 def load_images(

@@ -13,7 +13,7 @@ from robustctl.devices import HOST, device_name, pick_device
 from robustctl.errors import RequestError
 from robustctl.evaluation import verification
 from robustctl.evaluation.challenge import SAMPLE
-from robustctl.files import write_text, writing
+from robustctl.files import make_folder, write_text
 from robustctl.publish.card import figures, figures_in
 from robustctl.results.union import UnionResult
 from robustctl.results.verification import VERDICTS, Finding, Verification, record_path
@@ -133,8 +133,7 @@ def keep(one: Verification) -> None:
     if one.claim_sha256 is None:
         return
     path = record_path(one.claim_sha256, one.model_sha256)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     one.write(path)
 
 

@@ -17,6 +17,7 @@ from robustctl.spec import ModelSpec
 from robustctl.training import state_file
 from robustctl.workflows import publish_run
 from robustctl.workflows.evaluate import evaluate
+from robustctl.workflows.images import NamedImages
 from robustctl.workflows.subject import find_subject
 from robustctl.workflows.train import train as train_model
 from robustctl.workflows.training_plan import run_to_resume
@@ -107,7 +108,7 @@ def test_best_weights_are_evaluated_and_fine_tuned_apart_from_the_last(train: Tr
         subject = find_subject(text)
         assert subject.record == run.read() and subject.default_data() == "digits"
         asked = UnionRequest(subject.default_threats(), "fast", seed=0, batch_size=20)
-        result, path = evaluate(subject, asked, source="digits", split="test", n=20, device="cpu")
+        result, path = evaluate(subject, asked, NamedImages("digits", n=20), device="cpu")
         assert result is not None
         hashes[result.model] = (result.weights_sha256, path.parent)
     assert list(hashes) == ["run", "run/best"] and len({weights for weights, _ in hashes.values()}) == 2
