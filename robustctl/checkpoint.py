@@ -5,6 +5,7 @@ behind the normalisation, under the zoo's own names.
 """
 
 import hashlib
+import math
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,6 +37,27 @@ def read_metadata(path: Path) -> dict[str, str]:
             return dict(file.metadata() or {})
     except (SafetensorError, ValueError, OSError) as error:
         raise RequestError(f"cannot read {path}: {error}") from None
+
+
+def read_tensor(path: Path, name: str, dtype: torch.dtype, most: int) -> Tensor:
+    """Read one tensor of a file from anybody, after its header was asked how large it is.
+
+    Raises:
+        RequestError: the file or the tensor is missing or damaged, of another type, or has more than ``most`` numbers.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            if name not in file.keys():  # noqa: SIM118 (the file is no mapping)
+                raise RequestError(f"{path} lacks {name}; fetch it again")
+            numbers = math.prod(file.get_slice(name).get_shape())
+            if numbers > most:
+                raise RequestError(f"{path}: {name} has {numbers} numbers; there can be at most {most}")
+            tensor: Tensor = file.get_tensor(name)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise RequestError(f"cannot read {path}: {error}") from None
+    if tensor.dtype != dtype:
+        raise RequestError(f"{path}: {name} is {tensor.dtype}, not {dtype}".replace("torch.", ""))
+    return tensor
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -1,17 +1,14 @@
 """Witnesses: the adversarial images that prove which points are broken, in a file that anybody can judge again.
 
 The file is safetensors. By norm it holds ``NORM.index`` (m,) int64, the points' indices in their split, and
-``NORM.delta.K`` uint8, the K-th chunk of packed differences. The metadata say what they are of. A difference is not
-x_adv - x, which float32 rounds: it is the distance, in float32 bit patterns, from the nearest of three images that
-follow from x alone (x, and x with all pixels moved up or down by eps and cut to the box). So x_adv comes back bit by
-bit, and pixels at the edge of a ball take next to nothing.
+``NORM.delta.K`` uint8, the K-th chunk of images as ``witness_code`` packs them. The metadata say what they are of.
 """
 
 import lzma
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,17 +21,15 @@ from robustctl.errors import RequestError
 from robustctl.evaluation.audit import BATCH, chunks
 from robustctl.evaluation.earlier import broken_in
 from robustctl.evaluation.store import decode
+from robustctl.evaluation.witness_code import PLANES, images_per_chunk, pack, unpack, unpack_earlier
 from robustctl.results.union import UnionResult
 from robustctl.spec import ModelSpec, model_sha256
 from robustctl.threats import Norm, Threat
 
-SCHEMA = "robustctl.witnesses/1"
-CHUNK_BYTES = 16 << 20
-"""Unpacked size of a chunk, which is all that is in memory at once."""
-MEMORY_BYTES = 256 << 20
-"""The memory that unpacking a chunk may take, so that a small file cannot fill it."""
-PLANES = 5
-"""Bytes of a pixel before they are packed: which of the three images, and the four of the difference."""
+SCHEMA, EARLIER = "robustctl.witnesses/2", "robustctl.witnesses/1"
+"""The schema that is written, and the one of earlier versions, which is read too."""
+SPARE_BYTES = 4096
+"""A packed chunk may be so much larger than what it holds."""
 
 Batch = tuple[list[int], Tensor]
 """Positions in the data, and the adversarial images (n, c, h, w) of these points."""
@@ -109,16 +104,21 @@ class StoredWitnesses:
 
 @dataclass(frozen=True)
 class PublishedWitnesses:
-    """The adversarial images of a file."""
+    """The adversarial images of a file. Only one chunk of them is in memory at a time, however large the file is.
+
+    Attributes:
+        index: by norm, the points by their index in the split.
+        earlier: they are packed as earlier versions did it.
+    """
 
     path: Path
     origin: Origin
-    tensors: Mapping[str, Tensor]
+    index: Mapping[Norm, list[int]]
+    earlier: bool = False
 
     def indices(self, norm: Norm) -> list[int]:
         """The points that the file has an image of."""
-        found = self.tensors.get(f"{norm}.index")
-        return [] if found is None else [int(index) for index in found.tolist()]
+        return self.index.get(norm, [])
 
     def batches(self, threat: Threat, data: ImageData) -> Iterator[Batch]:
         """Unpack the images; RequestError for a point that the data lack, or a damaged file."""
@@ -126,15 +126,16 @@ class PublishedWitnesses:
         indices = self.indices(threat.norm)
         if strangers := [index for index in indices if index not in place]:
             raise RequestError(f"{self.path} has a witness of point {strangers[0]}, which is none of the claim's")
-        for number, chunk in enumerate(chunks(indices, _chunk(data.shape))):
+        undo = unpack_earlier if self.earlier else unpack
+        for number, chunk in enumerate(chunks(indices, images_per_chunk(data.shape))):
             positions = [place[index] for index in chunk]
-            packed = self.tensors.get(f"{threat.norm}.delta.{number}")
-            if packed is None or packed.dtype != torch.uint8:
-                raise RequestError(f"{self.path} lacks {threat.norm}.delta.{number}; fetch it again")
+            name = f"{threat.norm}.delta.{number}"
+            most = PLANES * len(chunk) * int(np.prod(data.shape)) + SPARE_BYTES
+            packed = checkpoint.read_tensor(self.path, name, torch.uint8, most)
             try:
-                yield positions, unpack(packed.numpy().tobytes(), data.images(positions), threat)
+                yield positions, undo(packed.numpy().tobytes(), data.images(positions), threat)
             except (lzma.LZMAError, ValueError) as error:
-                raise RequestError(f"{self.path}: {threat.norm}.delta.{number} is damaged: {error}") from None
+                raise RequestError(f"{self.path}: {name} is damaged: {error}") from None
 
 
 class Joined:
@@ -176,7 +177,9 @@ def write(path: Path, witnesses: Witnesses, origin: Origin, data: ImageData) -> 
     for norm, eps_text in origin.threats.items():
         threat = Threat.of(norm, eps_text)
         found: list[int] = []
-        for number, (positions, x_adv) in enumerate(_regrouped(witnesses.batches(threat, data), _chunk(data.shape))):
+        for number, (positions, x_adv) in enumerate(
+            _regrouped(witnesses.batches(threat, data), images_per_chunk(data.shape))
+        ):
             packed = np.frombuffer(pack(x_adv, data.images(positions), threat), np.uint8)
             tensors[f"{norm}.delta.{number}"] = torch.from_numpy(packed.copy())
             found += positions
@@ -199,71 +202,27 @@ def _regrouped(batches: Iterable[Batch], size: int) -> Iterator[Batch]:
         yield positions, images[0]
 
 
-def read(path: Path) -> PublishedWitnesses:
-    """Read a file of witnesses.
+def read(path: Path, n: int) -> PublishedWitnesses:
+    """Read what a file of witnesses is of; the images are read when they are asked for.
+
+    Args:
+        n: points of the claim; no norm can have more witnesses.
 
     Raises:
         RequestError: missing, damaged, or not a file of witnesses.
     """
-    tensors = checkpoint.read_tensors(path)
     metadata = checkpoint.read_metadata(path)
-    if metadata.get("schema") != SCHEMA:
-        raise RequestError(f"{path} holds no witnesses: its schema is {metadata.get('schema')!r}, not {SCHEMA!r}")
+    schema = metadata.get("schema")
+    if schema not in (SCHEMA, EARLIER):
+        raise RequestError(f"{path} holds no witnesses: its schema is {schema!r}, not {SCHEMA!r}")
     try:
         origin = Origin.model_validate_json(metadata.get("origin", ""))
     except ValidationError as error:
         raise RequestError(f"{path} does not say what its witnesses are of: {error.errors()[0]['msg']}") from None
-    found = PublishedWitnesses(path, origin, tensors)
+    index = {}
     for norm in origin.threats:
-        index = tensors.get(f"{norm}.index")
-        if index is None or index.dtype != torch.int64 or index.dim() != 1 or len(set(index.tolist())) != len(index):
+        found = checkpoint.read_tensor(path, f"{norm}.index", torch.int64, n)
+        index[norm] = found.tolist()
+        if found.dim() != 1 or len(set(index[norm])) != len(index[norm]):
             raise RequestError(f"{path}: {norm}.index is no list of different points")
-    return found
-
-
-def pack(x_adv: Tensor, x: Tensor, threat: Threat) -> bytes:
-    """Pack float32 images losslessly beside the images x of the same shape (n, c, h, w) that they were made from."""
-    wanted = _bits(x_adv)
-    near = [_bits(image) for image in _nearby(x, threat)]
-    differences = np.stack([(wanted - one).view(np.int32) for one in near])
-    chosen = np.abs(differences.astype(np.int64)).argmin(axis=0)
-    left = np.take_along_axis(differences, chosen[None], axis=0)[0]
-    folded = ((left << 1) ^ (left >> 31)).view(np.uint8).reshape(-1, 4)  # small numbers of both signs
-    return lzma.compress(np.concatenate([chosen.astype(np.uint8)[None], folded.T]).tobytes(), preset=6)
-
-
-def unpack(packed: bytes, x: Tensor, threat: Threat) -> Tensor:
-    """The images that ``pack`` packed beside the same x, bit for bit.
-
-    Raises:
-        ValueError, LZMAError: these bytes are not of so many images.
-    """
-    size = PLANES * x.numel()
-    reader = lzma.LZMADecompressor(memlimit=MEMORY_BYTES)
-    content = reader.decompress(packed, max_length=size + 1)
-    if len(content) != size:
-        raise ValueError(f"it holds {len(content)} bytes instead of {size}")
-    planes = np.frombuffer(content, np.uint8).reshape(PLANES, -1)
-    if planes[0].max(initial=0) > 2:
-        raise ValueError("it names an image that there is not")
-    near = np.stack([_bits(image) for image in _nearby(x, threat)])
-    folded = np.ascontiguousarray(planes[1:].T).view(np.uint32).reshape(-1)
-    left = (folded >> 1) ^ (-(folded & 1).astype(np.int64)).astype(np.uint32)
-    bits = np.take_along_axis(near, planes[0][None].astype(np.int64), axis=0)[0] + left
-    return torch.from_numpy(bits.view(np.float32).reshape(tuple(x.shape)))
-
-
-def _nearby(x: Tensor, threat: Threat) -> list[np.ndarray[Any, Any]]:
-    """x, and x moved up and down by eps within the box: single float32 operations, which are the same everywhere."""
-    pixels, eps = x.contiguous().numpy(), np.float32(threat.eps)
-    return [pixels, np.minimum(pixels + eps, np.float32(1)), np.maximum(pixels - eps, np.float32(0))]
-
-
-def _bits(image: Tensor | np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    values = image.contiguous().numpy() if isinstance(image, Tensor) else np.ascontiguousarray(image)
-    return values.reshape(-1).view(np.uint32)
-
-
-def _chunk(shape: Sequence[int]) -> int:
-    """Images in a chunk."""
-    return max(CHUNK_BYTES // (PLANES * int(np.prod(shape))), 1)
+    return PublishedWitnesses(path, origin, index, earlier=schema == EARLIER)

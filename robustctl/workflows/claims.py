@@ -63,7 +63,7 @@ class Claim:
             return None
         if not self.published:
             return StoredWitnesses(self.witness_file, self.result)
-        return read(self.witness_file)
+        return read(self.witness_file, self.result.data.n)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import robustctl
 from robustctl.data import load
-from robustctl.evaluation.witnesses import pack, unpack
+from robustctl.evaluation.witness_code import pack, unpack
 from robustctl.results import union as results
 from robustctl.results.union import Points, UnionResult, summarize
 from robustctl.runs import Run
