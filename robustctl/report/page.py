@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from robustctl.intermediate.results import IntermediateResult
 from robustctl.report import q_section, style, table
-from robustctl.report.style import LEFT, WIDTH, colour
+from robustctl.report.style import LEFT, WIDTH, colour, short_names
 from robustctl.results.statistics import mcnemar
 from robustctl.results.union import Accuracy, UnionResult, unlike
 from robustctl.threats import NORMS
@@ -12,8 +12,8 @@ from robustctl.threats import NORMS
 Labelled = Sequence[tuple[str, UnionResult]]
 
 ROW = 17  # of the chart, in its own units
-LONGEST = 24
-"""Characters of a name in the tables; the whole one is shown when the pointer rests on it."""
+OPEN = 3
+"""With more results than this, the facts about each are folded away until they are clicked; its flags are not."""
 
 
 def render(results: Labelled, curves: q_section.Labelled = (), plain: Sequence[tuple[str, str]] = ()) -> str:
@@ -26,6 +26,7 @@ def render(results: Labelled, curves: q_section.Labelled = (), plain: Sequence[t
     """
     return style.fill(
         "page.html",
+        OPEN=OPEN,
         union=_union(results) if results else None,
         q_section=q_section.render(curves) if curves else "",
         plain=plain,
@@ -42,7 +43,8 @@ def _union(results: Labelled) -> dict[str, object]:
     groups = _groups(results)
     return {
         "count": len(results),
-        "rows": _with_protocols(results),
+        "rows": _by_model(results),
+        "words": [_protocol(result) for _, result in results],
         "labels": [label for label, _ in results],
         "short": short_names([label for label, _ in results]),
         "groups": groups,
@@ -51,23 +53,11 @@ def _union(results: Labelled) -> dict[str, object]:
     }
 
 
-def _with_protocols(results: Labelled) -> table.Rows:
-    """A row per model, a column per figure; the last column is the protocol."""
+def _by_model(results: Labelled) -> table.Rows:
+    """A row per model, a column per figure."""
     _, *figures = table.accuracies(results)
-    header = ["model", *(row[0] for row in figures), "protocol"]
     models = zip(results, *(row[1:] for row in figures), strict=True)
-    return [header, *([label, *cells, _protocol(result)] for (label, result), *cells in models)]
-
-
-def short_names(labels: Sequence[str]) -> list[str]:
-    """The labels without what all of them begin with, cut in the middle where they are still long; no two are equal."""
-    alike = 0
-    if len(labels) > 1:
-        alike = next((i for i, signs in enumerate(zip(*labels, strict=False)) if len(set(signs)) > 1), 0)
-    shared = labels[0][: max(labels[0].rfind(sign, 0, alike) for sign in "-/ ") + 1]
-    cut = [label.removeprefix(shared) or label for label in labels]
-    short = [one if len(one) <= LONGEST else f"{one[:14]}…{one[-9:]}" for one in cut]
-    return [one if short.count(one) == 1 else whole for one, whole in zip(short, cut, strict=True)]
+    return [["model", *(row[0] for row in figures)], *([label, *cells] for (label, _), *cells in models)]
 
 
 def _protocol(result: UnionResult) -> str:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Labelled = Sequence[tuple[str, IntermediateResult]]
 
-HEIGHT, TOP, BOTTOM = 360, 12, 310  # of the picture, and of its axes; y grows downwards
+HEIGHT, TOP, BOTTOM = 384, 12, 310  # of the picture, and of its axes; y grows downwards
 
 
 def render(curves: Labelled) -> "Markup":
@@ -26,9 +26,11 @@ def render(curves: Labelled) -> "Markup":
 def _group(text: str, curves: Labelled) -> dict[str, object]:
     """The values of the template for one distribution."""
     x, y = _axes(curves)
+    labels = [f"{label} (n {result.data.n})" for label, result in curves]
     return {
         "text": text,
-        "labels": [f"{label} (n {result.data.n})" for label, result in curves],
+        "labels": labels,
+        "short": style.short_names(labels),
         "x_ticks": [(x.at(tick), f"{tick:g}") for tick in x.ticks()],
         "y_ticks": [(y.at(tick), f"{tick:g}") for tick in y.ticks()],
         "curves": [_curve(result, x, y, style.colour(i)) for i, (_, result) in enumerate(curves)],
@@ -88,13 +90,13 @@ def _curve(result: IntermediateResult, x: _Axis, y: _Axis, colour: str) -> dict[
 
 
 def _rows(curves: Labelled) -> Iterator[list[str]]:
-    yield ["loss in nats", *(label for label, _ in curves)]
-    yield ["clean", *(_loss(result.clean_loss.value, result.clean_loss.ci95) for _, result in curves)]
-    for q in sorted({one.q for _, result in curves for one in result.shown_curve()}):
-        at_q = [next((one for one in result.shown_curve() if one.q == q), None) for _, result in curves]
-        yield [f"q = {q:g}", *(_loss(one.value, one.ci95) if one else "-" for one in at_q)]
-    worst = [result.adversarial_loss for _, result in curves]
-    yield ["strongest attack", *(_loss(one.value, one.ci95) if one else "-" for one in worst)]
+    """A row per result: the loss on clean images, at each q, and of the strongest attack."""
+    qs = sorted({one.q for _, result in curves for one in result.shown_curve()})
+    yield ["loss in nats", "clean", *(f"q = {q:g}" for q in qs), "strongest attack"]
+    for label, result in curves:
+        at = {one.q: one for one in result.shown_curve()}
+        losses = [result.clean_loss, *(at.get(q) for q in qs), result.adversarial_loss]
+        yield [label, *(_loss(one.value, one.ci95) if one else "-" for one in losses)]
 
 
 def _loss(value: float, ci95: tuple[float, float]) -> str:

@@ -1,5 +1,6 @@
 """The common part of the HTML page's sections: the filling of templates, the colours of results, the size of charts."""
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,10 @@ COLOURS = (  # by result, readable on light and dark
 GOLDEN_ANGLE = 137.508
 """Degrees of hue between two colours beyond those: no two come close for dozens of results."""
 
-LEFT, WIDTH = 90, 860  # of a chart, in its own units
+LONGEST = 24
+"""Characters of a name in the tables; the whole one is shown when the pointer rests on it."""
+
+LEFT, WIDTH = 112, 828  # of a chart, in its own units
 
 
 def colour(i: int) -> str:
@@ -24,6 +28,17 @@ def colour(i: int) -> str:
         return COLOURS[i]
     turn = i - len(COLOURS)
     return f"hsl({GOLDEN_ANGLE * turn % 360:.1f} {60 - 15 * (turn % 2)}% {46 + 8 * (turn % 3)}%)"
+
+
+def short_names(labels: Sequence[str]) -> list[str]:
+    """The labels without what all of them begin with, cut in the middle where they are still long; no two are equal."""
+    alike = 0
+    if len(labels) > 1:
+        alike = next((i for i, signs in enumerate(zip(*labels, strict=False)) if len(set(signs)) > 1), 0)
+    shared = labels[0][: max(labels[0].rfind(sign, 0, alike) for sign in "-/ ") + 1]
+    cut = [label.removeprefix(shared) or label for label in labels]
+    short = [one if len(one) <= LONGEST else f"{one[:14]}…{one[-9:]}" for one in cut]
+    return [one if short.count(one) == 1 else whole for one, whole in zip(short, cut, strict=True)]
 
 
 def fill(template: str, **values: object) -> "Markup":

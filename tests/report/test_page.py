@@ -60,15 +60,15 @@ def test_unions_over_other_radii_are_not_drawn_in_one_group_nor_a_union_of_one_n
 def test_models_are_rows_with_short_names_whose_whole_name_is_shown_on_hover() -> None:
     names = [f"20261126-140702-digits-linf-{recipe}-with-a-very-long-name-{i}" for i, recipe in enumerate("abc")]
     text = page.render([(name, make([1, 1, 1, 0], False)) for name in names])
-    header = text.split('<table class="models">')[1].split("</tr>")[0]
-    assert header.count("<th>") == 7, "model, clean, two norms, average, union, protocol"
+    header = text.split('<table class="models"')[1].split("</tr>")[0]
+    assert header.count("<th") == 7, "model, clean, two norms, average, union, protocol"
     assert all(text.count(f'title="{name}"') >= 2 for name in names)
-    assert "20261126" not in text.split("<svg")[0].split('<table class="models">')[1].replace('title="20261126', "")
+    assert "20261126" not in text.split("<svg")[0].split('<table class="models"')[1].replace('title="20261126', "")
 
 
 def test_short_names_are_never_equal_and_never_empty() -> None:
     for labels in (["a-x", "a-y"], ["one"], ["a", "a-b"], ["ab", "ab"], [f"{'x' * 40}{i}{'y' * 40}" for i in range(3)]):
-        short = page.short_names(labels)
+        short = style.short_names(labels)
         assert all(short) and len(set(short)) == len(set(labels))
 
 

@@ -8,7 +8,7 @@ from robustctl.intermediate.results import IntermediateResult
 from robustctl.results.union import Accuracy
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def intermediate_result() -> IntermediateResult:
     """A made intermediate-q result of two images."""
     share = Accuracy.of([1, 0]).model_dump()
