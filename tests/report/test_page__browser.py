@@ -1,9 +1,9 @@
 """The report page in a real browser: wide and narrow, light and dark, with one, three and fourteen results.
 
 ``python -m pytest -m browser tests/report`` with playwright and a Chromium (``apt install chromium``); with
-``ROBUSTCTL_SCREENSHOTS=FOLDER`` the pictures are kept. Pictures differ by the fonts of a machine, so that the tests read
-the laid-out page instead of comparing them: a figure that is cut off, text that is too small or too pale, two colours that
-are alike.
+``ROBUSTCTL_SCREENSHOTS=FOLDER`` the pictures are kept. Pictures differ by the fonts of a machine, so that the tests
+read the laid-out page instead of comparing them: a figure that is cut off, text that is too small or too pale, two
+colours that are alike.
 """
 
 import os
@@ -22,6 +22,7 @@ from robustctl.threats import Threat
 pytestmark = pytest.mark.browser
 N = 200
 FLAG = "second-opinion: in l1:12 1 of 8 sampled survivors fell to fab-t (1): the true figure is lower"
+PROTOCOL = "linf: apgd-ce 100 steps, apgd-t 9 targets; l2: apgd-ce 100 steps; l1: apgd-ce 100 steps"
 SMALLEST_TEXT = 10.0  # px, of a letter's height with its space
 LEAST_CONTRAST = 4.5  # of text, WCAG 2.1, 1.4.3
 LEAST_CONTRAST_OF_MARKS = 2.0
@@ -31,7 +32,10 @@ READ = """() => {
   const box = e => { const b = e.getBoundingClientRect(); return [b.left, b.top, b.right, b.bottom]; };
   const parts = text => text.match(/[\\d.]+/g).map(Number);
   const ground = e => {
-    for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor; if (parts(c)[3] !== 0) return parts(c); }
+    for (; e; e = e.parentElement) {
+      const c = parts(getComputedStyle(e).backgroundColor);
+      if (c[3] !== 0) return c;
+    }
     return [255, 255, 255];
   };
   const words = e => [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
@@ -43,7 +47,8 @@ READ = """() => {
       box(e.closest('.scroll')), e.scrollWidth - e.clientWidth]),
     texts: texts.map(e => { const style = getComputedStyle(e), svg = e.closest('svg');
       const scale = svg ? svg.getBoundingClientRect().width / svg.viewBox.baseVal.width : 1;
-      return [e.textContent.trim(), parseFloat(style.fontSize) * scale, parts(svg ? style.fill : style.color), ground(e)]; }),
+      const ink = parts(svg ? style.fill : style.color);
+      return [e.textContent.trim(), parseFloat(style.fontSize) * scale, ink, ground(e)]; }),
     drawn: [...document.querySelectorAll('svg text')].map(e => [e.textContent, box(e), box(e.closest('svg'))]),
     points: [...document.querySelectorAll('svg circle')].map(e => parts(getComputedStyle(e).stroke === 'none'
       ? getComputedStyle(e).fill : getComputedStyle(e).stroke)),
@@ -63,15 +68,14 @@ def evaluation(seed: int, robust: float, union_only: bool = False, flags: tuple[
         model="m",
         weights_sha256="a" * 64,
         data=DataInfo(source="cifar10", split="test", n=N, index_sha256="1" * 64),
-        attack=AttackInfo(name="standard", protocol="linf: apgd-ce 100 steps, apgd-t 9 targets; l1: apgd-ce 100 steps", seed=0,
-                          union_only=union_only),
+        attack=AttackInfo(name="standard", protocol=PROTOCOL, seed=0, union_only=union_only),
         flags=list(flags),
         seconds=120,
         device="cpu",
         versions={"torch": "2"},
         points=points,
         **summarize(points, threats, {}, union_only),
-    )  # fmt: skip
+    )
 
 
 def runs(count: int) -> list[tuple[str, UnionResult]]:
