@@ -4,6 +4,7 @@ A device is ``torch.device`` everywhere. The CPU is the host; torch has a module
 ``torch.cuda`` or ``torch.xpu``. Only CUDA's and the CPU's own switches are named; the rest holds for all.
 """
 
+import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -30,8 +31,8 @@ def pick_device(name: str) -> torch.device:
         RequestError: a device that torch does not know, that this machine lacks, or that has no float64.
     """
     if name == "auto":
-        found = torch.accelerator.current_accelerator()
-        return found if found is not None and _count(found) and _fault(found) is None else HOST
+        found = _accelerator()
+        return found if found is not None and _fault(found) is None else HOST
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -41,6 +42,15 @@ def pick_device(name: str) -> torch.device:
     if fault := _fault(device):
         raise RequestError(f"device {name!r} does not work here: {fault}")
     return device
+
+
+def _accelerator() -> torch.device | None:
+    """The accelerator that torch finds, or None."""
+    try:
+        found = torch.accelerator.current_accelerator()
+    except RuntimeError:  # torch 2.6 raises it if it was built for an accelerator that the machine lacks
+        return None
+    return found if found is not None and _count(found) else None
 
 
 def _count(device: torch.device) -> int:
@@ -72,9 +82,23 @@ def device_name(device: torch.device) -> str:
     return str(_ask(device, "get_device_name", platform.machine()))
 
 
+def processor() -> str:
+    """The model of the machine's processor."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def hardware(device: torch.device) -> dict[str, object]:
+    """The machine that a time was measured on: its device or processor, threads of torch and processor cores."""
+    name = processor() if is_host(device) else device_name(device)
+    return {"device": name, "threads": torch.get_num_threads(), "cores": os.cpu_count()}
+
+
 def inventory() -> dict[str, str]:
     """Every accelerator here, with its model and memory."""
-    found = torch.accelerator.current_accelerator()
+    found = _accelerator()
     if found is None:
         return {}
     devices = [torch.device(found.type, index) for index in range(_count(found))]
@@ -105,6 +129,7 @@ def true_float32(device: torch.device) -> Iterator[None]:
     cudnn = torch.backends.cudnn
     switches = [*_precision_switches(), (cudnn, "deterministic", True), (cudnn, "benchmark", False)]
     before = [getattr(owner, name) for owner, name, _ in switches]
+    matmul = None if _has_precisions() else torch.get_float32_matmul_precision()
     for owner, name, value in switches:
         setattr(owner, name, value)
     try:
@@ -113,11 +138,18 @@ def true_float32(device: torch.device) -> Iterator[None]:
     finally:
         for (owner, name, _), value in zip(switches, before, strict=True):
             setattr(owner, name, value)
+        if matmul is not None:  # allow_tf32 knows fewer states than this switch
+            torch.set_float32_matmul_precision(matmul)
+
+
+def _has_precisions() -> bool:
+    """Whether torch has a precision for each backend, as it does since 2.9."""
+    return hasattr(torch.backends, "fp32_precision")
 
 
 def _precision_switches() -> list[tuple[Any, str, object]]:
     backends: Any = torch.backends
-    if not hasattr(backends, "fp32_precision"):  # before torch 2.9
+    if not _has_precisions():
         return [(backends.cudnn, "allow_tf32", False), (backends.cuda.matmul, "allow_tf32", False)]
     owners = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
     return [(owner, "fp32_precision", "ieee") for owner in (*owners, backends.mkldnn.matmul, backends.mkldnn.conv)]
@@ -147,8 +179,8 @@ def memory_of(device: torch.device) -> tuple[int, int] | None:
 
 def release_memory() -> None:
     """Give back what torch keeps of an accelerator's memory for later tensors."""
-    found = torch.accelerator.current_accelerator()
-    if found is not None and _count(found):
+    found = _accelerator()
+    if found is not None:
         _ask(found, "empty_cache", None, of_device=False)
 
 

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from robustctl.errors import RequestError
 from robustctl.files import sweep, write_text, writing
+from robustctl.hub.names import FILE
 from robustctl.locks import held, is_held
 from robustctl.reading import read_json
 from robustctl.spec import CONFIG, WEIGHTS
@@ -186,6 +187,15 @@ def _checksum(content: dict[str, Any]) -> str:
 def root() -> Path:
     """Where runs are kept: ``$ROBUSTCTL_RUNS``, else ``runs`` in the working directory."""
     return Path(os.environ.get("ROBUSTCTL_RUNS") or "runs")
+
+
+def eval_dir_of(model: str) -> Path:
+    """Where verdicts and results of a model are that is no run. A plain directory has the last part of its name."""
+    flat = root() / EVAL / model.replace("/", "--")
+    if not model.startswith(FILE) or flat.is_dir():  # earlier versions had the whole path
+        return flat
+    place = model.removeprefix(FILE).rstrip("/")
+    return root() / EVAL / f"{place.rpartition('/')[2]}-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
 
 
 def create(model_name: str, recipe_name: str, path: Path | None = None) -> Run:

@@ -42,32 +42,49 @@ def test_processes_take_a_card_each_and_the_exchange_that_fits_it() -> None:
 
 
 def test_true_float32_switches_off_what_rounds_and_puts_it_back() -> None:
-    matmul, conv, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn
-    before = matmul.fp32_precision, conv.fp32_precision, cudnn.benchmark, cudnn.deterministic
-    matmul.fp32_precision, conv.fp32_precision, cudnn.benchmark, cudnn.deterministic = "tf32", "tf32", True, False
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    if hasattr(torch.backends, "fp32_precision"):
+        name, conv, rounding, exact = "fp32_precision", cudnn.conv, "tf32", "ieee"
+    else:  # before torch 2.9
+        name, conv, rounding, exact = "allow_tf32", cudnn, True, False
+    switches = [(matmul, name), (conv, name), (cudnn, "benchmark"), (cudnn, "deterministic")]
+
+    def now() -> list[object]:
+        return [getattr(owner, name) for owner, name in switches]
+
+    def turn(values: list[object]) -> None:
+        for (owner, name), value in zip(switches, values, strict=True):
+            setattr(owner, name, value)
+
+    before = now()
+    turn([rounding, rounding, True, False])
     try:
         with (
             torch.autocast("cpu", torch.bfloat16),
             pytest.raises(ZeroDivisionError),
             devices.true_float32(devices.HOST),
         ):
-            assert (matmul.fp32_precision, conv.fp32_precision) == ("ieee", "ieee")
-            assert (cudnn.benchmark, cudnn.deterministic) == (False, True)
+            assert now() == [exact, exact, False, True]
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
             raise ZeroDivisionError
-        assert (matmul.fp32_precision, conv.fp32_precision) == ("tf32", "tf32")
-        assert (cudnn.benchmark, cudnn.deterministic) == (True, False)
+        assert now() == [rounding, rounding, True, False]
     finally:
-        matmul.fp32_precision, conv.fp32_precision, cudnn.benchmark, cudnn.deterministic = before
+        turn(before)
 
 
 def test_matrices_that_a_cpu_may_round_are_not_rounded_inside(monkeypatch: pytest.MonkeyPatch) -> None:
     """A user's ``set_float32_matmul_precision("medium")`` allows bfloat16 on CPUs that have it."""
+
+    def allowed() -> str:
+        if devices._has_precisions():
+            return torch.backends.mkldnn.matmul.fp32_precision
+        return {"highest": "ieee", "medium": "bf16"}[torch.get_float32_matmul_precision()]
+
     torch.set_float32_matmul_precision("medium")
     try:
         with devices.true_float32(devices.HOST):
-            assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
-        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+            assert allowed() == "ieee"
+        assert allowed() == "bf16"
     finally:
         torch.set_float32_matmul_precision("highest")
 

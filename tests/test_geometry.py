@@ -69,8 +69,11 @@ def test_projection_is_the_nearest_point_found_by_bisection(
     x, x_adv, eps = case
     expected = nearest(x_adv, x, norm, eps)
     torch.testing.assert_close(project(way, x_adv, x, norm, eps), expected, rtol=0, atol=1e-9)
-    single = project(way, x_adv.float(), x.float(), norm, eps)
-    torch.testing.assert_close(single.double(), expected, rtol=0, atol=2e-5)
+    # In float32 a point that is almost in the ball counts as in it, and its pixels may differ by the root of a rounding
+    # error. The result is as near as the nearest point all the same.
+    single = project(way, x_adv.float(), x.float(), norm, eps).double()
+    assert geometry.norm(single - x, norm).item() <= eps * (1 + 1e-6) + 1e-7
+    assert (single - x_adv).norm() <= (expected - x_adv).norm() + 2e-5
 
 
 @pytest.mark.parametrize(("norm", "way"), WAYS)

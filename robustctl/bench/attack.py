@@ -1,7 +1,5 @@
 """Our attacks against the reference package: same points, same budget, alternating runs in one process."""
 
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -11,13 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
-import torch
 from torch import Tensor
 
 from robustctl.allocator import kept_memory
 from robustctl.architectures import Classifier, device_of
 from robustctl.data import ImageData
-from robustctl.devices import device_name, is_host, wait_for
+from robustctl.devices import hardware, wait_for
 from robustctl.evaluation import adaptive, referee, reference
 from robustctl.evaluation.audit import clean_verdicts
 from robustctl.evaluation.families import gathered, run_family
@@ -144,12 +141,6 @@ def compare(
         }
         result["points_broken_by_one_only"] = {norm: _only(ours, theirs, norm) for norm in ours.robust}
     return result
-
-
-def hardware(device: torch.device) -> dict[str, object]:
-    """The machine that the numbers were measured on."""
-    name = _processor() if is_host(device) else device_name(device)
-    return {"device": name, "threads": torch.get_num_threads(), "cores": os.cpu_count()}
 
 
 def _our_round(
@@ -280,10 +271,3 @@ def _show(side: Side) -> str:
 def _probe(model: Classifier, data: ImageData) -> Tensor:
     """The first images, on the model's device."""
     return data.images(range(min(PROBE, len(data)))).to(device_of(model))
-
-
-def _processor() -> str:
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

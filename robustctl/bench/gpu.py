@@ -17,9 +17,18 @@ from torch import Tensor, nn
 from robustctl import geometry, losses, seeds
 from robustctl.architectures import build
 from robustctl.attacks.apgd import apgd
-from robustctl.bench.attack import hardware
 from robustctl.bench.train import compare
-from robustctl.devices import HOST, forget_peak, has_bf16, is_host, kept_random, memory_peak, true_float32, wait_for
+from robustctl.devices import (
+    HOST,
+    forget_peak,
+    hardware,
+    has_bf16,
+    is_host,
+    kept_random,
+    memory_peak,
+    true_float32,
+    wait_for,
+)
 from robustctl.evaluation import referee
 from robustctl.oracle import Oracle
 from robustctl.seeds import Purpose

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from robustctl import seeds
 from robustctl.allocator import kept_memory
 from robustctl.architectures import device_of
-from robustctl.bench.attack import hardware
 from robustctl.data import ImageData
-from robustctl.devices import wait_for
+from robustctl.devices import hardware, wait_for
 from robustctl.oracle import Oracle
 from robustctl.sampling import quadrature
 from robustctl.sampling.annealing import anneal

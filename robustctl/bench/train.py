@@ -12,8 +12,7 @@ from robustctl import losses
 from robustctl.allocator import kept_memory
 from robustctl.architectures import device_of
 from robustctl.attacks.apgd import apgd
-from robustctl.bench.attack import hardware
-from robustctl.devices import is_host, wait_for
+from robustctl.devices import hardware, is_host, wait_for
 from robustctl.oracle import Oracle
 from robustctl.processes import World
 from robustctl.threats import Threat

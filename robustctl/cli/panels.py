@@ -26,7 +26,7 @@ OPTIONS = {
     "Machine": ("device", "devices", "precision", "batch_size", "jobs", "executor", "slurm", "tensorboard"),
     "Run": ("out", "max_steps", "resume", "dry_run", "force"),
     "Hub": ("push", "licence", "repo", "private", "token", "allow_flags"),
-    "Output": ("json", "format", "rows", "sort", "output", "csv", "markdown", "against"),
+    "Output": ("json", "format", "rows", "sort", "output", "markdown", "against"),
 }
 EXAMPLES = {
     "quickstart": ("quickstart", "--quiet quickstart", "quickstart --help"),

@@ -43,6 +43,8 @@ def command() -> None:
 
 def _evaluate(model: str | None) -> "UnionResult":
     """The result of ``robustctl eval [MODEL] --union`` on the whole test split."""
+    from robustctl.devices import HOST
+    from robustctl.evaluation.families import default_batch_size
     from robustctl.evaluation.protocols import DEFAULT
     from robustctl.evaluation.union_request import UnionRequest
     from robustctl.workflows.evaluate import evaluate
@@ -50,7 +52,7 @@ def _evaluate(model: str | None) -> "UnionResult":
     from robustctl.workflows.subject import find_subject
 
     subject = find_subject(model)
-    request = UnionRequest(subject.default_threats(), DEFAULT, seed=0, batch_size=250)
+    request = UnionRequest(subject.default_threats(), DEFAULT, seed=0, batch_size=default_batch_size(HOST))
     result, _ = evaluate(subject, request, NamedImages(IMAGES), device="cpu")
     assert result is not None
     return result

@@ -25,7 +25,6 @@ def command(
             "-o", "--output", help="File to write: .html (a page), .md or .tex (tables), .csv (every point's verdict)."
         ),
     ] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write the verdict of every point here.", hidden=True)] = None,
 ) -> None:
     """Show results: as tables on the terminal, or in a file (-o) whose ending says what it is.
 
@@ -35,9 +34,8 @@ def command(
     ending = output.suffix.lower() if output is not None else ""
     if output is not None and ending not in ENDINGS:
         raise RequestError(f"-o {output}: the ending says what is written; choose {', '.join(ENDINGS)}")
-    for option, path in (("-o", output), ("--csv", csv)):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise RequestError(f"{option} {path}: there is no directory {path.absolute().parent}")
+    if output is not None and not output.absolute().parent.is_dir():
+        raise RequestError(f"-o {output}: there is no directory {output.absolute().parent}")
     from robustctl.files import write_text
     from robustctl.report import method_formats, methods, page, points, q_table, table
     from robustctl.workflows.named_results import read_both, read_plain
@@ -46,8 +44,8 @@ def command(
     found, curves = read_both(others or []) if others or others is None else ([], [])
     if not found and not curves and not plain:
         raise RequestError("there is no result yet; make one with robustctl eval")
-    if not found and (csv is not None or ending in (".csv", ".tex")):
-        raise RequestError(f"{'--csv' if csv else ending} needs verdicts; make some with robustctl eval --union")
+    if not found and ending in (".csv", ".tex"):
+        raise RequestError(f"{ending} needs verdicts; make some with robustctl eval --union")
     if output is not None:
         if ending == ".html":
             text = page.render(found, curves, plain)
@@ -63,10 +61,7 @@ def command(
             text = points.render(found)
         write_text(output, text.rstrip("\n") + "\n")
         terminal.tell(f"{ENDINGS[ending]}: {output}")
-    if csv is not None:
-        write_text(csv, points.render(found))
-        terminal.tell(f"points: {csv}")
-    if output is None and csv is None:
+    else:
         tables = [table.before_after([one]) for one in found] + [q_table.table(one) for _, one in curves]
         tables += [text for _, text in plain]
         terminal.show("\n\n".join(tables))

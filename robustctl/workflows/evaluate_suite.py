@@ -22,7 +22,6 @@ from robustctl.devices import device_name, pick_device
 from robustctl.errors import RequestError
 from robustctl.evaluation import checks, corrupted, kind_threat, referee
 from robustctl.evaluation.kind_threat import Setup
-from robustctl.evaluation.protocols import DEFAULT
 from robustctl.evaluation.store_key import digest, place
 from robustctl.evaluation.union import require_protocol
 from robustctl.evaluation.union_request import UnionRequest
@@ -63,9 +62,9 @@ class SuiteOptions:
         corrupted: folder of published corrupted images; None makes them from the clean ones.
     """
 
-    protocol: str = DEFAULT
-    seed: int = 0
-    batch_size: int = 200
+    protocol: str
+    seed: int
+    batch_size: int
     corrupted: Path | None = None
 
     @property

@@ -188,7 +188,7 @@ def make_package(run: Run, target: Target, asked: Choices, digest: str, scratch:
         raise RequestError(f"run {run.name} is {status}; finish it first: {again}")
     chosen = push.check_licence(asked.licence or record.licence, record.base)
     spec = read_spec(run.path)
-    folders = run.eval_dirs() if asked.weights == "last" else [_eval_dir(f"{run.name}/best")]
+    folders = run.eval_dirs() if asked.weights == "last" else [runs.eval_dir_of(f"{run.name}/best")]
     places = {place: result for folder in folders for place, result in _results(folder, digest).items()}
     found = list(places.values())
     push.check_flags(found, asked.allow_flags)
@@ -306,11 +306,6 @@ def _which(record: RunRecord, weights: str) -> str:
     return f"the best ones by the selection split, which was held out of the training split{by}"
 
 
-def _eval_dir(name: str) -> Path:
-    """Where evaluations of a model are that is no run."""
-    return runs.root() / "eval" / name.replace("/", "--")
-
-
 def _results(folder: Path, weights_sha256: str) -> dict[Path, UnionResult]:
     """The different evaluations of exactly these weights by their files, oldest first."""
     found: dict[Path, UnionResult] = {}
@@ -328,7 +323,7 @@ def _before(record: RunRecord, after: list[UnionResult]) -> list[UnionResult]:
     """The newest evaluation of the start that compares with the newest of the run."""
     if not (record.base and record.base_sha256 and after):
         return []
-    found = _results(_eval_dir(record.base), record.base_sha256).values()
+    found = _results(runs.eval_dir_of(record.base), record.base_sha256).values()
     return [one for one in found if not unlike(one, after[-1])][-1:]
 
 

@@ -62,8 +62,7 @@ def find_subject(text: str | None) -> Subject:
         assert text is not None
         found_model = obtain(text)
         made_by = runs.find(str(found_model.weights.resolve().parent))  # for RUN/best.safetensors
-        eval_dir = runs.root() / "eval" / found_model.name.replace("/", "--")
-        return Subject(found_model, made_by.read() if made_by else None, eval_dir)
+        return Subject(found_model, made_by.read() if made_by else None, runs.eval_dir_of(found_model.name))
     record, status = run.read(), run.status()
     if status in ("running", "stopped"):
         say(f"{run.name} is {status}: these are the weights that it saved last")
@@ -102,7 +101,7 @@ def open_subject(
             raise RequestError("--model-code: say what images the model takes, e.g. --data digits")
         images = load_images(data, split, 1, reading=reading)
         with coded_model(code, weights, images.shape, images.n_classes, dataset_of(data)) as found_model:
-            yield Subject(found_model, None, runs.root() / "eval" / found_model.name)
+            yield Subject(found_model, None, runs.eval_dir_of(found_model.name))
 
 
 def choose_threats(subject: Subject, norms: str | None, eps: str | None) -> tuple[Threat, ...]:

@@ -83,7 +83,7 @@ def test_the_page_stands_alone_and_escapes_everything(result, tmp_path):
 
 
 def test_csv_has_one_row_a_point(result, tmp_path):
-    run("report", result, "--csv", str(tmp_path / "points.csv"))
+    run("report", result, "-o", str(tmp_path / "points.csv"))
     with (tmp_path / "points.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["index"] for row in rows] == ["3", "4", "5"]
@@ -163,8 +163,8 @@ def test_curves_join_the_page_and_stand_alone_too(result, curve, tmp_path):
 
 
 def test_csv_of_curves_alone_is_refused(curve, tmp_path):
-    with pytest.raises(RequestError, match="--csv needs verdicts"):
-        run("report", curve, "--csv", str(tmp_path / "points.csv"))
+    with pytest.raises(RequestError, match=".csv needs verdicts"):
+        run("report", curve, "-o", str(tmp_path / "points.csv"))
 
 
 def test_curves_are_printed_as_a_table(result, curve):

@@ -34,6 +34,8 @@ class Traffic:
 
 def missing() -> str:
     """Why the stand-in cannot be built here; empty if it can."""
+    if not hasattr(torch.accelerator, "get_memory_info"):
+        return f"the stand-in device is written for a newer torch than {torch.__version__}"
     tools = [tool for tool in ("c++", "ninja") if shutil.which(tool) is None]
     return f"the stand-in device needs {' and '.join(tools)}" if tools else ""
 
