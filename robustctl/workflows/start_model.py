@@ -1,14 +1,16 @@
-"""Builds the model that a training starts from."""
+"""Builds the model that a training starts from, and the parts of that training."""
 
 import torch
 
 from robustctl import checkpoint
 from robustctl.architectures import Classifier, build
 from robustctl.errors import RequestError
+from robustctl.processes import World
 from robustctl.progress import say
 from robustctl.recipe.schema import Settings
 from robustctl.spec import Architecture, ModelSpec
-from robustctl.training.build import input_shape, new_head
+from robustctl.training.build import build_parts, input_shape, new_head
+from robustctl.training.parts import Parts
 from robustctl.workflows.coded_model import build_coded
 from robustctl.workflows.training_plan import TrainingPlan
 
@@ -43,7 +45,7 @@ def start_model(plan: TrainingPlan) -> tuple[Classifier, ModelSpec]:
         )
         return build(spec), _trained_for(spec, plan.settings)
     spec, weights = plan.found_model.spec, plan.found_model.weights
-    absent = plan.request.dry_run and not weights.is_file()
+    absent = plan.request.dry_run and plan.weights_are_absent
     if absent:
         say(f"the weights of {plan.model} are not here yet; they would be fetched first")
     if plan.request.new_head:
@@ -62,6 +64,20 @@ def start_model(plan: TrainingPlan) -> tuple[Classifier, ModelSpec]:
     plan.data.require(spec.input_shape, spec.n_classes)
     spec = spec.model_copy(update={"classes": spec.classes or plan.data.class_names})
     return build(spec) if absent else checkpoint.load_from(spec, weights), _trained_for(spec, plan.settings)
+
+
+def start_parts(plan: TrainingPlan, model: Classifier, spec: ModelSpec, device: torch.device, world: World) -> Parts:
+    """The parts of the training that starts from this model; errors as ``build_parts``."""
+    return build_parts(
+        model,
+        spec,
+        plan.data,
+        plan.settings,
+        seed=plan.seed,
+        device=device,
+        world=world,
+        start_norm=plan.found_model.spec.norm if plan.found_model else None,
+    )
 
 
 def _trained_for(spec: ModelSpec, settings: Settings) -> ModelSpec:

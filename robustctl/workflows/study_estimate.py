@@ -12,10 +12,10 @@ from robustctl.errors import RobustctlError, RunError
 from robustctl.processes import World
 from robustctl.progress import duration
 from robustctl.study.cells import Evaluation, Plan, Training
-from robustctl.training.build import build_parts, require_outputs
+from robustctl.training.build import require_outputs
 from robustctl.workflows import rehearsal
 from robustctl.workflows.rehearsal import Cost
-from robustctl.workflows.start_model import start_model
+from robustctl.workflows.start_model import start_model, start_parts
 from robustctl.workflows.training_plan import header, oddities, plan_afresh
 from robustctl.workflows.training_request import TrainingRequest
 
@@ -98,20 +98,8 @@ def _cost(training: Training, device: str) -> Cost:
         oddities(plan, spec)
         header(plan, spec)  # raises for a learning rate that is missing
         require_outputs(model, spec)
-        found_model = plan.found_model
-        norm = found_model.spec.norm if found_model else None
-        parts = build_parts(
-            model,
-            spec,
-            plan.data,
-            plan.settings,
-            seed=plan.seed,
-            device=pick_device(device),
-            world=World(),
-            start_norm=norm,
-        )
-        here = found_model is None or found_model.weights.is_file()
-        return rehearsal.cost(parts, plan.settings.about, weights_are_here=here)
+        parts = start_parts(plan, model, spec, pick_device(device), World())
+        return rehearsal.cost(parts, plan.settings.about, weights_are_here=not plan.weights_are_absent)
 
 
 def _evaluations(evaluations: Sequence[Evaluation]) -> list[str]:

@@ -18,11 +18,11 @@ from robustctl.progress import say
 from robustctl.publish.push import preflight
 from robustctl.runs import Run
 from robustctl.spec import ModelSpec
-from robustctl.training.build import build_parts, require_outputs, require_space, resizing_spec
+from robustctl.training.build import require_outputs, require_space, resizing_spec
 from robustctl.training.loop import Loop
 from robustctl.workflows import rehearsal
 from robustctl.workflows.run_record import create_run
-from robustctl.workflows.start_model import start_model
+from robustctl.workflows.start_model import start_model, start_parts
 from robustctl.workflows.tensorboard import tensorboard
 from robustctl.workflows.training_plan import (
     TrainingPlan,
@@ -92,22 +92,11 @@ def _rehearse(
     place = run.path if run else plan.request.out or runs.root()
     require_space(model, plan.settings, place)
     runs.require_free(plan.request.out if run is None else None)
-    found_model = plan.found_model
-    parts = build_parts(
-        model,
-        spec,
-        plan.data,
-        plan.settings,
-        seed=plan.seed,
-        device=device,
-        world=w,
-        start_norm=found_model.spec.norm if found_model else None,
-    )
+    parts = start_parts(plan, model, spec, device, w)
     _say(w, rehearsal.decisions(parts))
-    absent = found_model is not None and not found_model.weights.is_file()
-    taken = rehearsal.cost(parts, plan.settings.about, weights_are_here=not absent)
+    taken = rehearsal.cost(parts, plan.settings.about, weights_are_here=not plan.weights_are_absent)
     _say(w, [*taken.lines(), rehearsal.on_a_card(parts)])
-    if absent and client.is_offline():
+    if plan.weights_are_absent and client.is_offline():
         raise RunError(
             f"nothing was started: the weights of {plan.model} are not here, and HF_HUB_OFFLINE forbids to fetch them; "
             f"bring them first: robustctl pull {plan.model}"
@@ -125,16 +114,7 @@ def _train(
             if w.leads:
                 lock.enter_context(run.training())
             w.wait()
-        parts = build_parts(
-            model,
-            spec,
-            plan.data,
-            plan.settings,
-            seed=plan.seed,
-            device=device,
-            world=w,
-            start_norm=plan.found_model.spec.norm if plan.found_model else None,
-        )
+        parts = start_parts(plan, model, spec, device, w)
         if run is None:  # only now that nothing can be wrong with the request any more
             run = create_run(plan, model, device, w)
             if w.leads:

@@ -47,6 +47,11 @@ class TrainingPlan:
     reading: Reading = field(default_factory=Reading)
     code: UserCode | None = None
 
+    @property
+    def weights_are_absent(self) -> bool:
+        """Whether the weights that the training starts from have to be fetched first."""
+        return self.found_model is not None and not self.found_model.weights.is_file()
+
 
 def plan_afresh(request: TrainingRequest, code: UserCode | None, scope: ExitStack) -> TrainingPlan:
     """Resolve a request that starts a new run; the weights of an entry are fetched only once all else is right.
