@@ -13,7 +13,7 @@ from torch import Tensor
 from robustctl.data import on_disk
 from robustctl.errors import RequestError
 from robustctl.geometry import contiguous
-from robustctl.results.union import DataInfo
+from robustctl.results.result_file import DataInfo
 
 HASHED_AT_ONCE = 256
 """The number of images whose second copy is in memory while they are hashed."""

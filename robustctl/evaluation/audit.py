@@ -10,8 +10,8 @@ from robustctl.architectures import Classifier
 from robustctl.data import ImageData
 from robustctl.evaluation import referee
 from robustctl.evaluation.store import Store, decode
+from robustctl.results.result_file import Mean
 from robustctl.results.statistics import wilson_mean
-from robustctl.results.union import Mean
 from robustctl.threats import Norm, Threat
 
 Item = TypeVar("Item")

@@ -1,29 +1,23 @@
 """The findings of an intermediate-q evaluation: the JSON schema ``robustctl.intermediate/1``. No torch here."""
 
-import json
 import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from robustctl.files import write_text
 from robustctl.intermediate.measure import Kind
+from robustctl.results.result_file import TINY, Accuracy, Frozen, ResultFile, Share, read_as
 from robustctl.results.statistics import student95, wilson
-from robustctl.results.union import TINY, Accuracy, DataInfo, Share, read_as
 
 SCHEMA = "robustctl.intermediate/1"
 LARGEST = 700.0  # a log of more than that has no exponential in float64
 Loss = Annotated[float, Field(ge=0)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class MeanLoss(_Frozen):
+class MeanLoss(Frozen):
     """A loss averaged over images, in nats, and the 95 % interval over images."""
 
     value: Loss
@@ -36,14 +30,14 @@ class MeanLoss(_Frozen):
         return cls(value=mean, ci95=(max(0.0, mean - half), mean + half))
 
 
-class MeanShare(_Frozen):
+class MeanShare(Frozen):
     """A share in [0,1] of random perturbations that are classified rightly, averaged over images."""
 
     acc: Share
     ci95: tuple[Share, Share]
 
 
-class DistributionInfo(_Frozen):
+class DistributionInfo(Frozen):
     """The distribution of perturbations. ``eps`` is a ball's radius, ``sigma`` a standard deviation."""
 
     kind: Literal["linf", "l2", "gaussian", "spatial"]
@@ -120,7 +114,7 @@ class ProbAccuracy(Accuracy):
     rho: Annotated[float, Field(gt=0, lt=1)]
 
 
-class Cost(_Frozen):
+class Cost(Frozen):
     """Model evaluations an image: with gradient in recorded moves, in discarded moves and in attacks, and without."""
 
     recorded: int
@@ -129,15 +123,10 @@ class Cost(_Frozen):
     forwards: int
 
 
-class IntermediateResult(_Frozen):
+class IntermediateResult(ResultFile):
     """One intermediate-q evaluation, as written by ``--json``. ``flags`` are warnings to a reader."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
     schema_: Literal["robustctl.intermediate/1"] = Field(default="robustctl.intermediate/1", alias="schema")
-    model: str
-    weights_sha256: str
-    data: DataInfo
     distribution: DistributionInfo
     loss: Literal["cross-entropy"] = "cross-entropy"
     clean: Accuracy
@@ -195,10 +184,6 @@ class IntermediateResult(_Frozen):
         """The curve that a picture shows: the estimates of path sampling, or of importance sampling, or of Monte
         Carlo."""
         return self.curve("path") or self.curve("ais") or self.curve("mc")
-
-    def write(self, path: Path | str) -> None:
-        """Write the JSON atomically; raises RunError when that is not possible."""
-        write_text(Path(path), json.dumps(self.model_dump(mode="json", by_alias=True)) + "\n")
 
 
 def _require(name: str, found: float, expected: float) -> None:

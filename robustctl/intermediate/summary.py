@@ -23,8 +23,8 @@ from robustctl.intermediate.results import (
     lower_bound,
     mean_and_half,
 )
+from robustctl.results.result_file import Accuracy
 from robustctl.results.statistics import wilson_mean
-from robustctl.results.union import Accuracy
 from robustctl.version import __version__
 
 FAULTS = {

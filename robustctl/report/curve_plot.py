@@ -8,7 +8,8 @@ from robustctl.errors import RequestError
 from robustctl.files import atomic_path
 from robustctl.report.q_curve import COLOURS, FORMATS, POINTS
 from robustctl.results.curve import CurveResult
-from robustctl.results.union import Accuracy, UnionResult
+from robustctl.results.result_file import Accuracy
+from robustctl.results.union import UnionResult
 from robustctl.threats import Norm
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 
 from robustctl.errors import RequestError
 from robustctl.report.table import attack_name
+from robustctl.results.result_file import Interval
 from robustctl.results.statistics import holm, mcnemar, paired_means, welch, wilson_mean
-from robustctl.results.union import Interval, UnionResult, unlike
+from robustctl.results.union import UnionResult, unlike
 from robustctl.threats import NORMS
 
 COLUMNS = ("clean", *NORMS, "average", "union")

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from robustctl.intermediate.results import IntermediateResult
 from robustctl.report import q_section, style, table
 from robustctl.report.style import LEFT, WIDTH, colour, short_names
+from robustctl.results.result_file import Accuracy
 from robustctl.results.statistics import mcnemar
-from robustctl.results.union import Accuracy, UnionResult, unlike
+from robustctl.results.union import UnionResult, unlike
 from robustctl.threats import NORMS
 
 Labelled = Sequence[tuple[str, UnionResult]]

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from robustctl.errors import RequestError
+from robustctl.results.result_file import Interval
 from robustctl.results.suite import Group, SuiteResult
-from robustctl.results.union import Interval
 
 Labelled = Sequence[tuple[str, SuiteResult]]
 MISSING = "-"

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from robustctl.report.columns import columns
+from robustctl.results.result_file import Accuracy, Interval
 from robustctl.results.statistics import mcnemar
-from robustctl.results.union import Accuracy, Interval, UnionResult, unlike
+from robustctl.results.union import UnionResult, unlike
 from robustctl.threats import NORMS
 
 Labelled = Sequence[tuple[str, UnionResult]]

@@ -4,17 +4,16 @@ A curve is one number an image: the distance of the nearest misclassified point 
 radius is the share of images whose distance is larger: at most that, since attacks show what is broken.
 """
 
-import json
 import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from robustctl.files import write_text
-from robustctl.results.union import Accuracy, DataInfo, UnionResult, read_as
+from robustctl.results.result_file import Accuracy, Frozen, ResultFile, read_as
+from robustctl.results.union import UnionResult
 from robustctl.threats import Norm
 
 SCHEMA = "robustctl.curve/1"
@@ -24,11 +23,7 @@ TOLERANCE = 1e-6
 Distance = Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class NormCurve(_Frozen):
+class NormCurve(Frozen):
     """One norm: a radius ``eps`` that counts as 1 on the common scale, and the ``bound`` up to which it was searched.
 
     ``distance`` is 0 for images that are wrong as they are, and None if nothing was found within the bound. ``by`` says
@@ -64,15 +59,10 @@ def area_of(distance: Sequence[float | None], bound: float) -> float:
     return math.fsum(min(bound if one is None else one, bound) / bound for one in distance) / len(distance)
 
 
-class CurveResult(_Frozen):
+class CurveResult(ResultFile):
     """Curves of one model, as written by ``--json``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
     schema_: Literal["robustctl.curve/1"] = Field(default="robustctl.curve/1", alias="schema")
-    model: str
-    weights_sha256: str
-    data: DataInfo
     seed: int
     index: list[int]
     norms: Annotated[dict[Norm, NormCurve], Field(min_length=1)]
@@ -132,10 +122,6 @@ class CurveResult(_Frozen):
                 pairs = zip(self.norms[norm].robust(accuracy.eps), fixed.points.robust[norm], strict=True)
                 found[norm] = sum(there > here for here, there in pairs)
         return {norm: n for norm, n in found.items() if n}
-
-    def write(self, path: Path | str) -> None:
-        """Write the JSON atomically; raises RunError when that is not possible."""
-        write_text(Path(path), json.dumps(self.model_dump(mode="json", by_alias=True)) + "\n")
 
 
 def competitiveness(accuracies: Sequence[float], best: Sequence[float]) -> tuple[float, float]:

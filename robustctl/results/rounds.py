@@ -2,15 +2,10 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from robustctl.results.result_file import Frozen
 from robustctl.threats import Norm
-
-
-class Frozen(BaseModel):
-    """Unknown fields are errors, and nothing changes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class RoundInfo(Frozen):

@@ -3,22 +3,16 @@
 Every figure follows from the verdicts of single points, which travel with the result.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
-from robustctl.files import write_text
+from robustctl.results.result_file import Accuracy, Bit, Frozen, Mean, ResultFile, Share, read_as
 from robustctl.results.statistics import wilson_mean
-from robustctl.results.union import Accuracy, Bit, DataInfo, Mean, Share, read_as
 
 SCHEMA = "robustctl.suite/1"
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Member(Accuracy):
@@ -37,7 +31,7 @@ class Member(Accuracy):
     seconds: float
 
 
-class Corruption(_Frozen):
+class Corruption(Frozen):
     """Accuracy under one common corruption at each severity, and the mean."""
 
     name: str
@@ -45,7 +39,7 @@ class Corruption(_Frozen):
     mean: Mean
 
 
-class Corruptions(_Frozen):
+class Corruptions(Frozen):
     """All corruptions of a suite: mean accuracy, by severity too, and mean corruption errors.
 
     ``mce`` is the mean error, not divided by another model's, as is usual for CIFAR-10-C; ``relative_mce`` is that less
@@ -61,7 +55,7 @@ class Corruptions(_Frozen):
     sha256: dict[str, str]
 
 
-class Group(_Frozen):
+class Group(Frozen):
     """Several members: the worst of them, their mean, and the points that are right under all of them.
 
     A corruption counts as one member; a point is right under it if it is right at all severities.
@@ -75,14 +69,14 @@ class Group(_Frozen):
     union: Accuracy
 
 
-class LeftOut(_Frozen):
+class LeftOut(Frozen):
     """A member that could not be evaluated, and why."""
 
     name: str
     reason: str
 
 
-class SuitePoints(_Frozen):
+class SuitePoints(Frozen):
     """Verdicts of each image: 1 is right. ``robust`` is by member, ``corrupted`` by corruption and severity."""
 
     index: list[int]
@@ -102,15 +96,10 @@ class SuitePoints(_Frozen):
         return name in self.robust or name in self.corrupted
 
 
-class SuiteResult(_Frozen):
+class SuiteResult(ResultFile):
     """One evaluation of a suite, as written by ``--json``. ``flags`` are warnings to a reader."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
     schema_: Literal["robustctl.suite/1"] = Field(default="robustctl.suite/1", alias="schema")
-    model: str
-    weights_sha256: str
-    data: DataInfo
     suite: str
     effort: str
     seed: int
@@ -143,10 +132,6 @@ class SuiteResult(_Frozen):
         for group in self.groups:
             _require(f"group {group.name}", group, group_figures(group.name, group.members, points))
         return self
-
-    def write(self, path: Path | str) -> None:
-        """Write the JSON atomically; raises RunError when that is not possible."""
-        write_text(Path(path), json.dumps(self.model_dump(mode="json", by_alias=True)) + "\n")
 
 
 def corruption_figures(points: SuitePoints, made: str, sha256: dict[str, str]) -> Corruptions:

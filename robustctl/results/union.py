@@ -3,50 +3,35 @@
 No torch here. Every number is computed from per-point verdicts, which travel with the result (``points``).
 """
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypedDict, TypeVar
+from typing import Annotated, Any, Literal, Self, TypedDict
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
-    ValidationError,
     model_serializer,
     model_validator,
 )
 
 from robustctl.errors import RequestError
-from robustctl.files import write_text
-from robustctl.reading import read_json
+from robustctl.results.result_file import (
+    TINY,
+    Accuracy,
+    Bit,
+    DataInfo,
+    Frozen,
+    Interval,
+    Mean,
+    ResultFile,
+    Share,
+    read_as,
+)
 from robustctl.results.rounds import Missed, RoundInfo, SecondOpinion
-from robustctl.results.statistics import wilson, wilson_mean
+from robustctl.results.statistics import wilson_mean
 from robustctl.threats import NORMS, Norm, Threat
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Interval = tuple[Share, Share]
-Bit = Annotated[int, Field(ge=0, le=1)]
-Result = TypeVar("Result", bound=BaseModel)
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Accuracy(_Frozen):
-    """A share of right answers in [0,1], the count behind it and its 95 % Wilson interval."""
-
-    acc: Share
-    n_correct: Annotated[int, Field(ge=0)]
-    ci95: Interval
-
-    @classmethod
-    def of(cls, correct: Sequence[int]) -> Self:
-        """Count a non-empty list of zeros and ones."""
-        return cls(acc=sum(correct) / len(correct), n_correct=sum(correct), ci95=wilson(sum(correct), len(correct)))
 
 
 class NormAccuracy(Accuracy):
@@ -63,39 +48,7 @@ class NormAccuracy(Accuracy):
     acc_8bit: Share | None = None
 
 
-class DataInfo(_Frozen):
-    """The identity of the images: ``content_sha256`` hashes their pixels and labels, ``index_sha256`` their positions
-    in the split.
-
-    Older results have no ``content_sha256``.
-    ``preprocessing`` says how images of other sizes were made fit for the model; it is left out if they fitted.
-    """
-
-    source: str
-    split: str
-    n: Annotated[int, Field(ge=1)]
-    index_sha256: str
-    content_sha256: str | None = None
-    preprocessing: str | None = None
-
-    @property
-    def text(self) -> str:
-        """Source, split and preprocessing."""
-        return ", ".join(filter(None, [f"{self.source} ({self.split})", self.preprocessing]))
-
-    @model_serializer(mode="wrap")
-    def _without_none(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in write(self).items() if value is not None}
-
-
-class Mean(_Frozen):
-    """A mean in [0,1] and its 95 % interval over images."""
-
-    mean: Share
-    ci95: Interval
-
-
-class AttackInfo(_Frozen):
+class AttackInfo(Frozen):
     """How it was attacked. ``protocol`` spells out the families; two results compare only if it is equal.
 
     ``seconds_per_image`` is what each precision took if the faster one was to be taken. ``fast_copy`` says whether a
@@ -115,7 +68,7 @@ class AttackInfo(_Frozen):
     union_only: bool = False
 
 
-class ExternalFigures(_Frozen):
+class ExternalFigures(Frozen):
     """The effect of an attack from outside in one norm: it ``met`` the rightly classified points, and ``broken`` of
     them fell.
 
@@ -128,7 +81,7 @@ class ExternalFigures(_Frozen):
     own_robust: Annotated[int, Field(ge=0)]
 
 
-class ExternalInfo(_Frozen):
+class ExternalInfo(Frozen):
     """An attack from outside: its name, the first 12 digits of its SHA-256, and by norm what it did."""
 
     name: str
@@ -144,7 +97,7 @@ class ExternalInfo(_Frozen):
         ]
 
 
-class Points(_Frozen):
+class Points(Frozen):
     """Per-point verdicts: ``index`` in the split, ``label``, and 1 (right or robust) or 0 by threat model."""
 
     index: list[int]
@@ -170,7 +123,7 @@ class Points(_Frozen):
         return next(values for norm, values in [("clean", self.clean), *self.robust.items()] if norm == name)
 
 
-class UnionResult(_Frozen):
+class UnionResult(ResultFile):
     """One union evaluation, as written by ``--json``. Accuracies are in [0,1]; ``flags`` are warnings to a reader.
 
     ``external`` tells what attacks from outside did. ``earlier`` counts, by protocol and norm, the points that earlier
@@ -182,12 +135,7 @@ class UnionResult(_Frozen):
     survivors. ``missed`` bounds, by norm and for ``union``, how many breaks the rounds missed, if that was asked.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
     schema_: Literal["robustctl.eval/1"] = Field(default="robustctl.eval/1", alias="schema")
-    model: str
-    weights_sha256: str
-    data: DataInfo
     clean: Accuracy
     norms: Annotated[dict[Norm, NormAccuracy], Field(min_length=1)]
     average: Share
@@ -258,14 +206,6 @@ class UnionResult(_Frozen):
         added = ("external", "earlier", "rounds", "standard_evaluations", "second_opinion", "missed")
         return {name: value for name, value in write(self).items() if value is not None or name not in added}
 
-    def write(self, path: Path | str) -> None:
-        """Write the JSON atomically; raises RunError when that is not possible."""
-        write_text(Path(path), json.dumps(self.model_dump(mode="json", by_alias=True), indent=None) + "\n")
-
-
-TINY = 1e-9
-"""By how much a figure may differ from what follows from the verdicts: floats are written and read without a loss."""
-
 
 def _same(first: object, second: object) -> bool:
     if isinstance(first, float | int) and isinstance(second, float | int):
@@ -328,31 +268,6 @@ def summarize(points: Points, threats: Sequence[Threat], acc_8bit: dict[Norm, fl
 def read(path: Path) -> UnionResult:
     """Read and check a result file; raises as ``read_as`` does."""
     return read_as(UnionResult, "robustctl.eval/1", path)
-
-
-def read_as(kind: type[Result], schema: str, path: Path) -> Result:
-    """Read and check a result file of one schema.
-
-    Raises:
-        RequestError: no such file, not JSON, another schema, or fields that do not fit; the first faults are named.
-    """
-    try:
-        content = read_json(path)
-    except FileNotFoundError:
-        raise RequestError(f"no result file {path}") from None
-    except RequestError as error:
-        raise RequestError(f"{path} is not a result file: {error}") from None
-    found = content.get("schema") if isinstance(content, dict) else None
-    if found != schema:
-        raise RequestError(f"{path}: its schema is {found!r}, not {schema!r}")
-    try:
-        return kind.model_validate(content)
-    except ValidationError as error:
-        faults = [
-            f"{'.'.join(map(str, fault['loc'])) or 'result'}: {fault['msg'].removeprefix('Value error, ')}"
-            for fault in error.errors()
-        ]
-        raise RequestError(f"{path} is not a valid result:\n  " + "\n  ".join(faults[:10])) from None
 
 
 def unlike_data(first: DataInfo, second: DataInfo) -> list[str]:

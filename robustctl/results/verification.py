@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from robustctl.files import write_text
 from robustctl.home import home
-from robustctl.results.rounds import Frozen
-from robustctl.results.union import DataInfo, Interval, Share, UnionResult, read_as
+from robustctl.results.result_file import DataInfo, Frozen, Interval, Share, read_as
+from robustctl.results.union import UnionResult
 from robustctl.threats import Norm
 
 Verdict = Literal["confirmed", "stronger than claimed", "cannot be checked", "not reproduced"]

@@ -30,6 +30,7 @@ from robustctl.oracle import DRAWS, Oracle
 from robustctl.perturbations.base import EFFORTS, Limit
 from robustctl.processes import require_one
 from robustctl.progress import progress, say
+from robustctl.results.result_file import Accuracy
 from robustctl.results.suite import (
     LeftOut,
     Member,
@@ -38,7 +39,7 @@ from robustctl.results.suite import (
     corruption_figures,
     group_figures,
 )
-from robustctl.results.union import Accuracy, UnionResult
+from robustctl.results.union import UnionResult
 from robustctl.suites import Suite
 from robustctl.threats import Threat
 from robustctl.trusted_copy import PROBE, trusted_copy

@@ -12,8 +12,9 @@ from robustctl.progress import say
 from robustctl.publish import redact
 from robustctl.reading import is_file, read_json
 from robustctl.report.leaderboard import UNVERIFIED, Entrant, Published, boards, pages
+from robustctl.results.result_file import Result, read_as
 from robustctl.results.suite import SuiteResult
-from robustctl.results.union import Result, UnionResult, read_as
+from robustctl.results.union import UnionResult
 from robustctl.results.verification import claim_sha256
 from robustctl.spec import CONFIG, model_sha256
 from robustctl.workflows.claimed_figures import newest_verdict

@@ -4,7 +4,8 @@ from typer.testing import CliRunner
 from robustctl.cli import app
 from robustctl.errors import RequestError
 from robustctl.results import union as results
-from robustctl.results.union import AttackInfo, DataInfo, Points, UnionResult
+from robustctl.results.result_file import DataInfo
+from robustctl.results.union import AttackInfo, Points, UnionResult
 from robustctl.threats import Threat
 
 

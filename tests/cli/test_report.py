@@ -14,7 +14,8 @@ from robustctl.cli import app
 from robustctl.errors import RequestError
 from robustctl.intermediate.results import IntermediateResult
 from robustctl.results import union as results
-from robustctl.results.union import Accuracy, AttackInfo, DataInfo, Points, UnionResult
+from robustctl.results.result_file import Accuracy, DataInfo
+from robustctl.results.union import AttackInfo, Points, UnionResult
 from robustctl.threats import Threat
 
 NASTY = '<script>alert("x")</script>&'

@@ -10,8 +10,9 @@ from robustctl.errors import RequestError
 from robustctl.report import method_formats
 from robustctl.report.methods import COLUMNS, MethodTable, Paper, Scored, build
 from robustctl.results import union as results
+from robustctl.results.result_file import DataInfo
 from robustctl.results.statistics import mcnemar, wilson
-from robustctl.results.union import AttackInfo, DataInfo, Points, UnionResult
+from robustctl.results.union import AttackInfo, Points, UnionResult
 from robustctl.threats import Threat
 
 

@@ -5,7 +5,8 @@ import pytest
 
 from robustctl.report import points
 from robustctl.results import union as results
-from robustctl.results.union import AttackInfo, DataInfo, Points, UnionResult
+from robustctl.results.result_file import DataInfo
+from robustctl.results.union import AttackInfo, Points, UnionResult
 from robustctl.threats import Threat
 
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from robustctl.errors import RequestError
 from robustctl.results import statistics
 from robustctl.results import union as results
-from robustctl.results.union import Accuracy, AttackInfo, DataInfo, Points, UnionResult, unlike_data
+from robustctl.results.result_file import Accuracy, DataInfo
+from robustctl.results.union import AttackInfo, Points, UnionResult, unlike_data
 from robustctl.threats import Threat
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from robustctl.intermediate.results import IntermediateResult
-from robustctl.results.union import Accuracy
+from robustctl.results.result_file import Accuracy
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Results to publish."""
 
-from robustctl.results.union import AttackInfo, DataInfo, Points, UnionResult, summarize
+from robustctl.results.result_file import DataInfo
+from robustctl.results.union import AttackInfo, Points, UnionResult, summarize
 from robustctl.threats import Threat
 
 
