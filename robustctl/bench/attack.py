@@ -4,7 +4,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
@@ -20,7 +21,7 @@ from robustctl.evaluation.audit import clean_verdicts
 from robustctl.evaluation.families import gathered, run_family
 from robustctl.evaluation.jobs import Setting
 from robustctl.evaluation.protocols import ROUNDS, families
-from robustctl.evaluation.row_scheduler import Finished
+from robustctl.evaluation.row_scheduler import FamilyRun, Finished
 from robustctl.evaluation.store import Store
 from robustctl.oracle import Loss, Oracle
 from robustctl.precision import Precision
@@ -55,6 +56,23 @@ class Side:
         return {norm: statistics.fmean(verdicts) for norm, verdicts in self.robust.items()} | {
             "union": statistics.fmean(union)
         }
+
+
+@dataclass(frozen=True)
+class Contest:
+    """The points that both implementations attack, and how; ``precision`` is of our attacks."""
+
+    model: Classifier
+    data: ImageData
+    threats: Sequence[Threat]
+    protocol: str
+    precision: Precision
+    seed: int
+
+    @property
+    def probe(self) -> Tensor:
+        """The first images, on the model's device."""
+        return self.data.images(range(min(PROBE, len(self.data)))).to(device_of(self.model))
 
 
 class TimedOracle(Oracle):
@@ -105,20 +123,21 @@ def compare(
         The JSON of ``robustctl bench attack``; ``ratio`` is the reference's median seconds divided by ours.
     """
     ours, theirs = Side(), Side()
-    fast = trusted_copy(model, precision, _probe(model, data))
-    precision = fast.precision
+    asked = Contest(model, data, threats, protocol, precision, seed)
+    fast = trusted_copy(model, precision, asked.probe)
+    contest = replace(asked, precision=fast.precision)
     if fast.reason:
         report(f"the fast copy is not the model: {fast.reason}")
     for number in range(rounds):
-        _our_round(ours, model, data, threats, protocol, precision, seed, batch_size)
+        _our_round(ours, contest, batch_size)
         report(f"round {number + 1}: ours {ours.seconds[-1]:.1f} s {_show(ours)}")
         if peer:
-            _peer_round(theirs, model, data, threats, protocol, seed, peer_batch_size)
+            _peer_round(theirs, contest, peer_batch_size)
             report(f"round {number + 1}: pyautoattack {theirs.seconds[-1]:.1f} s {_show(theirs)}")
     result: dict[str, object] = {
         "schema": "robustctl.bench-attack/1",
         "protocol": protocol,
-        "precision": precision,
+        "precision": fast.precision,
         "fast_copy": fast.copied,
         "n": len(data),
         "data": {"source": data.source, "split": data.split, "index_sha256": data.index_sha256},
@@ -143,88 +162,62 @@ def compare(
     return result
 
 
-def _our_round(
-    side: Side,
-    model: Classifier,
-    data: ImageData,
-    threats: Sequence[Threat],
-    protocol: str,
-    precision: Precision,
-    seed: int,
-    batch_size: int,
-) -> None:
+def _our_round(side: Side, contest: Contest, batch_size: int) -> None:
     start, cpu = time.perf_counter(), time.process_time()
-    with kept_memory(), TimedOracle(model, trusted_copy(model, precision, _probe(model, data))) as oracle:
-        for threat in threats:
-            if protocol in ROUNDS:
-                _play(side, model, oracle, data, threat, protocol, seed, batch_size)
+    fast = trusted_copy(contest.model, contest.precision, contest.probe)
+    with kept_memory(), TimedOracle(contest.model, fast) as oracle:
+        for threat in contest.threats:
+            if contest.protocol in ROUNDS:
+                _play(side, contest, oracle, threat, batch_size)
                 continue
-            attacks = [
-                lambda left, family=family, threat=threat: run_family(
-                    oracle, data, left, threat, family, seed=seed, batch_size=batch_size
-                )
-                for family in families(protocol, threat.norm)
+            runs = [
+                FamilyRun(oracle, contest.data, threat, family, contest.seed, batch_size)
+                for family in families(contest.protocol, threat.norm)
             ]
-            _run_norm(side, model, data, threat, attacks, batch_size)
+            _run_norm(side, contest, threat, [partial(run_family, run) for run in runs], batch_size)
     side.seconds.append(time.perf_counter() - start)
     side.cpu_seconds.append(time.process_time() - cpu)
     side.forwards = oracle.forwards
     side.gradients, side.seconds_in_model = oracle.gradients, side.seconds_in_model + oracle.seconds
 
 
-def _play(
-    side: Side,
-    model: Classifier,
-    oracle: Oracle,
-    data: ImageData,
-    threat: Threat,
-    protocol: str,
-    seed: int,
-    batch_size: int,
-) -> None:
+def _play(side: Side, contest: Contest, oracle: Oracle, threat: Threat, batch_size: int) -> None:
     """An adaptive protocol in one norm, with a verdict store as in an evaluation, without a second opinion."""
     start = time.perf_counter()
+    model, data = contest.model, contest.data
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "verdicts.sqlite", {}) as store:
         correct = clean_verdicts(model, data, store, batch_size, 1)
         right = [position for position, is_right in enumerate(correct) if is_right]
-        setting = Setting(model, oracle, data, store, seed, batch_size)
-        adaptive.attack(setting, protocol, [threat], right, False, World(), lambda n, note="", total=None: None)
+        setting = Setting(model, oracle, data, store, contest.seed, batch_size)
+        adaptive.attack(setting, contest.protocol, [threat], right, False, World(), lambda n, note="", total=None: None)
         survivors = set(right) - store.broken(threat.norm)
     side.seconds_by_norm.setdefault(threat.norm, []).append(time.perf_counter() - start)
     side.robust.setdefault(threat.norm, [position in survivors for position in range(len(data))])
 
 
-def _peer_round(
-    side: Side,
-    model: Classifier,
-    data: ImageData,
-    threats: Sequence[Threat],
-    protocol: str,
-    seed: int,
-    batch_size: int,
-) -> None:
+def _peer_round(side: Side, contest: Contest, batch_size: int) -> None:
     start, cpu = time.perf_counter(), time.process_time()
-    for threat in threats:
+    for threat in contest.threats:
         attacks = [
             lambda left, name=name, threat=threat: reference.run(
-                model, data, left, set(), threat, name, seed=seed, batch_size=batch_size
+                contest.model, contest.data, left, set(), threat, name, seed=contest.seed, batch_size=batch_size
             )
-            for name in PEER[protocol]
+            for name in PEER[contest.protocol]
         ]
-        _run_norm(side, model, data, threat, attacks, batch_size)
+        _run_norm(side, contest, threat, attacks, batch_size)
     side.seconds.append(time.perf_counter() - start)
     side.cpu_seconds.append(time.process_time() - cpu)
 
 
 def _run_norm(
     side: Side,
-    model: Classifier,
-    data: ImageData,
+    contest: Contest,
     threat: Threat,
     attacks: Sequence[Callable[[list[int]], Iterable[Finished]]],
     batch_size: int,
 ) -> None:
     """Each attack meets the points that those before it left; the referee says which, as in an evaluation."""
+    model, data = contest.model, contest.data
     start = time.perf_counter()
     right = referee.predictions(model, data, batch_size) == data.y
     left = right.nonzero().squeeze(1).tolist()
@@ -266,8 +259,3 @@ def _only(ours: Side, theirs: Side, norm: Norm) -> dict[str, int]:
 
 def _show(side: Side) -> str:
     return " ".join(f"{name} {100 * value:.1f}" for name, value in side.accuracies().items())
-
-
-def _probe(model: Classifier, data: ImageData) -> Tensor:
-    """The first images, on the model's device."""
-    return data.images(range(min(PROBE, len(data)))).to(device_of(model))

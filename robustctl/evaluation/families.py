@@ -11,10 +11,8 @@ from robustctl.attacks import Run, Settings, for_evaluation
 from robustctl.data import ImageData
 from robustctl.devices import is_host
 from robustctl.evaluation.memory import Pieces, fitting
-from robustctl.evaluation.protocols import Family
-from robustctl.evaluation.row_scheduler import Finished, FullBatch
+from robustctl.evaluation.row_scheduler import FamilyRun, Finished, FullBatch
 from robustctl.oracle import Oracle
-from robustctl.threats import Threat
 
 BY_ROWS = "apgd"
 """The attack that keeps its batch full: ``row_scheduler`` puts a new attempt in the place of one that has ended."""
@@ -22,23 +20,13 @@ COMMIT_SECONDS = 1.0
 """Points that finish within this time are judged and committed together, unless they are a batch before."""
 
 
-def run_family(
-    oracle: Oracle,
-    data: ImageData,
-    positions: Sequence[int],
-    threat: Threat,
-    family: Family,
-    *,
-    seed: int,
-    batch_size: int,
-) -> Iterator[Finished]:
-    """Attack the points at ``positions`` of ``data`` until each is broken or its budget is spent.
+def run_family(run: FamilyRun, positions: Sequence[int]) -> Iterator[Finished]:
+    """Attack the points at ``positions`` until each is broken or its budget is spent.
 
     Points that survive in bf16 by no more than its rounding errors are attacked again in float32.
 
     Args:
-        positions: points of ``data``; one that the model gets wrong as it is comes back unchanged.
-        batch_size: rows of a gradient evaluation, >= 1; they go through the model in pieces if memory is short.
+        positions: points of the run's data; one that the model gets wrong as it is comes back unchanged.
 
     Yields:
         Each position once, in the order in which they finish.
@@ -47,38 +35,30 @@ def run_family(
         RequestError: the family's attack does not exist, is for training only, or cannot do the norm.
         RunError: the model's loss is not finite somewhere.
     """
-    attack = for_evaluation(family.attack, threat.norm)
-    if family.attack != BY_ROWS:
-        yield from _run_in_batches(attack, oracle, data, positions, threat, family, seed, batch_size)
+    attack = for_evaluation(run.family.attack, run.threat.norm)
+    if run.family.attack != BY_ROWS:
+        yield from _run_in_batches(attack, run, positions)
         return
-    batch = FullBatch(oracle, data, positions, threat, family, seed, batch_size)
+    batch = FullBatch(run, positions)
     yield from batch.run()
     if batch.close:
-        with oracle.in_float32(_image(oracle, data)):
-            yield from FullBatch(oracle, data, batch.close, threat, family, seed, batch_size).run()
+        with run.oracle.in_float32(run.image):
+            yield from FullBatch(run, batch.close).run()
 
 
-def _run_in_batches(
-    attack: Run,
-    oracle: Oracle,
-    data: ImageData,
-    positions: Sequence[int],
-    threat: Threat,
-    family: Family,
-    seed: int,
-    batch_size: int,
-) -> Iterator[Finished]:
+def _run_in_batches(attack: Run, run: FamilyRun, positions: Sequence[int]) -> Iterator[Finished]:
     """Each batch runs to its end; one that runs out of memory begins anew in halves."""
-    pieces = Pieces(min(batch_size, fitting(oracle.model, _image(oracle, data))))
-    for start in range(0, len(positions), batch_size):
-        batch = list(positions[start : start + batch_size])
+    oracle, data, family, norm = run.oracle, run.data, run.family, run.threat.norm
+    pieces = run.pieces(oracle.model)
+    for start in range(0, len(positions), run.batch_size):
+        batch = list(positions[start : start + run.batch_size])
 
         def propose(piece: slice, batch: list[int] = batch) -> Tensor:
             chosen = torch.as_tensor(batch[piece])
             x, y = data.images(chosen).to(oracle.device), data.y[chosen].to(oracle.device)
-            generators = seeds.generators(seed, seeds.attack(threat.norm, family.name), data.indices[chosen].tolist())
+            generators = seeds.generators(run.seed, seeds.attack(norm, family.name), data.indices[chosen].tolist())
             settings = Settings(family.steps, getattr(losses, family.loss), family.targets, generators)
-            return attack(oracle, x, y, threat, settings).cpu()
+            return attack(oracle, x, y, run.threat, settings).cpu()
 
         yield Finished(batch, torch.cat(pieces.run(propose, len(batch))))
 
@@ -96,11 +76,6 @@ def gathered(batches: Iterable[Finished], size: int) -> Iterator[Finished]:
             positions, images, last = [], [], time.monotonic()
     if positions:
         yield Finished(positions, torch.cat(images))
-
-
-def _image(oracle: Oracle, data: ImageData) -> Tensor:
-    """The first image, (1, c, h, w), on the model's device."""
-    return data.images([0]).to(oracle.device)
 
 
 def default_batch_size(device: torch.device) -> int:

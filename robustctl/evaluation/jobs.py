@@ -12,7 +12,7 @@ from robustctl.data import ImageData
 from robustctl.evaluation import referee, reference
 from robustctl.evaluation.families import gathered, run_family
 from robustctl.evaluation.protocols import Family
-from robustctl.evaluation.row_scheduler import Finished
+from robustctl.evaluation.row_scheduler import FamilyRun, Finished
 from robustctl.evaluation.store import Row, Store, encode
 from robustctl.oracle import Oracle
 from robustctl.progress import Advance
@@ -60,17 +60,10 @@ def own_job(setting: Setting, threat: Threat, family: Family, *, in_float32: boo
         left = [position for position in meets if position not in done]
         if left:
             oracle = setting.oracle
-            image = setting.data.images([0]).to(oracle.device)
-            with oracle.in_float32(image) if in_float32 and oracle.precision != "float32" else nullcontext():
-                yield from run_family(
-                    setting.oracle,
-                    setting.data,
-                    left,
-                    threat,
-                    family,
-                    seed=setting.seed,
-                    batch_size=setting.batch_size,
-                )
+            family_run = FamilyRun(oracle, setting.data, threat, family, setting.seed, setting.batch_size)
+            lower = oracle.precision != "float32"
+            with oracle.in_float32(family_run.image) if in_float32 and lower else nullcontext():
+                yield from run_family(family_run, left)
 
     return AttackJob(threat, family.name, family.cost(setting.data.n_classes), declared(family.attack).exact, propose)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustctl import geometry, losses, seeds
 from robustctl.attacks.apgd import Apgd, Rows, Schedule
@@ -35,6 +35,31 @@ LOSSES: dict[str, Loss] = {
 CLOSE = 2.0**-7
 """A point survived closely if its best attempt's margin is above minus this share of its largest logit. Networks in
 bf16 err by about that much."""
+
+
+@dataclass(frozen=True)
+class FamilyRun:
+    """One attack family in one norm on a data set, with the seed of its attacks.
+
+    ``batch_size`` is the number of rows of a gradient evaluation, >= 1. They go through the model in pieces if memory
+    is short.
+    """
+
+    oracle: Oracle
+    data: ImageData
+    threat: Threat
+    family: Family
+    seed: int
+    batch_size: int
+
+    @property
+    def image(self) -> Tensor:
+        """The first image, (1, c, h, w), on the model's device."""
+        return self.data.images([0]).to(self.oracle.device)
+
+    def pieces(self, model: nn.Module) -> Pieces:
+        """Pieces of a batch that go through this model at once."""
+        return Pieces(min(self.batch_size, fitting(model, self.image)))
 
 
 @dataclass(frozen=True)
@@ -116,20 +141,11 @@ class FullBatch:
     y: Tensor  # (n,) label of each row
     target: Tensor  # (n,) target class of each row
 
-    def __init__(
-        self,
-        oracle: Oracle,
-        data: ImageData,
-        positions: Sequence[int],
-        threat: Threat,
-        family: Family,
-        seed: int,
-        batch_size: int,
-    ) -> None:
-        self.oracle, self.data, self.threat, self.family = oracle, data, threat, family
-        self.seed, self.batch_size = seed, batch_size
-        self.pieces = Pieces(min(batch_size, fitting(oracle.attacked, data.images([0]).to(oracle.device))))
-        self.attack = Apgd(threat, _schedule(family))
+    def __init__(self, run: FamilyRun, positions: Sequence[int]) -> None:
+        self.oracle, self.data, self.threat, self.family = run.oracle, run.data, run.threat, run.family
+        self.seed, self.batch_size = run.seed, run.batch_size
+        self.pieces = run.pieces(run.oracle.attacked)
+        self.attack = Apgd(run.threat, _schedule(run.family))
         self.waiting = deque(positions)
         self.fresh: deque[_Point] = deque()  # looked at, not begun
         self.ready = _Ready()

@@ -16,6 +16,7 @@ from robustctl.errors import RequestError
 from robustctl.evaluation import protocols, reference
 from robustctl.evaluation.families import run_family
 from robustctl.evaluation.protocols import PROTOCOLS, Family
+from robustctl.evaluation.row_scheduler import FamilyRun
 from robustctl.evaluation.union import require_protocol
 from robustctl.oracle import Oracle
 from robustctl.threats import NORMS, Threat
@@ -82,9 +83,8 @@ def test_an_attack_that_cannot_be_run_is_refused_and_nothing_runs_in_its_place(
 ) -> None:
     family = Family("x", "ce", 1, 0, 3, False, attack)
     with Oracle(linear_model) as oracle:
-        proposals = run_family(
-            oracle, points(linear_model), range(3), Threat("linf", 0.1, "0.1"), family, seed=0, batch_size=3
-        )
+        run = FamilyRun(oracle, points(linear_model), Threat("linf", 0.1, "0.1"), family, seed=0, batch_size=3)
+        proposals = run_family(run, range(3))
         with pytest.raises(RequestError, match=message):
             list(proposals)
         assert (oracle.forwards, oracle.gradients) == (0, 0)
@@ -127,7 +127,7 @@ def test_one_file_adds_an_attack_as_the_documents_say(
     require_protocol("corners", ["linf"])
     data = points(linear_model)
     with Oracle(linear_model) as oracle:
-        proposals = list(run_family(oracle, data, range(6), Threat("linf", 0.5, "0.5"), family, seed=0, batch_size=4))
+        proposals = list(run_family(FamilyRun(oracle, data, Threat("linf", 0.5, "0.5"), family, 0, 4), range(6)))
     assert sorted(position for one in proposals for position in one.positions) == list(range(6))
     x_adv = torch.cat([one.x_adv for one in proposals])
     assert (linear_model(x_adv).argmax(1) != data.y).any()

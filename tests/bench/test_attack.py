@@ -120,7 +120,7 @@ def test_the_referee_joins_batches_as_in_an_evaluation(conv_model: Classifier, m
     plain = referee.judge
     monkeypatch.setattr(referee, "judge", lambda model, x, *more: judged.append(len(x)) or plain(model, x, *more))
 
-    def one_by_one(oracle: object, data: ImageData, left: list[int], *more: object, **most: object) -> object:
+    def one_by_one(run: object, left: list[int]) -> object:
         yield from (attack.Finished([position], data.images([position])) for position in left)
 
     monkeypatch.setattr(attack, "run_family", one_by_one)

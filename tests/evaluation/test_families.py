@@ -11,6 +11,7 @@ from robustctl.data import ImageData
 from robustctl.errors import RunError
 from robustctl.evaluation import families, row_scheduler
 from robustctl.evaluation.protocols import PROTOCOLS, Family
+from robustctl.evaluation.row_scheduler import FamilyRun
 from robustctl.oracle import Loss, Oracle
 from robustctl.threats import NORMS, Norm, Threat
 
@@ -36,7 +37,7 @@ def broken(
     verdicts: dict[int, bool] = {}
     inner = getattr(model, "inner", model)
     with Oracle(model) as oracle:
-        for finished in families.run_family(oracle, points, positions, threat, family, seed=0, batch_size=batch_size):
+        for finished in families.run_family(FamilyRun(oracle, points, threat, family, 0, batch_size), positions):
             x, y = points.images(finished.positions), points.y[finished.positions]
             assert (geometry.norm(finished.x_adv.double() - x.double(), threat.norm) <= threat.eps).all()
             wrong = losses.margin(inner(finished.x_adv), y) > 0
@@ -87,7 +88,7 @@ def test_points_that_are_wrong_as_they_are_come_back_unchanged_at_once(linear_mo
     points = random_images(5, 4, linear_model)
     wrong = images(points.x, (points.y + 1) % 10, 10)
     with Oracle(linear_model) as oracle:
-        results = list(families.run_family(oracle, wrong, range(5), Threat.of("l2", "0.1"), CE, seed=0, batch_size=2))
+        results = list(families.run_family(FamilyRun(oracle, wrong, Threat.of("l2", "0.1"), CE, 0, 2), range(5)))
         assert oracle.gradients == 0
     back = {position: x for finished in results for position, x in zip(finished.positions, finished.x_adv, strict=True)}
     assert all(torch.equal(back[position], wrong.x[position]) for position in range(5))
@@ -96,13 +97,13 @@ def test_points_that_are_wrong_as_they_are_come_back_unchanged_at_once(linear_mo
 def test_no_points_give_no_results(linear_model: nn.Module) -> None:
     points = random_images(3, 4, linear_model)
     with Oracle(linear_model) as oracle:
-        assert not list(families.run_family(oracle, points, [], Threat.of("l2", "0.1"), CE, seed=0, batch_size=4))
+        assert not list(families.run_family(FamilyRun(oracle, points, Threat.of("l2", "0.1"), CE, 0, 4), []))
 
 
 def test_broken_points_leave_and_cost_nothing_more(linear_model: nn.Module) -> None:
     points = random_images(10, 4, linear_model)
     with Oracle(linear_model) as oracle:
-        list(families.run_family(oracle, points, range(10), Threat.of("linf", "0.9"), CE, seed=0, batch_size=10))
+        list(families.run_family(FamilyRun(oracle, points, Threat.of("linf", "0.9"), CE, 0, 10), range(10)))
         assert oracle.gradients <= 3 * 10, "every point breaks at its first steps"
 
 
@@ -118,7 +119,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(linear_model: nn.Module) -> Non
 
     points = random_images(3, 4, linear_model)
     with Oracle(Overflow()) as oracle, pytest.raises(RunError, match="not finite"):
-        list(families.run_family(oracle, points, range(3), Threat.of("l2", "0.1"), CE, seed=0, batch_size=4))
+        list(families.run_family(FamilyRun(oracle, points, Threat.of("l2", "0.1"), CE, 0, 4), range(3)))
 
 
 class Small(nn.Module):
@@ -193,7 +194,7 @@ def test_the_batch_is_full_as_long_as_there_are_jobs(linear_model: nn.Module) ->
             return super().loss_and_grad(x, y, loss, exact=exact)
 
     with Watched(linear_model) as oracle:
-        run = families.run_family(oracle, points, range(40), Threat.of("linf", "0.05"), CE, seed=0, batch_size=8)
+        run = families.run_family(FamilyRun(oracle, points, Threat.of("linf", "0.05"), CE, 0, 8), range(40))
         assert sum(len(finished.positions) for finished in run) == 40
     assert set(sizes[: len(sizes) * 3 // 4]) == {8}, "no pass has a free row while points wait"
     assert sizes == sorted(sizes, reverse=True), "after them the batch only shrinks"

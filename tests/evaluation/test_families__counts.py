@@ -9,6 +9,7 @@ from robustctl.data import ImageData
 from robustctl.evaluation import referee
 from robustctl.evaluation.families import run_family
 from robustctl.evaluation.protocols import PROTOCOLS
+from robustctl.evaluation.row_scheduler import FamilyRun
 from robustctl.oracle import Oracle
 from robustctl.threats import NORMS, Norm, Threat
 
@@ -59,7 +60,7 @@ def test_the_standard_protocol_breaks_exactly_the_points_that_can_be_broken(norm
     with Oracle(model) as oracle:
         for family in PROTOCOLS["standard"][norm]:
             left = [position for position in range(len(data)) if position not in broken]
-            for batch in run_family(oracle, data, left, threat, family, seed=0, batch_size=512):
+            for batch in run_family(FamilyRun(oracle, data, threat, family, 0, 512), left):
                 x, y = data.images(batch.positions), data.y[batch.positions]
                 verdicts = referee.judge(model, x, y, batch.x_adv, threat)
                 assert verdicts.inside.all()

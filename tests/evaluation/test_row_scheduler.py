@@ -9,6 +9,7 @@ from robustctl.data import ImageData
 from robustctl.evaluation import row_scheduler
 from robustctl.evaluation.families import run_family
 from robustctl.evaluation.protocols import Family
+from robustctl.evaluation.row_scheduler import FamilyRun
 from robustctl.oracle import Oracle
 from robustctl.threats import Threat
 
@@ -45,7 +46,7 @@ def attacked(logit: float, threat: Threat, precision: str) -> tuple[bool, int]:
     model, data = margin_of(logit)
     with Oracle(model) as oracle:
         oracle.precision, oracle.attacked = precision, Blind(model)  # type: ignore[assignment]
-        (finished,) = run_family(oracle, data, [0], threat, CE, seed=0, batch_size=4)
+        (finished,) = run_family(FamilyRun(oracle, data, threat, CE, 0, 4), [0])
         assert oracle.precision == precision
         wrong = bool(losses.margin(model(finished.x_adv), data.y) > 0)
         return wrong, oracle.gradients
@@ -71,7 +72,7 @@ def test_every_point_comes_once_even_if_all_are_close(precision: str) -> None:
         oracle.precision = precision  # type: ignore[assignment]
         found = [
             position
-            for one in run_family(oracle, many, range(9), TINY, CE, seed=0, batch_size=4)
+            for one in run_family(FamilyRun(oracle, many, TINY, CE, 0, 4), range(9))
             for position in one.positions
         ]
     assert sorted(found) == list(range(9))
@@ -118,7 +119,7 @@ def test_a_tie_of_two_logits_is_not_broken_and_its_attempts_go_on() -> None:
 
     data = ImageData(torch.full((1, 1, 1, 2), 0.5), torch.tensor([0]), 2, "made", "test", torch.tensor([0]))
     with Oracle(Tied().eval()) as oracle:
-        (_,) = run_family(oracle, data, [0], SMALL, CE, seed=0, batch_size=4)
+        (_,) = run_family(FamilyRun(oracle, data, SMALL, CE, 0, 4), [0])
         assert oracle.gradients >= CE.steps
 
 

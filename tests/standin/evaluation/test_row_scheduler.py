@@ -7,7 +7,7 @@ from torch import nn
 
 from robustctl.data import ImageData
 from robustctl.evaluation.protocols import PROTOCOLS
-from robustctl.evaluation.row_scheduler import FullBatch
+from robustctl.evaluation.row_scheduler import FamilyRun, FullBatch
 from robustctl.oracle import Oracle
 from robustctl.threats import Threat
 
@@ -34,7 +34,7 @@ def test_reads_of_a_step(
     monkeypatch.setattr(FullBatch, "step", one_step)
     monkeypatch.setattr(FullBatch, "_judge", counted)
     with Oracle(conv_model.to(device)) as oracle, standin.traffic() as traffic:
-        handed = list(FullBatch(oracle, data, range(40), threat, family, 0, 200).run())
+        handed = list(FullBatch(FamilyRun(oracle, data, threat, family, 0, 200), range(40)).run())
     assert sum(len(one.positions) for one in handed) == 40
     assert len(steps) > 50
     assert traffic.reads <= len(steps) + len(looks) + len(handed) + 2, traffic
