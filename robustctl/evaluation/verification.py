@@ -235,12 +235,17 @@ class _Judged:
 
 def _judge(model: Classifier, data: ImageData, threat: Threat, witnesses: Witnesses | None, passes: int) -> _Judged:
     found = _Judged()
-    for positions, x_adv in witnesses.batches(threat, data) if witnesses else ():
-        verdicts = referee.judge(model, data.images(positions), data.y[positions], x_adv, threat, passes)
-        columns = (verdicts.broken.tolist(), verdicts.inside.tolist(), verdicts.margin.tolist())
-        for position, breaks, inside, margin in zip(positions, *columns, strict=True):
+    for everything, images in witnesses.batches(threat, data) if witnesses else ():
+        x = data.images(everything)
+        inside = referee.in_ball(images, x, threat) & referee.in_box(images)  # NaN is outside, and is not classified
+        found.outside |= {position for position, one in zip(everything, inside.tolist(), strict=True) if not one}
+        positions = [position for position, one in zip(everything, inside.tolist(), strict=True) if one]
+        if not positions:
+            continue
+        verdicts = referee.judge(model, x[inside], data.y[positions], images[inside], threat, passes)
+        for position, breaks, margin in zip(positions, verdicts.broken.tolist(), verdicts.margin.tolist(), strict=True):
             near = found.ties if abs(margin) <= TIE else found.withstood
-            (found.broken if breaks else near if inside else found.outside).add(position)
+            (found.broken if breaks else near).add(position)
     return found
 
 

@@ -1,26 +1,27 @@
 """Model cards by the hub's conventions: made from a package, merged into what the user has written. No torch here."""
 
+import hashlib
 import html
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from robustctl.errors import RequestError
-from robustctl.publish.redact import BUILT_IN, HUB_DATASETS, LOCAL, hub_dataset
+from robustctl.publish import figures
+from robustctl.publish.figures import FRONT
+from robustctl.publish.redact import LOCAL
 from robustctl.reading import parse_yaml
 from robustctl.results.union import UnionResult
 from robustctl.spec import ModelSpec
 from robustctl.version import __version__
 
-if TYPE_CHECKING:
-    from robustctl.hub.client import EvalResult
-
 FENCE = "---"
-FRONT = re.compile(r"---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 YAML_BEGIN, YAML_END = "# robustctl: begin", "# robustctl: end"
 TEXT_BEGIN, TEXT_END = "<!-- robustctl: begin -->", "<!-- robustctl: end -->"
+CARD_SHA256 = "card_sha256"
+"""The key of our section's hash in the published ``run.json``."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,22 @@ def render(story: Story, existing: str = "") -> str:
     return f"{front}{before}{section}{after}"
 
 
+def section_sha256(story: Story) -> str:
+    """Hash of our section of the text, which depends on the story alone."""
+    return _lines_sha256(_body(story))
+
+
+def section_sha256_in(existing: str) -> str | None:
+    """The same of the section that a card holds; None if it holds none."""
+    found = re.search(rf"{TEXT_BEGIN}(.*?){TEXT_END}", existing, flags=re.DOTALL)
+    return _lines_sha256(found[1].strip("\r\n").splitlines()) if found else None
+
+
+def _lines_sha256(lines: list[str]) -> str:
+    """Whatever ends its lines."""
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
 def metadata(story: Story) -> dict[str, Any]:
     """The front matter: what the hub reads, in the form that the hub's own library gives it."""
     from robustctl.hub.client import ModelCardData
@@ -120,85 +137,11 @@ def metadata(story: Story) -> dict[str, Any]:
         base_model_relation="finetune" if story.base_repo and story.base else None,
         metrics=["accuracy"] if story.results else None,
         model_name=story.place.name.rpartition("/")[2],
-        eval_results=[one for result in story.results[-1:] for one in _figures(result)] or None,
+        eval_results=[one for result in story.results[-1:] for one in figures.entries(result)] or None,
     )
     content: dict[str, Any] = data.to_dict()  # type: ignore[no-untyped-call]
     content.pop("model_name", None)  # the library leaves it among the keys of a model without results
     return content
-
-
-def _figures(result: UnionResult) -> "list[EvalResult]":
-    """The figures of ``model-index``, each with its norm and eps as arguments: the hub merges what differs elsewhere.
-
-    The data set is a hub id only if the images came from there: the hub shows the number on that data set's page.
-    """
-    from robustctl.hub.client import EvalResult
-
-    source = result.data.source
-    args = {"n": result.data.n, "attack": result.attack.name, "protocol": result.attack.protocol}
-    return [
-        EvalResult(
-            task_type="image-classification",
-            task_name="Image Classification",
-            dataset_type=_dataset_type(source),
-            dataset_name=next((known for known, hub_id in HUB_DATASETS.items() if hub_id == source), source),
-            dataset_split=result.data.split,
-            metric_type="accuracy",
-            metric_name=one.name,
-            metric_value=one.value,
-            metric_args={**one.about, **args, "ci95": [round(bound, 6) for bound in one.ci95]},
-        )
-        for one in figures(result)
-    ]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure of the front matter: its name and value, its interval, and which threats it is about."""
-
-    name: str
-    acc: float
-    ci95: tuple[float, float]
-    about: dict[str, str]
-
-    @property
-    def value(self) -> float:
-        """The accuracy as the card has it."""
-        return round(self.acc, 6)
-
-
-def figures(result: UnionResult) -> list[Figure]:
-    """The claims of the front matter.
-
-    A norm that was not attacked on every point (``upper_bound``) has no accuracy here, and nor has the average then:
-    the table marks bounds, this form cannot.
-    """
-    found = [Figure("clean accuracy", result.clean.acc, result.clean.ci95, {})]
-    found += [
-        Figure(f"robust accuracy, {norm}, eps {one.eps_text}", one.acc, one.ci95, {"norm": norm, "eps": one.eps_text})
-        for norm, one in result.norms.items()
-        if not one.upper_bound
-    ]
-    threats = {"threats": " ".join(f"{norm}:{one.eps_text}" for norm, one in result.norms.items())}
-    if not any(one.upper_bound for one in result.norms.values()):
-        found.append(Figure("average robust accuracy", result.average, result.average_ci95, threats))
-    return [*found, Figure("union robust accuracy", result.union.acc, result.union.ci95, threats)]
-
-
-def figures_in(existing: str) -> dict[str, object]:
-    """Name and value of every figure in the front matter of a card; empty if it has none."""
-    found = FRONT.match(existing)
-    try:
-        content = parse_yaml(found[1], "the front matter") if found else {}
-        results = [result for model in content.get("model-index", []) for result in model["results"]]
-        return {metric["name"]: metric["value"] for result in results for metric in result["metrics"]}
-    except (RequestError, AttributeError, KeyError, TypeError):
-        return {}
-
-
-def _dataset_type(source: str) -> str:
-    """``local-data`` has no page on the hub; the name of a folder, ``mnist`` say, could be a hub data set's too."""
-    return source if hub_dataset(source) or source in BUILT_IN else LOCAL.replace(" ", "-")
 
 
 def _body(story: Story) -> list[str]:

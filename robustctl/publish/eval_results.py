@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import yaml
 
 from robustctl.errors import RequestError
-from robustctl.publish.card import figures
+from robustctl.publish.figures import figures
 from robustctl.publish.redact import hub_dataset
 from robustctl.results.union import UnionResult
 

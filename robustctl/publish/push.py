@@ -128,7 +128,7 @@ def check_flags(results: list[UnionResult], allow: bool) -> None:
 
 
 def run_files(
-    run: Path, record: dict[str, Any], results: list[UnionResult], paths: Iterable[str]
+    run: Path, record: dict[str, Any], results: list[UnionResult], paths: Iterable[str], story: Story
 ) -> dict[str, bytes | Path]:
     """The files of a run that are published, without anything of this machine or its user.
 
@@ -136,12 +136,13 @@ def run_files(
         record: the content of ``run.json``.
         results: evaluations as they are published.
         paths: local paths that the recipe may hold.
+        story: of the card, whose section has its hash in the record.
     """
     kept = {key: value for key, value in record.items() if key not in ("message", "hardware", "checksum")}
     files: dict[str, bytes | Path] = {
         "model.safetensors": run / "model.safetensors",
         "config.json": (run / "config.json").read_bytes(),
-        "robustctl/run.json": _json(redacted(kept, paths)),
+        "robustctl/run.json": _json({**redacted(kept, paths), card.CARD_SHA256: card.section_sha256(story)}),
     }
     if (run / "recipe.yaml").is_file():
         files["recipe.yaml"] = redact((run / "recipe.yaml").read_text(encoding="utf-8"), paths).encode()

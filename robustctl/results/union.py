@@ -110,6 +110,8 @@ class Points(Frozen):
         lengths = {len(column) for column in (self.index, self.label, self.clean, *self.robust.values())}
         if len(lengths) != 1:
             raise ValueError("the per-point lists differ in length")
+        if len(set(self.index)) != len(self.index):
+            raise ValueError("a point is counted twice")
         return self
 
     def union(self) -> list[int]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from robustctl import runs
 from robustctl.errors import RequestError
+from robustctl.hub.download import git_sha1
 from robustctl.hub.names import FILE, REPO_ID
 from robustctl.models import pull as pulling
 from robustctl.models.find import FoundModel, entry_files, split_revision
@@ -34,7 +35,7 @@ class Claim:
 
     Attributes:
         path: its JSON file.
-        result: what it holds; None if its figures do not fit together, which ``fault`` says.
+        result: what it holds; None if its figures do not fit together or it was changed, which ``fault`` says.
         published: it lies in a directory that a push made.
     """
 
@@ -150,25 +151,29 @@ def published_claims(found_model: FoundModel) -> Claims:
     directory = found_model.weights.parent
     names = [f"{RECORDS}/{begin}*.json" for begin in (CLAIM, PROPOSAL)]
     found = [_read(path, True) for name in names for path in sorted(directory.glob(name)) if _is_claim(path)]
-    base = _base_sha256(directory)
+    base = published_record(directory, "base_sha256")
     claims = [one for one in found if one.result is None or one.result.weights_sha256 != base]
     if not claims:
         raise RequestError(f"{found_model.name} publishes no result of an evaluation")
     return Claims(found_model, claims, directory=directory)
 
 
-def _base_sha256(directory: Path) -> str | None:
+def published_record(directory: Path, key: str) -> str | None:
+    """A text that the published record of the run has under ``key``; None if it has none."""
     path = directory / RECORDS / "run.json"
     content = read_json(path) if is_file(path) else {}
-    found = content.get("base_sha256") if isinstance(content, dict) else None
+    found = content.get(key) if isinstance(content, dict) else None
     return found if isinstance(found, str) else None
 
 
 def _read(path: Path, published: bool) -> Claim:
     try:
-        return Claim(path, results.read(path), published=published)
+        result = results.read(path)
     except RequestError as error:
         return Claim(path, None, str(error), published)
+    if published and not path.stem.endswith(f"-{git_sha1(path.read_bytes())[:8]}"):
+        return Claim(path, None, f"{path} was changed after it was published: its name ends in another hash", published)
+    return Claim(path, result, published=published)
 
 
 def _is_claim(path: Path) -> bool:

@@ -72,12 +72,16 @@ def settings_like(what: str, found_model: FoundModel) -> Settings:
 
 def headline(claims: Claims) -> UnionResult:
     """The claim that the card shows in its front matter; else the publisher's own one of the most points."""
-    from robustctl.publish.card import figures, figures_in
+    from robustctl.publish.figures import contradictions, figures_in
 
     own = [one.result for one in claims.claims if one.result and one.name.startswith(CLAIM)]
     if not own:
-        raise RequestError(f"{claims.found_model.name} publishes no result whose figures fit together")
+        faults = "; ".join(one.fault for one in claims.claims if one.fault) or "it has proposals of others alone"
+        raise RequestError(f"{claims.found_model.name} publishes no sound result of its own: {faults}")
     card = claims.directory / "README.md" if claims.directory else None
-    shown = figures_in(card.read_text(encoding="utf-8", errors="replace")) if card and card.is_file() else {}
-    same = [one for one in own if {figure.name: figure.value for figure in figures(one)} == shown]
+    try:
+        shown = figures_in(card.read_text(encoding="utf-8", errors="replace")) if card and card.is_file() else []
+    except RequestError:
+        shown = []  # verify tells of it
+    same = [one for one in own if shown and not contradictions(shown, [one])]
     return max(same or own, key=lambda one: one.data.n)

@@ -223,7 +223,7 @@ def make_package(run: Run, target: Target, asked: Choices, digest: str, scratch:
         code=code,
         datasets=tuple(filter(None, [redact.hub_dataset(source)])),
     )
-    files = push.run_files(run.path, content, [*before, *results], paths)
+    files = push.run_files(run.path, content, [*before, *results], paths, story)
     if asked.eval_results:
         files[eval_results.PATH] = eval_results.content(results)
     if asked.weights == "best":

@@ -11,15 +11,15 @@ from robustctl.checkpoint import weights_sha256
 from robustctl.data import ImageData, Reading
 from robustctl.devices import HOST, device_name, pick_device
 from robustctl.errors import RequestError
-from robustctl.evaluation import verification
+from robustctl.evaluation import consistency, verification
 from robustctl.evaluation.challenge import SAMPLE
 from robustctl.files import make_folder, write_text
-from robustctl.publish.card import figures, figures_in
-from robustctl.results.union import UnionResult
-from robustctl.results.verification import VERDICTS, Finding, Verification, record_path
+from robustctl.publish.card import CARD_SHA256, section_sha256_in
+from robustctl.publish.figures import contradictions, figures_in
+from robustctl.results.verification import SHOWN, VERDICTS, Finding, Verification, record_path
 from robustctl.spec import ModelSpec, model_sha256
 from robustctl.workflows.claimed_images import claimed_images
-from robustctl.workflows.claims import Claim, Claims, find_claims, joined
+from robustctl.workflows.claims import Claim, Claims, find_claims, joined, published_record
 
 
 def verify(
@@ -70,7 +70,8 @@ def _verify(
     spec, name, result = claims.found_model.spec, claims.found_model.name, claim.result
     if result is None:
         return _refused(model, spec, name, claim)
-    findings = _card_findings(claims, result)
+    findings = _card_findings(claims)
+    findings += [Finding(verdict="not reproduced", text=one) for one in consistency.contradictions(result)]
     images: ImageData | None = None
     try:
         images = claimed_images(result, spec, source=data, reading=reading, record=claims.record)
@@ -113,19 +114,20 @@ def _refused(model: Classifier, spec: ModelSpec, name: str, claim: Claim) -> Ver
     )
 
 
-def _card_findings(claims: Claims, result: UnionResult) -> list[Finding]:
-    """The claims of the card's front matter that no result beside it has."""
+def _card_findings(claims: Claims) -> list[Finding]:
+    """The contradictions between the card and the results beside it, and whether its text was changed."""
     card = claims.directory / "README.md" if claims.directory else None
     if card is None or not card.is_file():
         return []
-    shown = figures_in(card.read_text(encoding="utf-8", errors="replace"))
-    known = [{figure.name: figure.value for figure in figures(one.result)} for one in claims.claims if one.result]
-    if not shown or shown in known:
-        return []
-    mine = {figure.name: figure.value for figure in figures(result)}
-    name, value = next(((name, one) for name, one in shown.items() if mine.get(name) != one), ("union", "missing"))
-    text = f"the card says that the {name} is {value}; the result says {mine.get(name, 'nothing about it')}"
-    return [Finding(verdict="not reproduced", text=text)]
+    text = card.read_text(encoding="utf-8", errors="surrogateescape")
+    try:
+        found = contradictions(figures_in(text), [one.result for one in claims.claims if one.result])
+    except RequestError as error:
+        found = [str(error)]
+    pushed = published_record(card.parent, CARD_SHA256)
+    if pushed is not None and section_sha256_in(text) != pushed:
+        found.append("the card's section of robustctl is not the one that was pushed")
+    return [Finding(verdict="not reproduced", text=one) for one in found[:SHOWN]]
 
 
 def keep(one: Verification) -> None:

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from claimed import change_json, claim_of
+from claimed import adopt, change_json, claim_of
 from command import robust
 from hub_server import Server
 
@@ -57,6 +57,7 @@ def test_like_without_anything_to_be_like_is_a_wrong_request(model_dir: Path, li
 
 def test_images_of_the_publisher_are_asked_for(shelf: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change_json(claim_of(shelf), lambda content: content["data"].update(source="local data mine"))
+    adopt(shelf)
     assert robust("-q", "eval", shelf, "--like", "published") == 2
     assert "--data FOLDER" in capsys.readouterr().err
 

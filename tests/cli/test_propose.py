@@ -8,11 +8,10 @@ import pytest
 from claimed import change_json, claim_of
 from command import robust
 from hub_server import TOKEN, Server, content_of
+from verdicts import rewritten
 
 from robustctl.results import union as results
-from robustctl.results.union import Points, UnionResult, summarize
 from robustctl.runs import Run
-from robustctl.threats import Threat
 
 
 @pytest.fixture
@@ -23,18 +22,14 @@ def mine(claimed_run: Run) -> Path:
 
 
 @pytest.fixture
-def repo(hub: Server, pushed: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def repo(hub: Server, shelf: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Bob's repo with the same model; he claims three broken points to be robust in l_inf. The token is Alice's."""
-    files = {path.relative_to(pushed).as_posix(): path.read_bytes() for path in pushed.rglob("*") if path.is_file()}
-    name = f"robustctl/{claim_of(pushed).name}"
-    result = results.read(claim_of(pushed))
+    result = results.read(claim_of(shelf))
     broken = [i for i, robust_there in enumerate(result.points.robust["linf"]) if not robust_there][:3]
     forged = [1 if i in broken else one for i, one in enumerate(result.points.robust["linf"])]
-    points = Points.model_validate({**result.points.model_dump(), "robust": {**result.points.robust, "linf": forged}})
-    threats = [Threat.of(norm, one.eps_text) for norm, one in result.norms.items()]
-    content = {**result.model_dump(by_alias=True), **summarize(points, threats, {}, False), "points": points}
-    files[name] = UnionResult.model_validate(content).model_dump_json(by_alias=True).encode()
-    hub.add("bob/m", {path: one for path, one in files.items() if path not in ("SHA256SUMS", ".lock", "README.md")})
+    rewritten(shelf, {**result.points.robust, "linf": forged})
+    files = {path.relative_to(shelf).as_posix(): path.read_bytes() for path in shelf.rglob("*") if path.is_file()}
+    hub.add("bob/m", {path: one for path, one in files.items() if path not in ("SHA256SUMS", ".lock")})
     return "bob/m"
 
 
