@@ -14,11 +14,13 @@ def carry_out(
     executor: str,
     slurm: list[str] | None,
     dry_run: bool,
+    processes: int = 1,
 ) -> None:
     """Do what is missing of a plan, print the table of what is there, and raise what failed afterwards."""
     from robustctl.devices import pick_device
     from robustctl.report import method_formats, methods
     from robustctl.study.cells import Plan
+    from robustctl.study.pool import places
     from robustctl.workflows import study as studies
 
     assert isinstance(plan, Plan)
@@ -27,16 +29,18 @@ def carry_out(
     wanted = [part.strip() for part in devices.split(",")]
     if executor == "processes":  # a cluster's machines have their own devices
         wanted = [str(pick_device(one)) for one in wanted]
+    where = places(wanted, processes)
     if dry_run:
         from robustctl.workflows.study_estimate import lines
 
-        for line in lines(plan, wanted, jobs or len(wanted)):
+        for line in lines(plan, wanted, jobs or len(where)):
             terminal.show(line)
         return
-    at_once = jobs or (len(wanted) if executor == "processes" else max(len(plan.evaluations), 1))
+    at_once = jobs or (len(where) if executor == "processes" else max(len(plan.evaluations), 1))
     failure: RunError | None = None
     try:
-        studies.run(plan, name, studies.pool(executor, at_once, slurm or ()), wanted, at_once, again)  # type: ignore[arg-type]
+        pool = studies.pool(executor, at_once, slurm or (), processes)  # type: ignore[arg-type]
+        studies.run(plan, name, pool, where, at_once, again)
     except RunError as error:
         failure = error
     there, _ = studies.results(plan)

@@ -17,6 +17,9 @@ def command(
     devices: Annotated[
         str, typer.Option("--devices", help="Devices to spread the steps over, e.g. cuda:0,cuda:1.")
     ] = "auto",
+    processes: Annotated[
+        int, typer.Option("--processes", min=1, help="Processes of each step, which torchrun starts: a card each.")
+    ] = 1,
     executor: Annotated[
         str, typer.Option("--executor", help="processes (of this machine) or slurm (jobs, through submitit).")
     ] = "processes",
@@ -37,5 +40,13 @@ def command(
     plan = read_study(study)
     again = shlex.join(["robustctl", "study", str(study)])
     several.carry_out(
-        plan, study.stem, again, jobs=jobs, devices=devices, executor=executor, slurm=slurm, dry_run=dry_run
+        plan,
+        study.stem,
+        again,
+        jobs=jobs,
+        devices=devices,
+        executor=executor,
+        slurm=slurm,
+        dry_run=dry_run,
+        processes=processes,
     )

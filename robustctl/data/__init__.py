@@ -15,7 +15,7 @@ from robustctl.data.split import Pixels, Split
 from robustctl.errors import RequestError
 from robustctl.spec import ModelSpec
 
-__all__ = ["Columns", "EncodedData", "ImageData", "Reading", "load", "load_to_train"]
+__all__ = ["Columns", "EncodedData", "ImageData", "Reading", "load", "load_to_train", "look"]
 
 IN_MEMORY = 4 * 2**30
 """Bytes of decoded pixels that training keeps in memory; larger data sets stay encoded on the disk."""
@@ -53,6 +53,20 @@ def load(
     if spec is None:
         return images
     return matched(images, spec, reading.classes)
+
+
+def look(source: str, split: str, n: int | None = None, columns: Columns | None = None) -> None:
+    """Refuse a source, a split or a number of images as ``load`` would, without decoding images.
+
+    Raises:
+        RequestError: as ``load``, but for images that turn out to be damaged once they are decoded.
+    """
+    columns = columns or Columns()
+    if _is_encoded(source):
+        found = _find(Path(source).expanduser(), split, columns, n)
+        count(n, len(found.images), f"{source} ({split})")
+    else:
+        _pixels(source, split, n or 1, columns)
 
 
 def load_to_train(

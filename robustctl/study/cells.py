@@ -21,8 +21,9 @@ from robustctl.recipe.fields import threats as threats_of
 from robustctl.recipe.read import Recipe
 from robustctl.runs import Run
 from robustctl.spec import WEIGHTS
-from robustctl.study.schema import START, Study, StudyData
-from robustctl.threats import Threat
+from robustctl.study.schema import START, Coded, Study, StudyData
+from robustctl.threats import Threat, require_plausible
+from robustctl.user_code import parse as parse_code
 from robustctl.yaml_faults import Key
 
 FOLDER = "study"
@@ -33,18 +34,51 @@ Tell = Callable[[Key, object], None]
 
 
 @dataclass(frozen=True)
+class Start:
+    """A model or an architecture that a study names, or the user's own code that builds it.
+
+    Attributes:
+        name: for people and for names of steps.
+        found: a model of the registry, a repo, a directory or a run; None for an architecture and for code.
+        identity: changes if the weights or the code do.
+    """
+
+    name: str
+    code: Coded | None
+    found: FoundModel | None
+    identity: str
+
+    @property
+    def dataset(self) -> str | None:
+        """The data set of the model's images, if it says one."""
+        return self.found.spec.dataset if self.found else None
+
+    def arguments(self) -> list[str]:
+        """What a command line says in the place of MODEL or ARCH."""
+        if self.code is None:
+            return [self.name]
+        weights = ["--weights", str(self.code.weights)] if self.code.weights else []
+        return [*self.granting(), *weights]
+
+    def granting(self) -> list[str]:
+        """What a command line says so that a run of this model may be built by the user's code."""
+        return ["--model-code", self.code.code] if self.code else []
+
+
+@dataclass(frozen=True)
 class Training:
     """One run: what is trained how from which seed.
 
     Attributes:
         command: ``finetune`` a model, or ``train`` an architecture.
+        start: what it starts from.
         recipe: checked, overrides applied.
         data: None takes what the recipe's data set usually has.
         name: of its run directory.
     """
 
     command: str
-    model: str
+    start: Start
     recipe: Recipe
     seed: int
     data: StudyData | None
@@ -72,8 +106,9 @@ class Training:
         """The command line that does it, or goes on with it."""
         run = self.run
         if (run.path / "state").is_dir() and any((run.path / "state").iterdir()):
-            return [self.command, "--resume", "--out", str(run.path), "--device", device]
-        written = [self.command, self.model, "--recipe", str(self.recipe.path), "--seed", str(self.seed)]
+            go_on = ["--resume", "--out", str(run.path), *self.start.granting()]
+            return [self.command, *go_on, "--device", device]
+        written = [self.command, *self.start.arguments(), "--recipe", str(self.recipe.path), "--seed", str(self.seed)]
         for override in self.recipe.overrides:
             written += ["--set", override]
         if self.data is not None:
@@ -105,7 +140,7 @@ class Evaluation:
     """One evaluation of a run, or of a model as it is (``of`` is None)."""
 
     of: Training | None
-    model: str
+    start: Start
     data: StudyData | None
     n: int | None
     threats: tuple[Threat, ...]
@@ -129,7 +164,8 @@ class Evaluation:
 
     def arguments(self, device: str) -> list[str]:
         """The command line that does it, or goes on with it."""
-        written = ["eval", str(self.of.run.path) if self.of else self.model, "--attack", self.protocol]
+        subject = [str(self.of.run.path), *self.start.granting()] if self.of else self.start.arguments()
+        written = ["eval", *subject, "--attack", self.protocol]
         if self.threats:
             written += ["--norms", ",".join(threat.norm for threat in self.threats)]
             written += ["--eps", ",".join(map(str, self.threats))]
@@ -167,56 +203,85 @@ def plan(study: Study, tell: Tell) -> Plan:
         tell: is told each fault; the plan holds the steps that have none.
     """
     found = Plan()
-    for key, command, texts in (("models", "finetune", study.models), ("architectures", "train", study.architectures)):
-        for i, text in enumerate(texts):
+    starts = 0
+    for key, command, named in (("models", "finetune", study.models), ("architectures", "train", study.architectures)):
+        for i, one in enumerate(named):
             try:
-                if command == "train":
-                    _require_architecture(text)
-                found_model = find_model(text) if command == "finetune" else None
+                start = _start(command, one)
             except RequestError as error:
                 tell((key, i), error)
                 continue
+            starts += 1
             for data in study.data or (None,):
-                _add(found, study, command, text, found_model, data, tell)
+                _add(found, study, command, start, data, _at(tell, (key, i)))
+    if not starts:
+        _judge_recipes(study, tell)
     return found
 
 
-def _require_architecture(text: str) -> None:
-    family, known = text.partition("/")[0], names("robustctl.architectures")
+def _at(tell: Tell, own: Key) -> Tell:
+    """Tells at ``own`` if no other key is given."""
+    return lambda key, text: tell(key or own, text)
+
+
+def _start(command: str, named: str | Coded) -> Start:
+    """What a study names; RequestError if there is no such thing."""
+    if isinstance(named, Coded):
+        code = parse_code("code", named.code)
+        if named.weights is not None and not named.weights.is_file():
+            raise RequestError(f"weights: there is no file {named.weights}")
+        weights = f" {_hash_of(named.weights)}" if named.weights else ""
+        return Start(code.short_name, named, None, f"{named.code} {code.sha256}{weights}")
+    if command == "finetune":
+        model = find_model(named)
+        return Start(named, None, model, _identity(named, model))
+    family, known = named.partition("/")[0], names("robustctl.architectures")
     if family not in known:
         raise unknown("architecture", family, known)
+    return Start(named, None, None, named)
 
 
-def _add(
-    found: Plan,
-    study: Study,
-    command: str,
-    model: str,
-    found_model: FoundModel | None,
-    data: StudyData | None,
-    tell: Tell,
-) -> None:
-    dataset = found_model.spec.dataset if found_model else None
+def _add(found: Plan, study: Study, command: str, start: Start, data: StudyData | None, tell: Tell) -> None:
+    """Add the steps that begin at ``start``; ``tell`` takes an empty key for the start's own."""
     for i, name in enumerate(study.recipes):
         if name == START:
-            if found_model is None:
+            if start.code is not None and data is None:
+                tell((), f"{start.name}: code does not say which images it is for; name them: data: digits")
+                continue
+            if start.found is None and command == "train":
                 tell(("recipes", i), f"{START} is a model as it is; an architecture has no weights to evaluate")
                 continue
+            dataset = start.dataset or (dataset_of(START, data.source) if data else None)
             radii = CONVENTIONS[dataset].threats if dataset in CONVENTIONS else ()
-            found.evaluations += _evaluations(study, None, model, _identity(model, found_model), data, radii, tell)
+            found.evaluations += _evaluations(study, None, start, start.identity, data, radii, tell)
             continue
         try:
-            chosen = recipes.load(name, study.overrides, dataset or dataset_of(name, data.source if data else None))
+            dataset = start.dataset or dataset_of(name, data.source if data else None)
+            chosen = recipes.load(name, study.overrides, dataset)
         except RequestError as error:
             _tell_of_recipe(study, i, str(error), tell)
             continue
         for seed in study.seeds:
-            training = _training(command, model, found_model, chosen, seed, data)
+            training = _training(command, start, chosen, seed, data)
             if any(one.name == training.name for one in found.trainings):  # one recipe under two names
                 continue
             found.trainings.append(training)
             radii = chosen.settings.evaluate_threats
-            found.evaluations += _evaluations(study, training, model, training.name, data, radii, tell)
+            found.evaluations += _evaluations(study, training, start, training.name, data, radii, tell)
+
+
+def _judge_recipes(study: Study, tell: Tell) -> None:
+    """Tell the faults of the recipes of a study that names no model that is there."""
+    for i, name in enumerate(study.recipes):
+        if name == START:
+            continue
+        whole = name
+        if dataset_of(name, None) is None and "/" not in name and not name.endswith((".yaml", ".yml")):
+            whole = next((one for one in recipes.names() if one.endswith(f"/{name}")), name)
+        try:
+            recipes.load(whole, study.overrides)
+        except RequestError as error:
+            _tell_of_recipe(study, i, str(error), tell)
 
 
 def _tell_of_recipe(study: Study, i: int, error: str, tell: Tell) -> None:
@@ -241,22 +306,20 @@ def dataset_of(recipe_name: str, source: str | None) -> str | None:
     return next((name for name, standard in CONVENTIONS.items() if source in (name, standard.source)), None)
 
 
-def _training(
-    command: str, model: str, found_model: FoundModel | None, chosen: Recipe, seed: int, data: StudyData | None
-) -> Training:
+def _training(command: str, start: Start, chosen: Recipe, seed: int, data: StudyData | None) -> Training:
     # Without defaults: a key that a later version adds does not make another training of what was trained.
     said_by_recipe = chosen.settings.model_dump(mode="json", exclude_defaults=True)
     resolved = {key: value for key, value in said_by_recipe.items() if key not in recipes.NOT_TRAINED}
     said = data.model_dump(mode="json", include={"source", "train_split", "columns", "classes"}) if data else None
-    digest = _digest([command, _identity(model, found_model), resolved, said])
-    name = f"{_slug(model)}-{_slug(chosen.short_name)}-seed{seed}-{digest}"
-    return Training(command, model, chosen, seed, data, name)
+    digest = _digest([command, start.identity, resolved, said])
+    name = f"{_slug(start.name)}-{_slug(chosen.short_name)}-seed{seed}-{digest}"
+    return Training(command, start, chosen, seed, data, name)
 
 
 def _evaluations(
     study: Study,
     training: Training | None,
-    model: str,
+    start: Start,
     identity: str,
     data: StudyData | None,
     usual: Sequence[Threat],
@@ -267,20 +330,29 @@ def _evaluations(
     unions = [threats_of(radii) for radii in study.threats] or [tuple(usual)]
     for union in unions:
         if not union:
-            tell(("models",), f"no usual radii are known for {model}; give them: threats: {{linf: 8/255}}")
+            tell((), f"no usual radii are known for {start.name}; give them: threats: {{linf: 8/255}}")
+            continue
+        try:
+            require_plausible(union, start.found.spec.input_shape if start.found else None, key="threats", way_on="")
+        except RequestError as error:
+            tell(("threats",) if study.threats else (), str(error).removeprefix("threats: "))
             continue
         for protocol in study.protocols:
             digest = _digest([identity, said, n, list(map(str, union)), protocol, study.precision])
-            name = f"{_slug(training.name if training else model)}-{_slug(protocol)}-{digest}"
-            yield Evaluation(training, model, data, n, union, protocol, study.precision, name)
+            name = f"{_slug(training.name if training else start.name)}-{_slug(protocol)}-{digest}"
+            yield Evaluation(training, start, data, n, union, protocol, study.precision, name)
 
 
-def _identity(model: str, found_model: FoundModel | None) -> str:
+def _identity(model: str, found_model: FoundModel) -> str:
     """An entry is pinned by its name; of a directory the weights count, which may be others tomorrow."""
-    if found_model is None or found_model.entry is not None or not found_model.weights.is_file():
+    if found_model.entry is not None or not found_model.weights.is_file():
         return model
-    with found_model.weights.open("rb") as file:
-        return f"{found_model.name} {hashlib.file_digest(file, 'sha256').hexdigest()}"
+    return f"{found_model.name} {_hash_of(found_model.weights)}"
+
+
+def _hash_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(content: Any) -> str:

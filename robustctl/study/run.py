@@ -12,10 +12,10 @@ from robustctl.files import make_folder, writing
 from robustctl.locks import held
 from robustctl.study.board import Board, Counts, Row, board
 from robustctl.study.cells import FOLDER, Plan, Step, Training
-from robustctl.study.pool import Job, Pool
+from robustctl.study.pool import Job, Place, Pool
 
 SECONDS_BETWEEN_LOOKS = 0.25
-LAST_BYTES = 4000
+LAST_BYTES = 8000
 
 
 @dataclass
@@ -26,11 +26,11 @@ class _Running:
     begun: float
 
 
-def carry_out(plan: Plan, pool: Pool, devices: Sequence[str], jobs: int, again: str) -> None:
+def carry_out(plan: Plan, pool: Pool, places: Sequence[Place], jobs: int, again: str) -> None:
     """Do all steps that are not done; what is done is kept whatever happens.
 
     Args:
-        devices: the steps that run at one time are spread over them.
+        places: the steps that run at one time are spread over them.
         jobs: how many steps run at one time.
         again: the command that goes on, for the message of an interruption.
 
@@ -42,12 +42,12 @@ def carry_out(plan: Plan, pool: Pool, devices: Sequence[str], jobs: int, again: 
         for folder in ("results", "logs"):
             (runs.root() / FOLDER / folder).mkdir(parents=True, exist_ok=True)
     with board() as shown:
-        _Study(plan, pool, devices, jobs, shown).run(again)
+        _Study(plan, pool, places, jobs, shown).run(again)
 
 
 class _Study:
-    def __init__(self, plan: Plan, pool: Pool, devices: Sequence[str], jobs: int, shown: Board) -> None:
-        self.plan, self.pool, self.devices, self.board = plan, pool, devices, shown
+    def __init__(self, plan: Plan, pool: Pool, places: Sequence[Place], jobs: int, shown: Board) -> None:
+        self.plan, self.pool, self.places, self.board = plan, pool, places, shown
         self.free = list(range(jobs))
         self.running: list[_Running] = []
         self.failed: dict[str, str] = {}
@@ -93,7 +93,7 @@ class _Study:
                 self.seconds.setdefault(type(one.step), []).append(seconds)
                 self.board.say(f"done: {one.step.name}, {seconds:.0f} s")
             else:
-                self._fail(one.step, last_line(log_of(one.step)) or f"exit code {code}")
+                self._fail(one.step, reason(log_of(one.step)) or f"exit code {code}")
 
     def _fail(self, step: Step, reason: str) -> None:
         self.failed[step.name] = reason
@@ -119,8 +119,8 @@ class _Study:
             elif step.of is not None and not step.of.done():
                 continue
             slot = self.free.pop(0)
-            device = self.devices[slot % len(self.devices)]
-            job = self.pool.start(step.name, step.arguments(device), log_of(step))
+            place = self.places[slot % len(self.places)]
+            job = self.pool.start(step.name, step.arguments(place.device), log_of(step), place)
             self.left.remove(step)
             self.running.append(_Running(step, job, slot, time.monotonic()))
 
@@ -134,8 +134,8 @@ class _Study:
     def _row(self, one: _Running) -> Row:
         done, steps = one.step.progress() if isinstance(one.step, Training) else (0, 0)
         far = f"step {done}/{steps}" if steps else last_line(log_of(one.step))
-        device = self.devices[one.slot % len(self.devices)]
-        return Row(one.step.name, device, far, time.monotonic() - one.begun)
+        place = self.places[one.slot % len(self.places)]
+        return Row(one.step.name, str(place), far, time.monotonic() - one.begun)
 
     def _counts(self) -> Counts:
         return Counts(self.done, len(self.left), len(self.failed), self._seconds_left())
@@ -158,13 +158,22 @@ def log_of(step: Step) -> Path:
 
 def last_line(log: Path) -> str:
     """The last line of a log that says something; empty if there is none."""
+    return next((line.strip() for line in reversed(_end(log)) if line.strip()), "")
+
+
+def reason(log: Path) -> str:
+    """Why a step failed: the last message of robustctl, behind which torchrun prints its own; else the last line."""
+    said = [line.strip() for line in _end(log) if line.startswith("robustctl: ")]
+    return said[-1] if said else last_line(log)
+
+
+def _end(log: Path) -> list[str]:
     try:
         with log.open("rb") as file:
             file.seek(max(log.stat().st_size - LAST_BYTES, 0))
-            lines = file.read().decode("utf-8", "replace").splitlines()
+            return file.read().decode("utf-8", "replace").splitlines()
     except OSError:
-        return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return []
 
 
 def only_one(name: str) -> AbstractContextManager[None]:

@@ -2,24 +2,21 @@
 
 import contextlib
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from robustctl.errors import RequestError
 from robustctl.files import write_text
-from robustctl.study.pool import SECONDS_TO_STOP, Job
+from robustctl.study.pool import SECONDS_TO_STOP, Job, Place, command_line
 
 TIMEOUT_MINUTES = 24 * 60
 
 
-def run(arguments: list[str], log: Path, directory: Path) -> int:
-    """Run ``robustctl ARGUMENTS`` in ``directory``, in the job; returns its exit code."""
+def run(command: list[str], log: Path, directory: Path) -> int:
+    """Run a command in ``directory``, in the job; returns its exit code."""
     with log.open("ab") as file:
-        return subprocess.run(
-            [sys.executable, "-m", "robustctl", *arguments], cwd=directory, stdout=file, stderr=file, check=False
-        ).returncode
+        return subprocess.run(command, cwd=directory, stdout=file, stderr=file, check=False).returncode
 
 
 class Jobs:
@@ -31,13 +28,15 @@ class Jobs:
         folder: for submitit's own files, on a disk that the cluster's machines share.
         options: what submitit is told, e.g. ``{"slurm_partition": "gpu", "gpus_per_node": "1"}``.
         cluster: ``slurm``; ``local`` makes submitit run processes here, which the tests use.
+        processes: of each step; torchrun starts several inside the job.
     """
 
-    def __init__(self, folder: Path, options: dict[str, Any], cluster: str = "slurm") -> None:
+    def __init__(self, folder: Path, options: dict[str, Any], cluster: str = "slurm", processes: int = 1) -> None:
         try:
             import submitit
         except ImportError:
             raise RequestError("--executor slurm needs submitit: pip install 'robustctl[slurm]'") from None
+        self.processes = processes
         self.folder, self.kind = folder, {"slurm": submitit.SlurmJob, "local": submitit.LocalJob}[cluster]
         try:
             self.executor = submitit.AutoExecutor(folder, cluster=cluster)
@@ -45,7 +44,7 @@ class Jobs:
         except (RuntimeError, NameError, ValueError) as error:  # sbatch is missing, or an option is unknown
             raise RequestError(f"--executor slurm: {error}") from None
 
-    def start(self, name: str, arguments: list[str], log: Path) -> Job:
+    def start(self, name: str, arguments: list[str], log: Path, place: Place) -> Job:
         """Submit a step, or find the job that does it already."""
         number = self.folder / f"{name}.job"
         job = None
@@ -54,7 +53,7 @@ class Jobs:
             if job.done():
                 job = None  # it ended without its step being done: once more
         if job is None:
-            job = self.executor.submit(run, arguments, log.absolute(), Path.cwd())
+            job = self.executor.submit(run, command_line(arguments, self.processes), log.absolute(), Path.cwd())
             write_text(number, f"{job.job_id}\n")
         return _Submitted(job)
 

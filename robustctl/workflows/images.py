@@ -103,9 +103,14 @@ def _say_notes(images: ImageData | EncodedData) -> None:
         say(note)
 
 
+def is_of_hub(source: str) -> bool:
+    """Whether a source is a data set of the hub; a local path wins over it."""
+    return not Path(source).expanduser().exists() and HUB_ID.fullmatch(source) is not None
+
+
 def _local(source: str, split: str) -> str:
     """The source itself if it is here, else the folder that the hub's data set was fetched into."""
-    if Path(source).expanduser().exists() or not HUB_ID.fullmatch(source):
+    if not is_of_hub(source):
         return source
     from robustctl.models.pull import fetch_dataset
 

@@ -96,7 +96,7 @@ def _entrants(text: str) -> Iterator[Entrant]:
 def _of_study(path: Path) -> Iterator[Entrant]:
     from robustctl.workflows.study import read_study, results
 
-    found, missing = results(read_study(path))
+    found, missing = results(read_study(path, to_run=False))
     if missing:
         say(f"{path}: {len(missing)} of its {len(found) + len(missing)} results are missing")
     for one in found:

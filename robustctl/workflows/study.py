@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from robustctl.conventions import CONVENTIONS
 from robustctl.errors import RequestError
 from robustctl.models.find import find_model
 from robustctl.reading import parse_yaml
@@ -16,23 +17,33 @@ from robustctl.results.union import read
 from robustctl.runs import root
 from robustctl.study import cells
 from robustctl.study.cells import FOLDER, Evaluation, Plan
-from robustctl.study.pool import Pool, Processes
+from robustctl.study.pool import Place, Pool, Processes
 from robustctl.study.run import carry_out, only_one
-from robustctl.study.schema import START, Study, StudyFile
+from robustctl.study.schema import START, Study, StudyData, StudyFile
 from robustctl.yaml_faults import Key
 
+DIGITS = "digits"
 Executor = Literal["processes", "slurm"]
 
 
-def read_study(path: Path) -> Plan:
+def read_study(path: Path, *, to_run: bool = True) -> Plan:
     """Read a study's file and make its plan.
 
+    Args:
+        to_run: whether its images must be here; a table of its results does not need them.
+
     Raises:
-        RequestError: all faults of the file, with their lines: keys, models, recipes, protocols, radii.
+        RequestError: all faults of the file, with their lines: keys, models, recipes, data, protocols, radii.
     """
     file = StudyFile(path)
-    faults = [file.fault(key, text) for key, text in protocol_faults(file.study)]
-    plan = cells.plan(file.study, lambda key, text: faults.append(file.fault(key, text)))
+    faults = list(file.faults)
+
+    def tell(key: Key, text: object) -> None:
+        faults.append(file.fault(key, text))
+
+    for key, text in [*protocol_faults(file.study), *(data_faults(file.study) if to_run else ())]:
+        tell(key, text)
+    plan = cells.plan(file.study, tell)
     file.refuse(faults)
     return plan
 
@@ -43,6 +54,8 @@ def plan_of(study: Study) -> Plan:
     def refuse(_: Key, text: object) -> None:
         raise RequestError(str(text))
 
+    for key, text in [*study.contradictions(), *data_faults(study)]:
+        refuse(key, text)
     return cells.plan(study, refuse)
 
 
@@ -97,20 +110,56 @@ def protocol_faults(study: Study) -> list[tuple[Key, str]]:
     return found
 
 
-def pool(executor: Executor, jobs: int, options: Sequence[str]) -> Pool:
+def data_faults(study: Study) -> list[tuple[Key, str]]:
+    """Images that are not here, splits that they do not have, and more images than there are, by their place.
+
+    Data sets of the hub are judged by the steps that fetch them.
+    """
+    from robustctl.data import Columns, look
+    from robustctl.workflows.images import is_of_hub
+
+    asked: list[tuple[Key, StudyData]] = [(("data", i), one) for i, one in enumerate(study.data)]
+    sources = [CONVENTIONS[dataset].source for dataset in _datasets(study)]
+    if study.n is not None and not study.data and all(source == DIGITS for source in sources) and sources:
+        asked.append((("n",), StudyData(source=DIGITS)))
+    trained = any(recipe != START for recipe in study.recipes)
+    found: list[tuple[Key, str]] = []
+    for key, one in asked:
+        if is_of_hub(one.source):
+            continue
+        parts = [(one.train_split, None)] * trained + [(one.split, one.n or study.n)] * bool(study.protocols)
+        for split, n in parts:
+            try:
+                look(one.source, split, n, Columns.parse(one.columns))
+            except RequestError as error:
+                found.append((key, str(error)))
+    return found
+
+
+def _datasets(study: Study) -> set[str]:
+    """The known data sets of the study's models; models that are not here are left out."""
+    found = set()
+    for one in study.models:
+        with contextlib.suppress(RequestError):
+            found.add(find_model(str(one)).spec.dataset)
+    return found & set(CONVENTIONS)
+
+
+def pool(executor: Executor, jobs: int, options: Sequence[str], processes: int = 1) -> Pool:
     """Where the steps run.
 
     Args:
         options: ``key=value`` each, for submitit.
+        processes: of each step, started by torchrun.
     """
     if executor == "processes":
         if options:
             raise RequestError("--slurm is read with --executor slurm; leave it out here")
-        return Processes(max(1, (os.cpu_count() or 1) // jobs))
+        return Processes(max(1, (os.cpu_count() or 1) // (jobs * processes)), processes)
     from robustctl.study.slurm import Jobs
 
     pairs = dict(_pair(text) for text in options)
-    return Jobs(root() / FOLDER / "jobs", pairs)
+    return Jobs(root() / FOLDER / "jobs", pairs, processes=processes)
 
 
 def _pair(text: str) -> tuple[str, str | int]:
@@ -120,14 +169,14 @@ def _pair(text: str) -> tuple[str, str | int]:
     return name.strip(), int(value) if value.strip().isdigit() else value.strip()
 
 
-def run(plan: Plan, name: str, pool: Pool, devices: Sequence[str], jobs: int, again: str) -> None:
+def run(plan: Plan, name: str, pool: Pool, places: Sequence[Place], jobs: int, again: str) -> None:
     """Do the steps of a plan that are missing; raises as ``study.run.carry_out`` does.
 
     Args:
         name: of the study; one command at a time runs it.
     """
     with only_one(name):
-        carry_out(plan, pool, devices, jobs, again)
+        carry_out(plan, pool, places, jobs, again)
 
 
 def results(plan: Plan) -> tuple[list[Scored], list[Evaluation]]:
@@ -141,15 +190,13 @@ def _scored(one: Evaluation) -> Scored:
     from robustctl.workflows.method_results import reported
 
     result, training = read(one.result), one.of
-    start = None
-    with contextlib.suppress(RequestError):
-        start = find_model(one.model)
-    name = Path(one.model).name or one.model
+    start = one.start
+    name = Path(start.name).name or start.name
     if training is None:
         return Scored(START, name, None, result)
     paper = None
     if not training.recipe.overrides:
         with contextlib.suppress(RequestError):
             settings, spec = training.recipe.settings, read_spec(training.run.path)
-            paper = reported(settings, spec, start.spec if start else None, one.model, result)
+            paper = reported(settings, spec, start.found.spec if start.found else None, start.name, result)
     return Scored(training.method, name, training.seed, result, paper)

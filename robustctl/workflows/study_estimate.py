@@ -13,6 +13,8 @@ from robustctl.processes import World
 from robustctl.progress import duration
 from robustctl.study.cells import Evaluation, Plan, Training
 from robustctl.training.build import require_outputs
+from robustctl.user_code import granted
+from robustctl.user_code import parse as parse_code
 from robustctl.workflows import rehearsal
 from robustctl.workflows.rehearsal import Cost
 from robustctl.workflows.start_model import start_model, start_parts
@@ -41,7 +43,7 @@ def lines(plan: Plan, devices: Sequence[str], jobs: int) -> list[str]:
     for group in _groups(plan.trainings):
         left = [one for one in group if plan.needed(one)]
         seeds = ", ".join(str(one.seed) for one in group)
-        named = f"{group[0].command} {group[0].model} --recipe {group[0].recipe.name}, seeds {seeds}"
+        named = f"{group[0].command} {group[0].start.name} --recipe {group[0].recipe.name}, seeds {seeds}"
         if not left:
             said.append(f"{named}: done")
             continue
@@ -72,16 +74,17 @@ def _groups(trainings: Sequence[Training]) -> list[list[Training]]:
     found: dict[tuple[str, ...], list[Training]] = {}
     for one in trainings:
         digest = one.name.rpartition("-")[2]
-        found.setdefault((one.command, one.model, one.recipe.name, digest), []).append(one)
+        found.setdefault((one.command, one.start.name, one.recipe.name, digest), []).append(one)
     return list(found.values())
 
 
 def _cost(training: Training, device: str) -> Cost:
     """The cost of one training; raises what a run of it would raise."""
-    data = training.data
+    data, start = training.data, training.start
+    code = parse_code("code", start.code.code) if start.code else None
     request = TrainingRequest(
         command="finetune" if training.command == "finetune" else "train",
-        model=training.model,
+        model=None if start.code else start.name,
         recipe=str(training.recipe.path),
         overrides=training.recipe.overrides,
         data=data.source if data else None,
@@ -91,9 +94,10 @@ def _cost(training: Training, device: str) -> Cost:
         seed=training.seed,
         device=device,
         dry_run=True,
+        weights=start.code.weights if start.code else None,
     )
-    with ExitStack() as scope:
-        plan = plan_afresh(request, None, scope)
+    with granted(code), ExitStack() as scope:
+        plan = plan_afresh(request, code, scope)
         model, spec = start_model(plan)
         oddities(plan, spec)
         header(plan, spec)  # raises for a learning rate that is missing

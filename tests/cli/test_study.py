@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from command import robust
 
+from robustctl import runs
+from robustctl.results.union import read
+
 STUDY = """\
 models: digits-linf
 recipes: [e-at, avg]
@@ -18,6 +21,13 @@ n: 40
 protocols: fast
 precision: float32
 set: {train.epochs: 2, attack.steps: 2, selection.images: 50}
+"""
+
+NET = """
+from torch import nn
+
+def build(width: int = 4) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, width, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(width * 64, 10))
 """
 
 
@@ -93,6 +103,52 @@ def test_every_fault_of_a_study_is_told_with_exit_code_2(study: Path, capsys: py
     said = capsys.readouterr().err
     assert "has 3 faults" in said
     assert [line.split(":")[0].strip() for line in said.splitlines()[1:]] == ["line 1", "line 2", "line 3"]
+
+
+def test_faults_of_form_and_of_meaning_are_told_together(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study.write_text(
+        "models: [digits-l, USER/NAME]\nrecipes: [e-a, none.yaml, digits/sat]\nseeds: [0, 0]\n"
+        "data: {source: nowhere, n: 0}\n"
+        "protocols: [fst, none.py:attack]\nthreats: [{linf: 0.1}, {linf: 8/0}]\nkey: 1\nset: {train.epoch: 1}\n"
+    )
+    assert robust("study", study, "--dry-run") == 2
+    said = capsys.readouterr().err.splitlines()
+    places = ("1: models.0", "1: models.1", "2: recipes.0", "2: recipes.1", "3: seeds", "4: data.n", "4: data")
+    places += ("5: protocols.0", "5: protocols.1", "6: threats.1", "7: key", "8: set.train.epoch")
+    assert said[0].endswith(f"has {len(places)} faults:")
+    for place in places:
+        assert sum(line.startswith(f"  line {place}: ") for line in said) == 1, place
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("models: digits-linf\nn: 501\n", "line 2: n: n is 501, but digits (test) has 500 images"),
+        ("models: digits-linf\ndata: {source: digits, split: val}\n", "line 2: data: digits has no split 'val'"),
+        ("models: digits-linf\nthreats: {linf: 8}\n", "line 2: threats: linf:8 is"),
+        ("models: {code: none.py:build}\ndata: digits\n", "line 1: models: code none.py:build: there is no file"),
+        ("models: {code: CODE:build}\n", "does not say which images"),
+        ("models: {code: CODE:build, weights: w.pt}\ndata: digits\n", "there is no file w.pt"),
+    ],
+)
+def test_what_a_step_would_refuse_is_refused_before_the_first_one(study: Path, text: str, said: str, capsys) -> None:
+    (study.parent / "net.py").write_text(NET)
+    study.write_text(text.replace("CODE", str(study.parent / "net.py")))
+    assert robust("study", study, "--dry-run") == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_code_of_the_users_own_is_trained_and_evaluated_by_a_torchrun_group(study: Path, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(NET)
+    study.write_text(
+        f"architectures: {{code: '{tmp_path}/net.py:build'}}\nrecipes: digits/linf-at\n"
+        "data: {source: digits, n: 20}\nprotocols: fast\nprecision: float32\n"
+        "set: {train.epochs: 1, selection.images: 50}\n"
+    )
+    assert robust("study", study, "--processes", "2", "--devices", "cpu") == 0
+    (result,) = (runs.root() / "study" / "results").glob("*.json")
+    assert read(result).data.n == 20
 
 
 def test_a_table_of_a_study_without_results_says_how_to_make_them(study: Path, capsys) -> None:

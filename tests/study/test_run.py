@@ -10,8 +10,11 @@ from robustctl.errors import InterruptedRun, RunError
 from robustctl.files import write_text
 from robustctl.study import cells
 from robustctl.study.cells import Plan, Training
+from robustctl.study.pool import Place, places
 from robustctl.study.run import carry_out, last_line
 from robustctl.study.schema import Study
+
+CPU = [Place("cpu")]
 
 
 class Made:
@@ -36,7 +39,7 @@ class Pretending:
         self.spoil, self.started = spoil, list[str]()
         self.devices: list[str] = []
 
-    def start(self, name: str, arguments: list[str], log: Path) -> Made:
+    def start(self, name: str, arguments: list[str], log: Path, place: Place) -> Made:
         self.started.append(name)
         self.devices.append(arguments[arguments.index("--device") + 1])
         if self.spoil(name):
@@ -66,16 +69,16 @@ def plan(monkeypatch: pytest.MonkeyPatch) -> Plan:
 
 def test_everything_is_done_once_and_nothing_the_second_time(plan: Plan) -> None:
     pool = Pretending(plan)
-    carry_out(plan, pool, ["cuda:0", "cuda:1"], 2, "again")
+    carry_out(plan, pool, places(["cuda:0", "cuda:1"], 1), 2, "again")
     assert sorted(pool.started) == sorted(pool.steps) and set(pool.devices) == {"cuda:0", "cuda:1"}
     again = Pretending(plan)
-    carry_out(plan, again, ["cpu"], 1, "again")
+    carry_out(plan, again, CPU, 1, "again")
     assert again.started == []
 
 
 def test_an_evaluation_follows_its_training(plan: Plan) -> None:
     pool = Pretending(plan)
-    carry_out(plan, pool, ["cpu"], 1, "again")
+    carry_out(plan, pool, CPU, 1, "again")
     for one in plan.evaluations:
         assert one.of is not None
         assert pool.started.index(one.name) == pool.started.index(one.of.name) + 1
@@ -85,20 +88,20 @@ def test_one_failure_stops_its_own_evaluations_alone_and_is_named(plan: Plan) ->
     broken = plan.trainings[1].name
     pool = Pretending(plan, lambda name: name == broken)
     with pytest.raises(RunError, match="2 of the study's steps failed") as failed:
-        carry_out(plan, pool, ["cpu"], 1, "robustctl study s.yaml")
+        carry_out(plan, pool, CPU, 1, "robustctl study s.yaml")
     said = str(failed.value)
     assert f"{broken}: robustctl: it broke" in said and "robustctl study s.yaml" in said
     assert sum(one.done() for one in plan.evaluations) == 3
     again = Pretending(plan)
-    carry_out(plan, again, ["cpu"], 1, "again")
+    carry_out(plan, again, CPU, 1, "again")
     assert again.started == [broken, next(one.name for one in plan.evaluations if one.of == plan.trainings[1])]
 
 
 def test_results_that_are_there_need_no_training(plan: Plan) -> None:
-    carry_out(plan, Pretending(plan), ["cpu"], 1, "again")
+    carry_out(plan, Pretending(plan), CPU, 1, "again")
     (plan.trainings[0].run.path / runs.RECORD).unlink()
     again = Pretending(plan)
-    carry_out(plan, again, ["cpu"], 1, "again")
+    carry_out(plan, again, CPU, 1, "again")
     assert again.started == []
 
 
@@ -113,9 +116,9 @@ def test_an_interruption_stops_the_steps_and_says_how_to_go_on(plan: Plan) -> No
             Endless.stopped += 1
 
     pool = Pretending(plan)
-    pool.start = lambda name, arguments, log: Endless(0)  # type: ignore[method-assign,assignment]
+    pool.start = lambda name, arguments, log, place: Endless(0)  # type: ignore[method-assign,assignment]
     with pytest.raises(InterruptedRun, match="0 steps are done and kept. Go on: robustctl study s.yaml"):
-        carry_out(plan, pool, ["cpu"], 2, "robustctl study s.yaml")
+        carry_out(plan, pool, CPU, 2, "robustctl study s.yaml")
     assert Endless.stopped == 2
 
 

@@ -11,7 +11,9 @@ from robustctl.study.schema import StudyFile
 def read(tmp_path: Path, text: str) -> StudyFile:
     file = tmp_path / "study.yaml"
     file.write_text(text)
-    return StudyFile(file)
+    made = StudyFile(file)
+    made.refuse(made.faults)
+    return made
 
 
 def test_one_value_stands_for_a_list_of_one(tmp_path: Path) -> None:
@@ -49,3 +51,25 @@ def test_a_study_of_nothing_or_of_something_twice_is_refused(tmp_path: Path, tex
 def test_what_set_says_is_what_overrides_say(tmp_path: Path) -> None:
     study = read(tmp_path, "models: m\nset: {train.epochs: 2, method.pair: [linf, l1], augment.flip: true}\n").study
     assert study.overrides == ("train.epochs=2", 'method.pair=["linf", "l1"]', "augment.flip=true")
+
+
+def test_what_is_sound_beside_a_fault_is_kept_in_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    text = "models: [a, [], b]\ndata:\n  - {source: digits, n: 0}\n  - {n: 3}\nseeds: -1\nthreats: {linf: x}\n"
+    file.write_text(text)
+    read = StudyFile(file)
+    assert read.study.models == ("a", "b") and read.study.data[0].source == "digits" and len(read.study.data) == 1
+    assert read.study.seeds == (0,) and read.study.threats == ()
+    assert read.fault(("models", 1), "x").startswith("line 1: models.2: x")
+    assert len(read.faults) == 5
+
+
+def test_a_model_may_be_code_of_the_users_own(tmp_path: Path) -> None:
+    study = read(
+        tmp_path, "models: [m, {code: net.py:build, weights: w.pt}]\narchitectures: {code: net.py:build}\n"
+    ).study
+    assert [str(one) for one in (*study.models, *study.architectures)] == ["m", "net.py:build", "net.py:build"]
+    with pytest.raises(RequestError, match="random weights"):
+        read(tmp_path, "architectures: {code: net.py:build, weights: w.pt}\n")
+    with pytest.raises(RequestError, match="line 1: models.cod: unknown key. Did you mean 'code'"):
+        read(tmp_path, "models: {cod: net.py:build}\n")
