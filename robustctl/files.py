@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import socket
+import tempfile
 import uuid
 import zlib
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ _UMASK = os.umask(0o022)
 os.umask(_UMASK)
 _MODE = 0o666 & ~_UMASK
 """Permissions that the user wants new files to have. There is no way to ask for the mask but to set it."""
+UNKNOWN = "b00000000"
+"""The mark of a process on systems that do not tell when it began."""
 
 
 @contextmanager
@@ -42,30 +45,73 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 def owner() -> str:
     """This machine and this process, as they stand in the names of temporary files."""
-    return f"{_machine()}-{os.getpid()}"
+    return f"{_machine()}-{os.getpid()}-{_born(os.getpid())}"
 
 
 def sweep(folder: Path) -> None:
     """Delete the temporary files and folders in ``folder`` that killed processes of this machine left."""
-    named = re.compile(rf"\..*[.-]{_machine()}-(\d+)-\w+(\.part)?")
+    named = re.compile(rf"\..*[.-]{_machine()}-(\d+)(?:-(b[0-9a-f]{{8}}))?-\w+(\.part)?")
     with contextlib.suppress(OSError):  # a place that cannot be read or changed is told by whoever writes there
         for path in list(folder.iterdir()):
-            if (found := named.fullmatch(path.name)) and not _is_alive(int(found[1])):
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            if (found := named.fullmatch(path.name)) and not _is_alive(int(found[1]), found[2]):
+                remove_tree(path)
+
+
+def remove_tree(path: Path) -> None:
+    """Delete a file, or a folder with all that is in it, as far as that is possible."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch(folder: Path | None = None) -> Iterator[Path]:
+    """A folder that is gone after the block; if the process is killed, the next scratch in that place deletes it.
+
+    Args:
+        folder: its parent; the system's place for temporary files without.
+    """
+    parent = folder or Path(tempfile.gettempdir())
+    sweep(parent)
+    with writing(parent), tempfile.TemporaryDirectory(prefix=f".robustctl-{owner()}-", dir=parent) as made:
+        yield Path(made)
 
 
 def _machine() -> str:
-    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
+    """A mark of this machine, or of the container: where two do not see each other's processes, it differs."""
+    try:
+        processes = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        processes = ""
+    return f"{zlib.crc32(f'{socket.gethostname()} {processes}'.encode()):08x}"
 
 
-def _is_alive(process: int) -> bool:
+def _is_alive(process: int, born: str | None) -> bool:
+    """Whether the process that a name tells of still runs: another one may have its number now, after a reboot too."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
     except OSError:  # it is another user's
-        return True
-    return True
+        pass
+    now = _born(process)
+    return now is not None and (born is None or UNKNOWN in (now, born) or now == born)
+
+
+def _born(process: int) -> str | None:
+    """A mark of the moment at which a process began, since which boot; ``UNKNOWN`` on systems that do not tell.
+
+    None for one that has ended and whose parent has not noticed yet.
+    """
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+    except OSError:
+        return UNKNOWN
+    if fields[0] in "ZX":
+        return None
+    return f"b{zlib.crc32(f'{boot} {fields[19]}'.encode()):08x}"
 
 
 def write_text(path: Path, text: str) -> None:

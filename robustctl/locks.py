@@ -4,18 +4,26 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from robustctl.errors import RequestError, RunError
 from robustctl.files import writing
 from robustctl.progress import say
 
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+PATIENCE_SECONDS = 2.0
+"""After so long it is said that another process is waited for."""
+
 
 @contextmanager
-def held(lock: Path, busy: str, seconds: float = -1) -> Iterator[None]:
+def held(lock: Path, busy: str, seconds: float = -1, mode: int | None = None) -> Iterator[None]:
     """Hold a lock file while the block runs. It is free again however this process ends.
 
     Args:
-        busy: the message if another process holds it for longer than ``seconds``; -1 waits for ever.
+        busy: the message if another process holds it for longer than ``seconds``; -1 waits for ever, and says so.
+        mode: permissions of the lock file, where other users hold it too.
 
     Raises:
         RequestError: another process holds it.
@@ -23,20 +31,35 @@ def held(lock: Path, busy: str, seconds: float = -1) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    one = FileLock(lock)
+    one = FileLock(lock) if mode is None else FileLock(lock, mode=mode)
     try:
         with writing(lock):
-            one.acquire(timeout=seconds)
+            _acquire(one, busy, seconds)
+            works = is_held(lock)  # on some network file systems everybody gets it
     except Timeout:
         raise RequestError(busy) from None
     except (RunError, NotImplementedError) as error:
         if not _has_no_locks(error):
             raise
+        works = False
+    if not works:
         say(f"{lock.parent}: this file system has no locks; let no two commands write there at the same time")
     try:
         yield
     finally:
         one.release()
+
+
+def _acquire(one: "BaseFileLock", busy: str, seconds: float) -> None:
+    from filelock import Timeout
+
+    if seconds < 0:
+        try:
+            one.acquire(timeout=PATIENCE_SECONDS)
+            return
+        except Timeout:
+            say(f"{busy}; waiting for it")
+    one.acquire(timeout=seconds)
 
 
 def is_held(lock: Path) -> bool:

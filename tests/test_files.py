@@ -2,12 +2,14 @@ import errno
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from robustctl import files
 from robustctl.errors import RunError
-from robustctl.files import atomic_path, owner, write_text, writing
+from robustctl.files import atomic_path, owner, scratch, write_text, writing
 
 
 def _names(folder: Path) -> list[str]:
@@ -83,22 +85,59 @@ def test_a_missing_folder_without_permission_is_named(tmp_path: Path) -> None:
         write_text(tmp_path / "a", "x")
 
 
-def _left_by(process: int, path: Path) -> Path:
-    """A temporary file of ``path`` as a killed process leaves it."""
-    name = owner().replace(f"-{os.getpid()}", f"-{process}")
-    litter = path.with_name(f".{path.name}.{name}-0123abcd.part")
+def _left_by(process: int, path: Path, born: str = "") -> Path:
+    """A temporary file of ``path`` as a process leaves it that is killed, or that has been as long as this one."""
+    name = owner().replace(f"-{os.getpid()}-", f"-{process}-")
+    litter = path.with_name(f".{path.name}.{name.rpartition('-')[0]}-{born or files._born(process)}-0123abcd.part")
     litter.write_text("half", encoding="utf-8")
     return litter
 
 
 def test_a_write_sweeps_what_a_killed_process_left_and_nothing_of_a_living_one(tmp_path: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
     path = tmp_path / "model.safetensors"
-    dead, living = _left_by(ended.pid, path), _left_by(os.getppid(), path)
+    dead = _left_by(ended.pid, path)
+    ended.wait()
+    living = _left_by(os.getppid(), path)
     mine = [tmp_path / ".mine.part", tmp_path / f".mine.{owner()}-0123abcd.part"]
     for path_of_mine in mine:
         path_of_mine.touch()
     write_text(path, "whole")
     assert not dead.exists() and living.exists() and all(one.exists() for one in mine)
     assert path.read_text(encoding="utf-8") == "whole"
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="this system does not tell")
+
+
+@needs_proc
+def test_a_number_that_another_process_has_now_protects_nothing(tmp_path: Path) -> None:
+    """After a reboot, say."""
+    path = tmp_path / "a"
+    before, now = _left_by(os.getppid(), path, "b0123abcd"), _left_by(os.getppid(), path)
+    write_text(path, "whole")
+    assert not before.exists() and now.exists()
+
+
+@needs_proc
+def test_a_process_that_has_ended_unnoticed_protects_nothing(tmp_path: Path) -> None:
+    """The first process of a container often does not look after its children."""
+    ended = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    litter = _left_by(ended.pid, tmp_path / "a")
+    assert ended.stdin is not None
+    ended.stdin.close()
+    while files._born(ended.pid) is not None:
+        time.sleep(0.01)
+    write_text(tmp_path / "a", "whole")
+    assert not litter.exists()
+    ended.wait()
+
+
+def test_a_scratch_folder_is_gone_after_its_block_and_after_a_kill(tmp_path: Path) -> None:
+    code = "import os; from pathlib import Path; from robustctl.files import scratch\n"
+    code += "with scratch(Path('.')) as made: (made / 'weights').touch(); os._exit(1)"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)
+    assert len(_names(tmp_path)) == 1
+    with scratch(tmp_path) as made:
+        assert _names(tmp_path) == [made.name]
+    assert _names(tmp_path) == []

@@ -1,13 +1,11 @@
 """Our attacks against the reference package: same points, same budget, alternating runs in one process."""
 
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import TypeVar
 
 from torch import Tensor
@@ -23,6 +21,7 @@ from robustctl.evaluation.jobs import Setting
 from robustctl.evaluation.protocols import ROUNDS, families
 from robustctl.evaluation.row_scheduler import FamilyRun, Finished
 from robustctl.evaluation.store import Store
+from robustctl.files import scratch
 from robustctl.oracle import Loss, Oracle
 from robustctl.precision import Precision
 from robustctl.processes import World
@@ -185,7 +184,7 @@ def _play(side: Side, contest: Contest, oracle: Oracle, threat: Threat, batch_si
     """An adaptive protocol in one norm, with a verdict store as in an evaluation, without a second opinion."""
     start = time.perf_counter()
     model, data = contest.model, contest.data
-    with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "verdicts.sqlite", {}) as store:
+    with scratch() as folder, Store(folder / "verdicts.sqlite", {}) as store:
         correct = clean_verdicts(model, data, store, batch_size, 1)
         right = [position for position, is_right in enumerate(correct) if is_right]
         setting = Setting(model, oracle, data, store, contest.seed, batch_size)

@@ -4,7 +4,6 @@ stdout."""
 import json as json_text
 import shutil
 import sys
-import tempfile
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -52,9 +51,11 @@ def save(write: Callable[[Path], object], json: Path | None) -> None:
     if json != STDOUT:
         write(json)
         return
-    with tempfile.TemporaryDirectory() as folder:
-        write(Path(folder) / "result.json")
-        terminal.show((Path(folder) / "result.json").read_text().rstrip("\n"))
+    from robustctl.files import scratch
+
+    with scratch() as folder:
+        write(folder / "result.json")
+        terminal.show((folder / "result.json").read_text(encoding="utf-8").rstrip("\n"))
 
 
 def say_table(text: str, json: Path | None) -> None:

@@ -1,8 +1,6 @@
 """Attacks a sample of the points that a claim says survived, with a seed that nobody could know when it was made."""
 
 import random
-import tempfile
-from pathlib import Path
 
 from robustctl.architectures import Classifier, device_of
 from robustctl.data import ImageData
@@ -10,6 +8,7 @@ from robustctl.evaluation import checks, jobs
 from robustctl.evaluation.jobs import Setting
 from robustctl.evaluation.protocols import Family
 from robustctl.evaluation.store import Store
+from robustctl.files import scratch
 from robustctl.oracle import Oracle
 from robustctl.progress import Advance, progress
 from robustctl.results.statistics import wilson
@@ -51,9 +50,9 @@ def challenge(
     """
     network = trusted_copy(model, "float32", data.images(range(min(PROBE, len(data)))).to(device_of(model)))
     with (
-        tempfile.TemporaryDirectory(prefix="robustctl-") as folder,
+        scratch() as folder,
         Oracle(model, network, result.attack.draws) as oracle,
-        Store(Path(folder) / "verdicts.sqlite", {"seed": seed}) as store,
+        Store(folder / "verdicts.sqlite", {"seed": seed}) as store,
         progress("attacking a sample of the survivors", None) as advance,
     ):
         if not checks.has_gradient(oracle, data):

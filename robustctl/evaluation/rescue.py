@@ -42,6 +42,15 @@ def sound_rows(damaged: Path, template: Path, tables: Mapping[str, int]) -> Rows
     return best
 
 
+def keep_beside(store: Path, kept: Path) -> None:
+    """Let ``kept`` hold the store's bytes too, whatever is done to it; without a copy where the file system can."""
+    kept.unlink(missing_ok=True)
+    try:
+        kept.hardlink_to(store)
+    except OSError:
+        shutil.copyfile(store, kept)
+
+
 def mark_of(path: Path) -> int:
     """The header's value for ``PRAGMA user_version``; it is read from the bytes, which may be all that is sound."""
     with path.open("rb") as file:

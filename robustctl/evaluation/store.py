@@ -118,8 +118,8 @@ class Store:
                     self._require_ours(rows, error)
                     if not new._take(rows):
                         raise error
-                self.path.replace(damaged)
-                fresh.replace(self.path)
+                rescue.keep_beside(self.path, damaged)
+                fresh.replace(self.path)  # at once: there is a store at every moment, whatever stops this process
             finally:
                 fresh.unlink(missing_ok=True)
                 lock.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from robustctl.errors import RequestError, RunError
 from robustctl.files import atomic_path, write_text, writing
 from robustctl.hub.download import RemoteFile, Wanted, require_inside
 from robustctl.hub.names import FILE
+from robustctl.locks import held
 
 SUMS = "SHA256SUMS"  # in the format of sha256sum, so that ``sha256sum -c`` checks it too
 CARD = "README.md"
@@ -202,19 +203,11 @@ def _copy_checked(source: Path, target: Path, digest: str) -> None:
 @contextmanager
 def _locked(root: Path) -> Iterator[None]:
     """One process at a time pushes to a directory."""
-    from filelock import FileLock, Timeout  # imported here: a push to the hub needs none
-
     with writing(root / LOCK):
         root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(root / LOCK, timeout=LOCK_SECONDS, mode=0o666)  # other users push to a shared directory too
-        try:
-            lock.acquire()
-        except Timeout:
-            raise RunError(f"another process pushes to {root}; push again when it has finished") from None
-    try:
+    busy = f"another process pushes to {root}; push again when it has finished"
+    with held(root / LOCK, busy, LOCK_SECONDS, mode=0o666):  # other users push to a shared directory too
         yield
-    finally:
-        lock.release()
 
 
 def write_sums(root: Path, sums: dict[str, str]) -> None:

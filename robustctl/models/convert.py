@@ -8,7 +8,6 @@ import contextlib
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from pydantic import BaseModel
 from robustctl import user_code
 from robustctl.conventions import KNOWN
 from robustctl.errors import RequestError, RobustctlError, RunError
-from robustctl.files import owner, sweep, writing
+from robustctl.files import scratch, writing
 from robustctl.hub.download import is_web_page
 from robustctl.models.entry import KeyRules, ZeroShot
 from robustctl.models.key_hints import Normalisation, network_prefix, own_normalisation, suggestion, written
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
 
 WITHOUT = "or --no-normalisation if it takes pixels in [0,1] as they are"
 SPARE_BYTES = 2 << 30
-STAGING = ".convert-"
-"""Begins the name of the folder beside the weights in which they are made."""
 SPARE_SECONDS = 120.0
 SLOWEST_BYTES_PER_SECOND = 4 << 20
 
@@ -95,11 +92,10 @@ def convert(
     granted = user_code.current()
     with writing(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
-        sweep(destination.parent)
-        with tempfile.TemporaryDirectory(prefix=f"{STAGING}{owner()}-", dir=destination.parent) as folder:
+        with scratch(destination.parent) as folder:
             asked = Conversion(
                 source=source.resolve(),
-                folder=Path(folder),
+                folder=folder,
                 spec=spec,
                 keys=keys,
                 detect=detect,
@@ -113,8 +109,8 @@ def convert(
                 raise (RequestError if answer.exit_code == RequestError.exit_code else RunError)(answer.fault)
             for note in answer.notes:
                 say(note)
-            record(Path(folder) / WEIGHTS)
-            (Path(folder) / WEIGHTS).replace(destination)
+            record(folder / WEIGHTS)
+            (folder / WEIGHTS).replace(destination)
     return answer
 
 

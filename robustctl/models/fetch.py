@@ -25,11 +25,10 @@ from robustctl.hub.download import (
 from robustctl.hub.plain_directory import sha256
 from robustctl.models.convert import convert
 from robustctl.models.entry import Entry, KeyRules, WeightsSource
-from robustctl.models.find import entry_weights
+from robustctl.models.find import changing, entry_weights
 from robustctl.models.shelf import (
     MAX_TOKENIZER_BYTES,
     WeightsRecord,
-    changing,
     kept_original,
     read_record,
     staging_of,
@@ -81,20 +80,21 @@ def bring(name: str, entry: Entry, path: Path, keys: KeyRules) -> Path:
     """
     if not path.is_file():
         raise RequestError(f"no file {path}")
-    place = _place(name, entry, path)
-    weights = entry_weights(name)
-    tokenizer = tokenizer_beside(path, entry)
-    of_tokenizer = (entry.zero_shot.tokenizer.place, tokenizer) if entry.zero_shot and tokenizer else None
-    convert(
-        path,
-        weights,
-        entry.spec,
-        keys,
-        detect=True,
-        zero_shot=entry.zero_shot,
-        tokenizer=tokenizer,
-        record=partial(write_record, name=name, source=(place, path), tokenizer=of_tokenizer),
-    )
+    with changing(name):
+        place = _place(name, entry, path)
+        weights = entry_weights(name)
+        tokenizer = tokenizer_beside(path, entry)
+        of_tokenizer = (entry.zero_shot.tokenizer.place, tokenizer) if entry.zero_shot and tokenizer else None
+        convert(
+            path,
+            weights,
+            entry.spec,
+            keys,
+            detect=True,
+            zero_shot=entry.zero_shot,
+            tokenizer=tokenizer,
+            record=partial(write_record, name=name, source=(place, path), tokenizer=of_tokenizer),
+        )
     return weights
 
 

@@ -4,14 +4,18 @@ Under ``home()``: ``entries/NAME.yaml`` are the user's own entries, ``weights/NA
 (``NAME.json`` beside them names their source), ``hub/USER/NAME/COMMIT/`` the pulled repos.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 from robustctl.discovery import unknown
 from robustctl.errors import RequestError
+from robustctl.files import make_folder
 from robustctl.home import home as home
 from robustctl.hub.names import FILE, REPO_ID, REVISION
+from robustctl.locks import held
 from robustctl.models import entry as entries
 from robustctl.models.entry import Entry
 from robustctl.reading import read_json
@@ -99,7 +103,7 @@ def split_revision(text: str) -> tuple[str, str]:
 def pulled() -> list[str]:
     """Ids of the pulled repos, with ``@revision`` if it is not ``main``."""
     found = []
-    for ref in sorted((home() / "hub").glob("*/*/refs/*")):
+    for ref in sorted((home() / "hub").glob("*/*/refs/[!.]*")):
         owner, name, revision = ref.parts[-4], unquote(ref.parts[-3]), unquote(ref.name)
         repo = FILE + name if owner == "_file" else f"{owner}/{name}"
         found.append(repo if revision == "main" else f"{repo}@{revision}")
@@ -111,6 +115,18 @@ def repo_home(repo: str) -> Path:
     if repo.startswith(FILE):
         return home() / "hub" / "_file" / quote(repo.removeprefix(FILE), safe="")
     return home() / "hub" / repo
+
+
+@contextmanager
+def changing(name: str) -> Iterator[None]:
+    """Let no other process import, fetch, pull or remove the model or repo ``name`` while the block runs.
+
+    It waits its turn. The lock lies outside of what is removed.
+    """
+    lock = home() / "locks" / f"{quote(name, safe='')}.lock"
+    make_folder(lock.parent)
+    with held(lock, f"model {name!r} is being changed by another process"):
+        yield
 
 
 def ref_file(repo: str, revision: str) -> Path:

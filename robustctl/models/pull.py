@@ -9,13 +9,14 @@ from typing import Any, Protocol
 
 from robustctl.discovery import names, unknown
 from robustctl.errors import RequestError
-from robustctl.files import make_folder, write_text
+from robustctl.files import make_folder, remove_tree, write_text
 from robustctl.hub import plain_directory
 from robustctl.hub.download import Get, RemoteFile, Wanted, download
 from robustctl.hub.names import FILE, REPO_ID, REVISION
 from robustctl.hub.plain_directory import sha256
 from robustctl.locks import held
 from robustctl.models.find import (
+    changing,
     home,
     pulled_directory,
     ref_file,
@@ -38,6 +39,7 @@ SPLIT = re.compile(r"\w[\w.-]*")
 CONVERTED = "refs/convert/parquet"
 """The branch on which the hub keeps the parquet files that it makes of other formats."""
 INDEX = "model.safetensors.index.json"
+PART = ".part"
 
 
 def pull(repo: str, revision: str = "main") -> Path:
@@ -65,7 +67,8 @@ def pull(repo: str, revision: str = "main") -> Path:
     small = [file for file in chosen if not _is_weights(file.path)]
     _check_sizes(repo, chosen, small)
     directory = repo_home(repo) / commit
-    with _locked(directory):
+    with changing(repo):
+        _drop_beginnings(directory)
         if not directory.is_dir():
             want = partial(registry.wanted, repo, commit)
             staging = _fetch(repo, small, directory, want, registry.get)
@@ -81,7 +84,7 @@ def pull(repo: str, revision: str = "main") -> Path:
                 staging, {file.path: file.sha256 or sha256(staging / file.path) for file in chosen}
             )
             staging.replace(directory)
-    write_text(_made(ref_file(repo, revision)), commit)
+        write_text(_made(ref_file(repo, revision)), commit)
     return directory
 
 
@@ -201,7 +204,7 @@ def _fetch(
     repo: str, files: list[RemoteFile], directory: Path, want: Callable[[RemoteFile, Path], Wanted], get: Get
 ) -> Path:
     """Fetch and verify files into a staging folder beside ``directory``; what an earlier attempt left is continued."""
-    staging = directory.with_name(f".{directory.name}.part")
+    staging = _staging(directory)
     megabytes = sum(file.size for file in files) / 1e6
     with progress(f"{repo} (MB)", round(megabytes)) as advance:
         meter = Megabytes(advance)
@@ -210,6 +213,18 @@ def _fetch(
             if not target.is_file():
                 download(want(file, target), get, meter)
     return staging
+
+
+def _drop_beginnings(directory: Path) -> None:
+    """Delete what interrupted pulls of other commits left: nobody would go on with it."""
+    for other in directory.parent.glob(f".*{PART}"):
+        if other != _staging(directory):
+            remove_tree(other)
+
+
+def _staging(directory: Path) -> Path:
+    """Where a pull makes a directory; what it left there when it was interrupted is continued."""
+    return directory.with_name(f".{directory.name}{PART}")
 
 
 @contextmanager

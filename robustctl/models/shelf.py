@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
@@ -12,12 +11,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from robustctl.errors import RequestError
 from robustctl.files import make_folder, write_text, writing
 from robustctl.hub.plain_directory import fault_in, read_sums, sha256
-from robustctl.locks import held
 from robustctl.models import entry as entries
 from robustctl.models.convert import convert
 from robustctl.models.entry import Entry, KeyRules, WeightsSource, check_name
 from robustctl.models.find import (
     BUNDLED,
+    changing,
     entry_files,
     entry_weights,
     home,
@@ -133,15 +132,6 @@ def new_name(name: str) -> str:
     if check_name(name) in entry_files():
         raise RequestError(f"model {name!r} exists already; choose another --name, or robustctl models remove {name}")
     return name
-
-
-@contextmanager
-def changing(name: str) -> Iterator[None]:
-    """Let no other process import, fetch or remove the model ``name`` while the block runs; it waits its turn."""
-    lock = home() / "locks" / f"{name}.lock"
-    make_folder(lock.parent)
-    with held(lock, f"model {name!r} is being changed by another process"):
-        yield
 
 
 def add(name: str, entry: Entry) -> Path:
@@ -264,7 +254,7 @@ def _paths_of(name: str) -> list[Path]:
 def _remove_pulled(repo: str, revision: str) -> list[Path]:
     """Forget a revision, and delete its commit unless another revision is the same; all of the repo with the last."""
     ref = ref_file(repo, revision)
-    with writing(ref), held(repo_home(repo) / ".lock", f"{repo} is being changed by another process"):
+    with changing(repo):
         return _forget(repo, revision, ref)
 
 
@@ -272,10 +262,10 @@ def _forget(repo: str, revision: str, ref: Path) -> list[Path]:
     if not ref.is_file():
         raise RequestError(f"model {repo!r} at {revision} is not here any more; another process removed it")
     commit = ref.read_text(encoding="utf-8").strip()
-    others = {path.read_text(encoding="utf-8").strip() for path in ref.parent.iterdir() if path != ref}
+    others = {path.read_text(encoding="utf-8").strip() for path in ref.parent.glob("[!.]*") if path != ref}
     gone = repo_home(repo) if not others else repo_home(repo) / quote(commit, safe="")
     with writing(gone):
-        ref.unlink()
+        ref.unlink()  # first: whatever stops the rest, no name leads to half a model
         if commit not in others and gone.is_dir():
             shutil.rmtree(gone)
     return [ref if commit in others else gone]

@@ -2,13 +2,13 @@
 
 import json
 import re
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from robustctl.errors import RequestError
+from robustctl.files import scratch
 from robustctl.hub import plain_directory
 from robustctl.hub.download import RemoteFile, download, git_sha1
 from robustctl.hub.names import FILE, REPO_ID, REVISION
@@ -175,8 +175,8 @@ def publish(package: Package, target: Target, *, dry_run: bool = False) -> str |
         RunError: the hub failed; nothing here has changed.
     """
     check_target(target)
-    with tempfile.TemporaryDirectory() as scratch:
-        return _publish(package if dry_run else _sharded(package, Path(scratch)), target, dry_run)
+    with scratch() as folder:
+        return _publish(package if dry_run else _sharded(package, folder), target, dry_run)
 
 
 def _publish(package: Package, target: Target, dry_run: bool) -> str | None:
@@ -187,7 +187,7 @@ def _publish(package: Package, target: Target, dry_run: bool) -> str | None:
     return target.repo if not dry_run and _push_to_folder(target.repo, files, package.sha256) else None
 
 
-def _sharded(package: Package, scratch: Path) -> Package:
+def _sharded(package: Package, folder: Path) -> Package:
     """Split weights that are larger than what the hub's own library keeps in one file."""
     weights = package.files["model.safetensors"]
     if not isinstance(weights, Path) or weights.stat().st_size <= SHARD_BYTES:
@@ -195,9 +195,9 @@ def _sharded(package: Package, scratch: Path) -> Package:
     from robustctl import checkpoint
     from robustctl.hub import client
 
-    client.write_shards(checkpoint.read_tensors(weights), scratch, SHARD_BYTES)
+    client.write_shards(checkpoint.read_tensors(weights), folder, SHARD_BYTES)
     others = {name: content for name, content in package.files.items() if name != "model.safetensors"}
-    return replace(package, files=others | {path.name: path for path in scratch.iterdir()})
+    return replace(package, files=others | {path.name: path for path in folder.iterdir()})
 
 
 def _push_to_hub(package: Package, target: Target) -> str | None:
@@ -216,10 +216,10 @@ def _push_to_hub(package: Package, target: Target) -> str | None:
 
 
 def _push_to_folder(repo: str, files: dict[str, bytes | Path], known: Mapping[Path, str]) -> bool:
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch() as folder:
         paths = {}
         for number, (name, content) in enumerate(files.items()):
-            paths[name] = content if isinstance(content, Path) else Path(scratch) / str(number)
+            paths[name] = content if isinstance(content, Path) else folder / str(number)
             if isinstance(content, bytes):
                 paths[name].write_bytes(content)
         return plain_directory.push(repo, paths, known, OWNED)
@@ -252,8 +252,8 @@ def _existing_card(repo: str, commit: str, remote: dict[str, RemoteFile]) -> str
         raise RequestError(
             f"README.md of {repo} is larger than {plain_directory.MAX_CARD_BYTES} bytes; shorten it and push again"
         )
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "README.md"
+    with scratch() as folder:
+        path = folder / "README.md"
         download(client.wanted(repo, commit, remote["README.md"], path), client.get, lambda n: None)
         return path.read_bytes().decode("utf-8", "surrogateescape")
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from robustctl.errors import RequestError
-from robustctl.files import atomic_path, writing
+from robustctl.files import atomic_path, owner, writing
 from robustctl.progress import say
 
 STATE = Path("state") / "last.pt"
@@ -41,8 +41,7 @@ def _keep(last: Path, previous: Path) -> None:
     """Let the last state also be the previous one, until it is replaced; by a link, which takes no room and no time."""
     if not last.is_file():
         return
-    link = previous.with_name(f".{previous.name}.part")
-    link.unlink(missing_ok=True)
+    link = previous.with_name(f".{previous.name}.{owner()}-link.part")
     try:
         link.hardlink_to(last)
     except OSError:  # a file system without hard links

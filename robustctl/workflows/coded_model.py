@@ -1,6 +1,5 @@
 """A model that the user's own code builds (``--model-code``), with the weights of a file or as the code returns it."""
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from robustctl import checkpoint, user_code
 from robustctl.architectures import Classifier, OwnClassifier, build_own, opens_logits
 from robustctl.conventions import CONVENTIONS
 from robustctl.errors import RequestError
+from robustctl.files import scratch
 from robustctl.models.convert import convert
 from robustctl.models.entry import KeyRules
 from robustctl.models.find import FoundModel
@@ -59,8 +59,8 @@ def coded_model(
         RequestError: as ``build_coded``, or the file does not fit.
     """
     model, spec = build_coded(code, input_shape, n_classes, dataset)
-    with tempfile.TemporaryDirectory(prefix="robustctl-") as folder:
-        place = Path(folder) / WEIGHTS
+    with scratch() as folder:
+        place = folder / WEIGHTS
         if weights is not None:
             with user_code.granted(code):
                 convert(weights, place, spec, KeyRules(), detect=True)

@@ -1,7 +1,6 @@
 """Evaluates what a Python caller gives: a model or the name of one, and images or the name of a data set."""
 
 import copy
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from robustctl.evaluation import union
 from robustctl.evaluation.external import External, Others
 from robustctl.evaluation.families import default_batch_size
 from robustctl.evaluation.union_request import UnionRequest
-from robustctl.files import make_folder
+from robustctl.files import make_folder, scratch
 from robustctl.intermediate import evaluate as intermediate
 from robustctl.intermediate.results import IntermediateResult
 from robustctl.precision import pick_precision
@@ -221,5 +220,5 @@ def _stored(store: Path | None) -> Iterator[Path]:
         make_folder(store.absolute().parent)
         yield store
         return
-    with tempfile.TemporaryDirectory(prefix="robustctl-") as directory:
-        yield Path(directory) / "verdicts.sqlite"
+    with scratch() as directory:
+        yield directory / "verdicts.sqlite"

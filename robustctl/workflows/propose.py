@@ -1,6 +1,5 @@
 """Proposes a result with its witnesses to somebody's repo, as a pull request."""
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from robustctl import checkpoint
 from robustctl.devices import pick_device
 from robustctl.errors import RequestError
 from robustctl.evaluation import verification, witnesses
+from robustctl.files import scratch
 from robustctl.hub.names import FILE, REPO_ID
 from robustctl.hub.plain_directory import sha256
 from robustctl.models import pull as pulling
@@ -64,8 +64,8 @@ def propose(
     lines = lowered(claim.result, _claims(model)) if breaks else []
     if breaks and not lines:
         raise RequestError(f"{result} breaks no point that {repo} claims to be robust on the same images and radii")
-    with tempfile.TemporaryDirectory(prefix="robustctl-") as folder:
-        files = _files(model, claim, claim.result, data, device, Path(folder))
+    with scratch() as folder:
+        files = _files(model, claim, claim.result, data, device, folder)
         sizes = {name: one.stat().st_size if isinstance(one, Path) else len(one) for name, one in files.items()}
         address = None if dry_run else _open(target, files, claim.result, breaks)
     return Proposal(address, sizes, lines)

@@ -1,7 +1,6 @@
 """Publishes a run: its weights, card, recipe and evaluations, after all checks."""
 
 import shlex
-import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from robustctl import runs, user_code
 from robustctl.allocator import without_collection
 from robustctl.discovery import own_files
 from robustctl.errors import RequestError, RunError
+from robustctl.files import scratch
 from robustctl.hub.names import FILE, REPO_ID
 from robustctl.hub.plain_directory import sha256
 from robustctl.models.find import entry_files, pulled, read_entry
@@ -120,10 +120,10 @@ def publish_run(
         found = find_run(run)
     asked = Choices(licence, allow_flags, with_code, witnesses, weights, with_eval_results, dry_run)
     again = ["robustctl", "push", str(found.path), *target.options(), *asked.options()]
-    with tempfile.TemporaryDirectory(prefix="robustctl-") as scratch:
+    with scratch() as folder:
         try:
             with without_collection():
-                package = _prepare(found, target, asked, Path(scratch))
+                package = _prepare(found, target, asked, folder)
             address = push.publish(package, target, dry_run=dry_run)
         except RunError as error:
             raise RunError(f"{error}\n{found.path} is unchanged. Try again: {shlex.join(again)}") from None
@@ -148,7 +148,7 @@ def find_run(run: str | None) -> Run:
     return found
 
 
-def _prepare(run: Run, target: Target, asked: Choices, scratch: Path) -> Package:
+def _prepare(run: Run, target: Target, asked: Choices, folder: Path) -> Package:
     """The package of a run, after all checks that need no more than it and the token."""
     weights = run.path / (WEIGHTS if asked.weights == "last" else BEST)
     if not weights.is_file():
@@ -157,7 +157,7 @@ def _prepare(run: Run, target: Target, asked: Choices, scratch: Path) -> Package
         tensors, file = beside.submit(weights_sha256, weights), beside.submit(sha256, weights)
         if not asked.dry_run or _can_ask(target.repo):
             preflight(target.repo, create_pr=target.create_pr)
-        package = make_package(run, target, asked, tensors.result(), scratch)
+        package = make_package(run, target, asked, tensors.result(), folder)
         return replace(package, sha256={weights: file.result()})
 
 
@@ -171,11 +171,11 @@ def _can_ask(repo: str) -> bool:
     return False
 
 
-def make_package(run: Run, target: Target, asked: Choices, digest: str, scratch: Path) -> Package:
+def make_package(run: Run, target: Target, asked: Choices, digest: str, folder: Path) -> Package:
     """Everything of a run, whose tensors have the hash ``digest``, that is published; refuses what must not be.
 
     Args:
-        scratch: a folder for files that are made for the push.
+        folder: a place for files that are made for the push.
 
     Raises:
         RequestError: unfinished run, damaged weights, unknown licence, flagged results.
@@ -233,7 +233,7 @@ def make_package(run: Run, target: Target, asked: Choices, digest: str, scratch:
         for (path, one), shown in zip(places.items(), results, strict=True)
     ]
     files |= make_witnesses(
-        named, spec, record, scratch, wanted=asked.witnesses, fetch=asked.witnesses is True and not asked.dry_run
+        named, spec, record, folder, wanted=asked.witnesses, fetch=asked.witnesses is True and not asked.dry_run
     )
     if code and code.path:
         assert source_file is not None, "code with a path in the repo has a file here"

@@ -96,3 +96,21 @@ def test_a_second_process_that_finds_the_damage_too_is_told_to_wait(path: Path) 
     _write(path, path.stat().st_size // 2 // 4096 * 4096, b"\xff" * 4096)
     with held(path.with_name(".s.sqlite.lock"), "busy"), pytest.raises(Exception, match="another process"):
         _found(path)
+
+
+def test_a_kill_in_the_middle_of_a_repair_leaves_a_store(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the damaged file that is kept and the new one in its place."""
+    _write(path, path.stat().st_size // 2 // 4096 * 4096, b"\xff" * 4096)
+    real = Path.replace
+
+    def killed(one: Path, target: Path) -> Path:
+        if target == path:
+            raise KeyboardInterrupt
+        return real(one, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", killed)
+        _found(path)
+    assert path.is_file()
+    clean, broken, repaired = _found(path)
+    assert clean == N and N - 5 <= broken < N and repaired

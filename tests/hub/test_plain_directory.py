@@ -148,7 +148,7 @@ def test_a_push_beside_another_waits_and_then_says_so(
     root: Path, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plain_directory, "LOCK_SECONDS", 0.01)
-    with FileLock(root / ".lock"), pytest.raises(RunError, match="another process pushes"):
+    with FileLock(root / ".lock"), pytest.raises(RequestError, match="another process pushes"):
         push(f"file://{root}", files, {}, OWNED)
 
 

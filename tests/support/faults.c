@@ -1,5 +1,6 @@
-/* Makes one call of the operating system fail: the N-th that changes a file below one folder.
-   Loaded before the C library's own functions (LD_PRELOAD); counts and fails only after faults_arm. */
+/* Makes one call of the operating system fail: the N-th that changes a file below one folder; or kills there, at a
+   call that deletes or that talks to another machine too. Loaded before the C library's own functions (LD_PRELOAD);
+   counts and fails only after faults_arm, in all processes that are forked from the one that was armed. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -9,29 +10,37 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 static char below[PATH_MAX];
-static long nth, calls;
+static long nth, *calls;
 static int number, lasting, armed;
 
+/* error: its number, or -1 to kill the process that makes the call, or -2 to kill its whole group. */
 void faults_arm(const char *folder, long which, int error, int stays) {
     snprintf(below, sizeof below, "%s/", folder);
-    nth = which, number = error, lasting = stays, calls = 0, armed = 1;
+    calls = mmap(NULL, sizeof *calls, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    nth = which, number = error, lasting = stays, armed = calls != MAP_FAILED;
 }
 
-long faults_calls(void) { return calls; }
+long faults_calls(void) { return *calls; }
 
 static int due(void) {
-    calls++;
-    if (nth <= 0 || !(lasting ? calls >= nth : calls == nth)) return 0;
+    long now = __atomic_add_fetch(calls, 1, __ATOMIC_SEQ_CST);
+    if (nth <= 0 || !(lasting ? now >= nth : now == nth)) return 0;
+    if (number == -2) kill(0, SIGKILL);
     if (number < 0) raise(SIGKILL);
     errno = number;
     return 1;
 }
+
+/* Deletions and sockets count for kills alone: no full disk makes them fail. */
+static void passing(void) { if (armed && number < 0) due(); }
 
 static int inside(const char *path) {
     char here[PATH_MAX], whole[2 * PATH_MAX];
@@ -96,6 +105,41 @@ int link(const char *from, const char *to) {
 int mkdir(const char *path, mode_t mode) {
     REAL(mkdir);
     return inside(path) && due() ? -1 : real(path, mode);
+}
+
+int unlink(const char *path) {
+    REAL(unlink);
+    if (inside(path)) passing();
+    return real(path);
+}
+
+int unlinkat(int folder, const char *path, int flags) {
+    REAL(unlinkat);
+    passing();
+    return real(folder, path, flags);
+}
+
+int rmdir(const char *path) {
+    REAL(rmdir);
+    if (inside(path)) passing();
+    return real(path);
+}
+
+int ftruncate64(int file, off64_t size) {
+    REAL(ftruncate64);
+    return open_inside(file) && due() ? -1 : real(file, size);
+}
+
+ssize_t send(int socket, const void *from, size_t size, int flags) {
+    REAL(send);
+    passing();
+    return real(socket, from, size, flags);
+}
+
+ssize_t recv(int socket, void *to, size_t size, int flags) {
+    REAL(recv);
+    passing();
+    return real(socket, to, size, flags);
 }
 
 #define WRITES(flags) ((flags) & (O_WRONLY | O_RDWR | O_CREAT))
