@@ -20,6 +20,8 @@ ROOT_STEPS = 60
 """Upper bound of iterations of the one-dimensional root searches; they end after five to ten."""
 ROUNDINGS = 16
 """A root search ends when the norm is this many relative float roundings from the radius."""
+MULTIPLIER_STEPS = 8
+"""After these the bound of ``least`` in l_2 is within a thousandth of the best one, see its test."""
 
 
 def norm(delta: Tensor, norm: Norm) -> Tensor:
@@ -244,6 +246,33 @@ def shrink_inside(x_adv: Tensor, x: Tensor, norm: Norm, eps: float) -> Tensor:
     rounded = torch.where(longer, torch.nextafter(rounded, x), rounded)
     outside = (_length(delta, norm) > eps).view(-1, *[1] * (x.dim() - 1))
     return torch.where(outside, rounded, x_adv)
+
+
+def least(factor: Tensor, x: Tensor, norm: Norm, eps: float) -> Tensor:
+    """The least value of ``<factor, delta>`` over the ball cut with the box; in l_2 at most that.
+
+    Args:
+        factor: (n, d). x: the centre, (1, d) or (n, d), in the box.
+
+    Returns:
+        (n,). In l_2 every multiplier gives a lower bound (weak duality); ``MULTIPLIER_STEPS`` make it a tight one.
+    """
+    room = torch.where(factor > 0, x, 1 - x)  # how far each pixel can go against its factor
+    size = factor.abs()
+    if norm == "linf":
+        return -(size * room.clamp_max(eps)).sum(1)
+    if norm == "l1":
+        size, order = size.sort(1, descending=True)
+        room = room.gather(1, order)
+        left = (eps - room.cumsum(1) + room).clamp_min(0)
+        return -(size * room.minimum(left)).sum(1)
+    multiplier = _length(factor, "l2")[:, None] / (2 * eps)
+    multiplier = multiplier.clamp_min(torch.finfo(factor.dtype).tiny)
+    for _ in range(MULTIPLIER_STEPS):
+        step = (size / (2 * multiplier)).minimum(room)
+        multiplier = (multiplier * _length(step, "l2")[:, None] / eps).clamp_min(torch.finfo(factor.dtype).tiny)
+    step = (size / (2 * multiplier)).minimum(room)
+    return (multiplier * (step * step) - size * step).sum(1) - multiplier[:, 0] * eps**2
 
 
 def contiguous(x: Tensor) -> Tensor:

@@ -55,6 +55,7 @@ ROOMS = (
     "training",
     "evaluation",
     "intermediate",
+    "certify",
     "report",
     "runs",
     "study",

@@ -8,7 +8,7 @@ import typer
 from typer.models import CommandInfo, OptionInfo
 
 COMMANDS = {
-    "Train and evaluate": ("quickstart", "finetune", "train", "eval", "study"),
+    "Train and evaluate": ("quickstart", "finetune", "train", "eval", "certify", "study"),
     "Results": ("table", "compare", "report", "plot"),
     "Models, recipes, runs": ("models", "recipes", "runs"),
     "Publish and check": ("pull", "push", "propose", "verify", "leaderboard"),
@@ -44,6 +44,11 @@ EXAMPLES = {
         "eval digits-linf --n 50",
         "eval digits-linf --eps linf:0.1,l1:1 --attack fast --n 50",
         "eval digits-linf --norms linf --attack fast --n 20 --json -",
+    ),
+    "certify": (
+        "certify digits-linf --norms linf --eps linf:0.05 --n 20",
+        "certify digits-linf --norms linf --eps linf:0.06 --n 5 --exact 10",
+        "certify digits-linf --norms l2 --eps l2:0.1 --n 10 --json -",
     ),
     "study": ("study study.yaml --dry-run", "study study.yaml --jobs 2", "study study.yaml --devices cpu"),
     "table": (
