@@ -48,7 +48,7 @@ def command(
     require_target(json)
     from robustctl.report.certificate_table import table
     from robustctl.workflows.certify import certify
-    from robustctl.workflows.images import reading_of
+    from robustctl.workflows.images import NamedImages, reading_of
     from robustctl.workflows.subject import choose_threats, open_subject
 
     said = reading_of(columns, classes) if columns or classes or data else None
@@ -56,13 +56,10 @@ def command(
         result, path = certify(
             subject,
             choose_threats(subject, norms, ",".join(eps) if eps else None),
+            NamedImages(data or subject.default_data(), split, n, said or subject.default_reading()),
             rows=batch_size,
-            seconds=exact,
-            source=data or subject.default_data(),
-            split=split,
-            n=n,
             device=device,
-            reading=said or subject.default_reading(),
+            seconds=exact,
         )
     save(result.write, json)
     say_table(table(result), json)

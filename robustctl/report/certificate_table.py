@@ -2,7 +2,7 @@
 
 from robustctl.report.columns import columns
 from robustctl.results.certificate import Certificate
-from robustctl.results.union import Accuracy
+from robustctl.results.result_file import Accuracy
 
 
 def table(result: Certificate) -> str:

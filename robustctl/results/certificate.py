@@ -1,14 +1,13 @@
 """The findings of a certification: the JSON schema ``robustctl.certificate/1``. No torch here."""
 
-import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from robustctl.files import write_text
-from robustctl.results.union import Accuracy, Bit, DataInfo, Figures, Points, UnionResult, read_as, summarize
+from robustctl.results.result_file import Accuracy, Bit, ResultFile, read_as
+from robustctl.results.union import Figures, Points, UnionResult, summarize
 from robustctl.threats import Norm, Threat
 
 SCHEMA = "robustctl.certificate/1"
@@ -18,19 +17,14 @@ LEAST_MARGIN = 1e-4
 Margin = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class Certificate(BaseModel):
+class Certificate(ResultFile):
     """Bounds on the margins of one model over its threats.
 
     ``margin`` holds by norm, for each point, at most the least margin in the ball; a point is certified if it is
     positive. ``attacked`` holds by norm the points that no known evaluation of the same model on the same images broke.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
     schema_: Literal["robustctl.certificate/1"] = Field(default="robustctl.certificate/1", alias="schema")
-    model: str
-    weights_sha256: str
-    data: DataInfo
     bound: Literal["CROWN", "CROWN and MILP"]
     eps: Annotated[dict[Norm, str], Field(min_length=1)]
     index: list[int]
@@ -81,10 +75,6 @@ class Certificate(BaseModel):
         if set(self.attacked) != set(self.eps):
             return None
         return Accuracy.of([min(column) for column in zip(*self.attacked.values(), strict=True)])
-
-    def write(self, path: Path | str) -> None:
-        """Write the JSON atomically; raises RunError when that is not possible."""
-        write_text(Path(path), json.dumps(self.model_dump(mode="json", by_alias=True)) + "\n")
 
 
 def verdicts(index: list[int], label: list[int], clean: list[int], margin: dict[Norm, list[float]]) -> Points:

@@ -10,12 +10,11 @@ import torch
 from robustctl import checkpoint
 from robustctl.certify import bounds, margins
 from robustctl.checkpoint import weights_sha256
-from robustctl.data import Reading
 from robustctl.devices import device_name, pick_device
 from robustctl.errors import RequestError
 from robustctl.evaluation import checks
 from robustctl.evaluation.store_key import digest
-from robustctl.files import writing
+from robustctl.files import make_folder
 from robustctl.processes import require_one
 from robustctl.progress import progress, say
 from robustctl.results import certificate, union
@@ -24,7 +23,7 @@ from robustctl.results.union import UnionResult
 from robustctl.threats import Threat, require_plausible
 from robustctl.version import __version__
 from robustctl.workflows.evaluate import recorded_accuracy
-from robustctl.workflows.images import load_images
+from robustctl.workflows.images import NamedImages
 from robustctl.workflows.subject import Subject
 
 FOLDER = "certificates"
@@ -34,16 +33,13 @@ FOLDER = "certificates"
 def certify(
     subject: Subject,
     threats: Sequence[Threat],
+    named: NamedImages,
     *,
     rows: int,
-    seconds: float = 0.0,
-    source: str,
-    split: str,
-    n: int | None,
     device: str,
-    reading: Reading | None = None,
+    seconds: float = 0.0,
 ) -> tuple[Certificate, Path]:
-    """Bound the margins of the first ``n`` images of a split from below; the result goes below the ``eval_dir``.
+    """Bound the margins of images from below; the result goes below the ``eval_dir``.
 
     Args:
         rows: how many passes are made at a time.
@@ -61,8 +57,7 @@ def certify(
     started = time.monotonic()
     spec = subject.found_model.spec
     require_plausible(threats, spec.input_shape, way_on="")
-    data = load_images(source, split, n, spec, reading)
-    data.require(spec.input_shape, spec.n_classes)
+    data = named.load(spec)
     checks.require_pixels(data)
     where = pick_device(device)
     model = checkpoint.load_from(spec, subject.found_model.weights).to(where).eval()
@@ -74,8 +69,7 @@ def certify(
     right = torch.cat([model(data.images([i]).to(where)).argmax(1).cpu() for i in range(len(data))]) == data.y
     network = model.double().requires_grad_(False)
     folder = subject.eval_dir / FOLDER
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     eps = {threat.norm: threat.eps_text for threat in threats}
     asked = {"version": __version__, "weights": weights, "images": data.content_sha256, "spec": spec.model_dump_json()}
     asked |= {"radii": str([str(one) for one in threats]), "exact": f"{seconds:g} s"}
