@@ -4,30 +4,14 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from readers import INDEX, PIECES, READERS, finding, sound_texts
 
-from robustctl import checkpoint, runs, terminal
-from robustctl.errors import RobustctlError
-from robustctl.models import entry
-from robustctl.recipe import read as recipe
-from robustctl.results import union
-from robustctl.spec import read_spec
-from robustctl.threats import Threat
-
-ROOT = Path(__file__).parents[1]
 SEED = int(os.environ.get("FAULTS_SEED", "0"))
 LIMIT_SECONDS = 5.0
-INDEX = '{"metadata": {"total_size": 8}, "weight_map": {"a.weight": "model-00001-of-00001.safetensors"}}'
-PIECES = [
-    "\x1b[2J", "\u202e", "\ud800", "\0", "\ufeff", "null", "NaN", "1e999", "-1", "9" * 500, "1:30:30", "!!int x",
-    "!!bool foo", "!!timestamp x", "!!python/object:os.system {}", "&a [*a]", "*b", "<<: *b", "[" * 200, "{" * 200,
-    "a: " * 80, "- " * 200, "\t", "\r", "'", '"', ": ", "|\n", "../../etc/passwd", "/dev/zero", "x" * 300, "@" * 300,
-    "true", "[]", "{}", '""',
-    "&x [1,1,1,1,1,1,1,1,1]\nb: &y [*x,*x,*x,*x,*x,*x,*x]\nc: &z [*y,*y,*y,*y,*y,*y]\nd: [*z,*z,*z,*z,*z,*z,*z]",
-]  # fmt: skip
 
 
 def _mutated(text: str, rng: random.Random) -> bytes:
@@ -53,58 +37,20 @@ def _mutated(text: str, rng: random.Random) -> bytes:
     return bytes(content)
 
 
-def _spec(path: Path) -> object:
-    return read_spec(path.parent)
-
-
-def _index(path: Path) -> object:
-    return checkpoint.read_tensors(path.parent / "model.safetensors")
-
-
-def _threat(path: Path) -> object:
-    return Threat.of("linf", path.read_bytes().decode("utf-8", "replace"))
-
-
-READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
-    "recipe": ("r.yaml", lambda path: recipe.load(str(path)).resolved()),
-    "entry": ("e.yaml", entry.read),
-    "spec": ("config.json", _spec),
-    "index": ("model.safetensors.index.json", _index),
-    "result": ("result.json", union.read),
-    "run": ("run.json", lambda path: runs.Run(path.parent).read()),
-    "threat": ("t.txt", _threat),
-}
-
-
 @pytest.fixture
 def texts(shared: Path) -> dict[str, list[str]]:
     """Sound texts for each reader, to begin with."""
-    runs_there = [*sorted((shared / "cases" / "runs").glob("*/run.json")), ROOT / "tests/fixtures/stored-run/run.json"]
-    files = {
-        "recipe": sorted((ROOT / "recipes").glob("*/*.yaml")),
-        "entry": sorted((ROOT / "robustctl" / "models" / "entries").glob("*.yaml")),
-        "spec": [ROOT / "tests" / "fixtures" / "stored-run" / "config.json"],
-        "result": [shared / "cases" / "results" / "good.json"],
-        "run": runs_there,
-    }
-    read = {name: [one.read_text(encoding="utf-8") for one in found] for name, found in files.items()}
-    return read | {"index": [INDEX], "threat": ["8/255", "0.5", "12"]}
+    return sound_texts(shared)
 
 
 def _findings(name: str, texts: list[str], n: int, folder: Path) -> Iterator[str]:
-    file, read = READERS[name]
-    path, rng = folder / file, random.Random(f"{SEED} {name}")
+    path, rng = folder / READERS[name][0], random.Random(f"{SEED} {name}")
     for number in range(n):
         content = _mutated(rng.choice(texts), rng)
         path.write_bytes(content)
         begin = time.monotonic()
-        try:
-            read(path)
-        except RobustctlError as error:
-            if terminal.UNSAFE.search(terminal.plain(str(error))):
-                yield f"{name} {number}: raw control characters in {error!r}"
-        except Exception as error:
-            yield f"{name} {number}: {error!r:.300} from {content[:200]!r}"
+        if found := finding(name, path):
+            yield f"{name} {number}: {found} from {content[:200]!r}"
         if (taken := time.monotonic() - begin) > LIMIT_SECONDS:
             yield f"{name} {number}: {taken:.1f} s"
 
