@@ -1,7 +1,7 @@
 """Feeds one reader with texts that reach ever more of its code, by atheris.
 
-``coverage_fuzz.py READER FOLDER [-option=...]``; the options are libFuzzer's. It ends with a traceback at the first text
-that is neither read nor refused with one message.
+``coverage_fuzz.py READER FOLDER [-option=...]``; the options are libFuzzer's. It ends with a traceback at the first
+text that is neither read nor refused with one message.
 """
 
 import os
