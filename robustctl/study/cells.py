@@ -54,14 +54,14 @@ class Start:
         return self.found.spec.dataset if self.found else None
 
     def arguments(self) -> list[str]:
-        """What a command line says in the place of MODEL or ARCH."""
+        """The words of a command line in the place of MODEL or ARCH."""
         if self.code is None:
             return [self.name]
         weights = ["--weights", str(self.code.weights)] if self.code.weights else []
         return [*self.granting(), *weights]
 
     def granting(self) -> list[str]:
-        """What a command line says so that a run of this model may be built by the user's code."""
+        """The words of a command line that let a run of this model be built by the user's code."""
         return ["--model-code", self.code.code] if self.code else []
 
 
@@ -225,7 +225,7 @@ def _at(tell: Tell, own: Key) -> Tell:
 
 
 def _start(command: str, named: str | Coded) -> Start:
-    """What a study names; RequestError if there is no such thing."""
+    """Find the thing that a study names; RequestError if it is not there."""
     if isinstance(named, Coded):
         code = parse_code("code", named.code)
         if named.weights is not None and not named.weights.is_file():
