@@ -8,6 +8,7 @@ printed goes through ``plain``.
 import os
 import re
 import sys
+from collections.abc import Callable
 
 UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls, apart from tab and line feed
@@ -36,13 +37,28 @@ def _tokens() -> list[str]:
     return [token for token in found if len(token) >= SHORTEST_TOKEN]
 
 
+_BEFORE_A_LINE: list[Callable[[], None]] = []
+
+
+def before_a_line(clear: Callable[[], None]) -> None:
+    """Let ``clear`` remove whatever it has drawn on the terminal before each line that is printed."""
+    _BEFORE_A_LINE.append(clear)
+
+
+def _make_room() -> None:
+    for clear in _BEFORE_A_LINE:
+        clear()
+
+
 def show(result: object) -> None:
     """Print a result on stdout."""
+    _make_room()
     print(plain(str(result)))
 
 
 def tell(text: str) -> None:
     """Print a message or progress on stderr, at once."""
+    _make_room()
     print(plain(text), file=sys.stderr, flush=True)
 
 

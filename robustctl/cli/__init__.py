@@ -14,7 +14,6 @@ import contextlib
 import errno
 import importlib
 import os
-import shlex
 import signal
 import sys
 import traceback
@@ -25,12 +24,15 @@ import typer
 
 from robustctl import discovery, parent, terminal
 from robustctl.cli import panels
-from robustctl.errors import InterruptedRun, RequestError, RobustctlError
+from robustctl.cli.interruption import Group, interrupted
+from robustctl.errors import RequestError, RobustctlError
+from robustctl.progress import sign_of_life
 from robustctl.reading import SURROGATE
 from robustctl.version import __version__
 
 app = typer.Typer(
     name="robustctl",
+    cls=Group,
     help="Fine-tune, evaluate and share image classifiers robust in the union of the l_inf, l_2 and l_1 balls.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -115,13 +117,14 @@ def main() -> None:
     parent.watch()
     sys.argv[1:] = _spelt_out(sys.argv[1:])
     try:
-        app()
+        with sign_of_life():
+            app()
         sys.stdout.flush()  # a full disk behind a redirection is noticed here, and not while Python exits
     except RobustctlError as error:
         _fail(f"robustctl: {error}", error.exit_code, error)
     except KeyboardInterrupt as error:
-        again = shlex.join(["robustctl", *sys.argv[1:]])
-        _fail(f"robustctl: interrupted; what was done is saved. Go on: {again}", InterruptedRun.exit_code, error)
+        told = interrupted(None)
+        _fail(f"robustctl: {told}", told.exit_code, error)
     except BrokenPipeError:
         # The reader of our output (head, say) has closed it: not an error, but Python would complain while exiting.
         _close_stdout()

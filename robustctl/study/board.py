@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from robustctl.progress import SECONDS_BETWEEN_PLAIN_LINES, duration, say
+from robustctl.progress import SECONDS_BETWEEN_PLAIN_LINES, duration, replaced, say
 from robustctl.terminal import plain
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def board() -> Iterator[Board]:
     from rich.console import Console
     from rich.live import Live
 
-    with Live(console=Console(stderr=True), transient=True, refresh_per_second=4) as live:
+    with replaced(), Live(console=Console(stderr=True), transient=True, refresh_per_second=4) as live:
         yield _Live(live)
 
 
