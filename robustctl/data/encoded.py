@@ -26,6 +26,7 @@ class EncodedData(Labelled):
     Attributes:
         encoded: all images of the split; this part's are at ``indices``.
         any_size: the images have sizes of their own, and are resized and cut to a model's.
+        revision: the commit of the hub's data set that they are from; None for others.
     """
 
     encoded: ImagesOnDisk
@@ -38,6 +39,7 @@ class EncodedData(Labelled):
     class_names: tuple[str, ...] | None = None
     numbered: bool = True
     notes: tuple[str, ...] = ()
+    revision: str | None = None
 
     def select(self, positions: Sequence[int] | Tensor) -> "EncodedData":
         """The images at these positions, which keep their indices in the split."""

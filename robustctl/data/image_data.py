@@ -94,6 +94,7 @@ class ImageData(Labelled):
     Attributes:
         x: images (n, c, h, w) on the CPU: uint8 in 0..255, or float32 in [0,1].
         preprocessing: what was done to images of other sizes, in words; None if they are as they were.
+        revision: the commit of the hub's data set that they are from; None for others.
     """
 
     x: Tensor
@@ -106,6 +107,7 @@ class ImageData(Labelled):
     class_names: tuple[str, ...] | None = None
     numbered: bool = True
     notes: tuple[str, ...] = ()
+    revision: str | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -134,6 +136,7 @@ class ImageData(Labelled):
             index_sha256=self.index_sha256,
             content_sha256=self.content_sha256,
             preprocessing=self.preprocessing,
+            revision=self.revision,
         )
 
     def of_channels(self, channels: int) -> "ImageData":

@@ -34,7 +34,7 @@ def _protocol(result: UnionResult) -> Iterator[str]:
     else:
         fits = result.versions.get("robustctl") != __version__
     if not fits:
-        yield f"its attacks are not those of the protocol {name}, which it names"
+        yield f"its attacks are other ones than the protocol {name} has, which it names"
 
 
 def _opinions(result: UnionResult) -> Iterator[str]:

@@ -6,13 +6,14 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
+from urllib.parse import quote
 
 from robustctl.discovery import names, unknown
 from robustctl.errors import RequestError
 from robustctl.files import make_folder, remove_tree, write_text
 from robustctl.hub import plain_directory
 from robustctl.hub.download import Get, RemoteFile, Wanted, download
-from robustctl.hub.names import FILE, REPO_ID, REVISION
+from robustctl.hub.names import COMMIT, FILE, REPO_ID, REVISION
 from robustctl.hub.plain_directory import sha256
 from robustctl.locks import held
 from robustctl.models.find import (
@@ -108,11 +109,14 @@ def _registry(repo: str) -> Registry:
     return plain_directory if repo.startswith(FILE) else client
 
 
-def fetch_dataset(repo: str, split: str | None = None) -> Path:
+def fetch_dataset(repo: str, split: str | None = None, revision: str | None = None) -> Path:
     """Fetch the parquet files of a hub data set (of one split, if given), with the checks of ``pull``.
 
     The path of a file tells its split, as in a local folder. A data set without parquet files has those that the hub
     itself made of it.
+
+    Args:
+        revision: a branch, a tag or a commit; None is the newest commit.
 
     Returns:
         The folder that holds them in the hub's own layout.
@@ -125,35 +129,52 @@ def fetch_dataset(repo: str, split: str | None = None) -> Path:
 
     if split is not None and not SPLIT.fullmatch(split):
         raise RequestError(f"--split {split!r} is no name of a split, such as train or test")
-    home_of_repo = home() / "datasets" / repo
-    ref = home_of_repo / "refs" / (split or "all")
-    if client.is_offline() and ref.is_file():
-        return home_of_repo / ref.read_text(encoding="utf-8")
-    commit, files = _dataset_files(repo)
+    here = fetched_dataset(repo, split, revision)
+    if here is not None and (client.is_offline() or COMMIT.fullmatch(revision or "")):
+        return here
+    commit, files = _dataset_files(repo, revision)
     chosen = [file for file, of in files if split in (None, of)]
     if not chosen:
         splits = ", ".join(sorted({of for _, of in files}))
         raise RequestError(f"data set {repo} has no split {split!r}; its splits: {splits}")
     name = f"{commit}-{split}" if split else commit
-    directory = home_of_repo / name
+    directory = home() / "datasets" / repo / name
     with _locked(directory):
         if not directory.is_dir():
             want = partial(client.wanted, repo, commit, kind="dataset")
             _fetch(repo, chosen, directory, want, client.get).replace(directory)
-    write_text(_made(ref), name)
+    write_text(_made(_dataset_ref(repo, split, revision)), name)
     return directory
 
 
-def _dataset_files(repo: str) -> tuple[str, list[tuple[RemoteFile, str]]]:
+def fetched_dataset(repo: str, split: str | None = None, revision: str | None = None) -> Path | None:
+    """The folder that ``fetch_dataset`` fetched for the same request; None if there is none here."""
+    folder, ref = home() / "datasets" / repo, _dataset_ref(repo, split, revision)
+    names = [ref.read_text(encoding="utf-8").strip()] if ref.is_file() else [f"{revision}-{split}"]
+    return next((folder / name for name in names if (folder / name).is_dir()), None)
+
+
+def commit_of(directory: Path) -> str:
+    """The commit of a fetched data set, from the name of its folder."""
+    return directory.name.partition("-")[0]
+
+
+def _dataset_ref(repo: str, split: str | None, revision: str | None) -> Path:
+    """The file with the name of the folder that a request was answered with."""
+    at = f"@{quote(revision, safe='')}" if revision else ""
+    return home() / "datasets" / repo / "refs" / f"{split or 'all'}{at}"
+
+
+def _dataset_files(repo: str, asked: str | None) -> tuple[str, list[tuple[RemoteFile, str]]]:
     """The commit, and the parquet files with the split of each."""
     from robustctl.data.parquet import split_of
     from robustctl.hub import client
 
-    for revision in ("main", CONVERTED):
+    for revision in (asked,) if asked else ("main", CONVERTED):
         try:
             commit, files = client.list_files(repo, revision, "dataset")
         except RequestError:
-            if revision == "main":
+            if revision != CONVERTED or asked:
                 raise
             break
         places = [(file, split_of(PurePosixPath(file.path))) for file in files]

@@ -198,7 +198,7 @@ def _check(story: Story) -> list[str]:
         f"- claimed: accuracies of at most these, against {threats}, with 95 % intervals of the sampling error",
         f"- protocol: {plain(result.attack.name)} ({plain(result.attack.protocol)}), seed {result.attack.seed}, "
         f"attacks in {plain(result.attack.precision)}, verdicts in float32",
-        f"- points: {result.data.n} of {plain(result.data.text)}, images and labels with SHA-256 "
+        f"- points: {result.data.n} of {plain(result.data.text)}{_at(result)}, images and labels with SHA-256 "
         f"`{plain(result.data.content_sha256 or 'unknown')}`",
         f"- versions: {', '.join(f'{plain(one)} {plain(version)}' for one, version in result.versions.items())}",
     ]
@@ -206,6 +206,11 @@ def _check(story: Story) -> list[str]:
         names = ", ".join(map(plain, opinion.by))
         lines.append(f"- second opinion, {norm}: {opinion.fell} of {opinion.sample} sampled survivors fell to {names}")
     return [*lines, ""]
+
+
+def _at(result: UnionResult) -> str:
+    """The commit of the hub's data set."""
+    return f" at revision `{result.data.revision}`" if result.data.revision else ""
 
 
 def _code(code: PublishedCode | None) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from robustctl.errors import RequestError
-from robustctl.publish.redact import BUILT_IN, HUB_DATASETS, LOCAL, hub_dataset
+from robustctl.publish.redact import HUB_DATASETS, LOCAL
 from robustctl.reading import parse_yaml
 from robustctl.results.union import UnionResult
 
@@ -55,7 +55,8 @@ def entries(result: UnionResult) -> "list[EvalResult]":
 
     The hub merges figures that differ elsewhere only.
 
-    The data set is a hub id only if the images came from there: the hub shows the number on that data set's page.
+    The hub shows a number on the page of the data set that it names, so that ``result`` is one as it is published: its
+    source is a hub id only if the images came from there.
     """
     from robustctl.hub.client import EvalResult
 
@@ -68,6 +69,7 @@ def entries(result: UnionResult) -> "list[EvalResult]":
             dataset_type=_dataset_type(source),
             dataset_name=next((known for known, hub_id in HUB_DATASETS.items() if hub_id == source), source),
             dataset_split=result.data.split,
+            dataset_revision=result.data.revision,
             metric_type="accuracy",
             metric_name=one.name,
             metric_value=one.value,
@@ -78,8 +80,8 @@ def entries(result: UnionResult) -> "list[EvalResult]":
 
 
 def _dataset_type(source: str) -> str:
-    """``local-data`` has no page on the hub; the name of a folder, ``mnist`` say, could be a hub data set's too."""
-    return source if hub_dataset(source) or source in BUILT_IN else LOCAL.replace(" ", "-")
+    """The source of a published result; ``local-data`` has no page on the hub."""
+    return LOCAL.replace(" ", "-") if source.startswith(LOCAL) else source
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def figures_in(existing: str) -> list[ShownFigure]:
 
 
 def _of_data(dataset: Mapping[str, object]) -> dict[str, object]:
-    return {"dataset": dataset["type"], "split": dataset.get("split")}
+    return {"dataset": dataset["type"], "split": dataset.get("split"), "revision": dataset.get("revision")}
 
 
 def contradictions(shown: Sequence[ShownFigure], results: Sequence[UnionResult]) -> list[str]:
@@ -132,6 +134,7 @@ def _differing(shown: Sequence[ShownFigure], result: UnionResult) -> list[str]:
             found.append(f"the card says that the {figure.name} is {figure.value}; the result says {value}")
             continue
         about = {**(there.metric_args or {}), "dataset": there.dataset_type, "split": there.dataset_split}
+        about["revision"] = there.dataset_revision
         found += [
             f"the card says {name} {said} of the {figure.name}; the result says {about[name]}"
             for name, said in figure.about.items()

@@ -56,7 +56,9 @@ def data_names(sources: Iterable[str]) -> dict[str, str]:
 
 def published(result: UnionResult, names: Mapping[str, str]) -> UnionResult:
     """An evaluation as it may be read by anybody; ``names`` come from ``data_names``."""
-    data = result.data.model_copy(update={"source": names[result.data.source]})
+    name = names[result.data.source]
+    revision = result.data.revision if name == result.data.source else None
+    data = result.data.model_copy(update={"source": name, "revision": revision})
     content = redacted(result.model_dump(mode="json", by_alias=True, exclude={"data"}))
     return UnionResult.model_validate({**content, "data": data})
 

@@ -56,6 +56,7 @@ class DataInfo(Frozen):
 
     Older results have no ``content_sha256``.
     ``preprocessing`` says how images of other sizes were made fit for the model; it is left out if they fitted.
+    ``revision`` is the commit of the hub's data set, if ``source`` is one.
     """
 
     source: str
@@ -64,11 +65,17 @@ class DataInfo(Frozen):
     index_sha256: str
     content_sha256: str | None = None
     preprocessing: str | None = None
+    revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$")] | None = None
 
     @property
     def text(self) -> str:
         """Source, split and preprocessing."""
         return ", ".join(filter(None, [f"{self.source} ({self.split})", self.preprocessing]))
+
+    @property
+    def pinned(self) -> str:
+        """The source as a command takes it, with its revision if it is one of the hub's."""
+        return f"{self.source}@{self.revision}" if self.revision else self.source
 
     @model_serializer(mode="wrap")
     def _without_none(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:

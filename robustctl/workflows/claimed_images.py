@@ -4,12 +4,12 @@ from dataclasses import replace
 
 from robustctl.data import Columns, ImageData, Reading
 from robustctl.errors import RequestError
-from robustctl.home import home
+from robustctl.models.pull import fetched_dataset
 from robustctl.publish.redact import LOCAL
 from robustctl.results.union import UnionResult
 from robustctl.runs import RunRecord
 from robustctl.spec import ModelSpec
-from robustctl.workflows.images import HUB_ID, load_images
+from robustctl.workflows.images import hub_dataset, load_images
 
 
 def claimed_images(
@@ -32,16 +32,16 @@ def claimed_images(
         RequestError: nobody names the place of the images, they cannot be read, or some of the points are missing.
         RunError: the hub could not be reached.
     """
-    place, split, index = source or result.data.source, result.data.split, result.points.index
+    place, split, index = source or result.data.pinned, result.data.split, result.points.index
     if place.startswith(LOCAL):
         raise RequestError("they were on the publisher's machine; say where yours are: --data FOLDER")
-    if record is not None and source is None and reading is None and record.data.get("source") == place:
+    if record is not None and source is None and reading is None and record.data.get("source") == result.data.source:
         reading = Reading(Columns.parse(record.data.get("columns")), record.data.get("classes"))
     images = load_images(_here(place, split, fetch), split, max(index) + 1, spec, reading)
     position = {one: number for number, one in enumerate(images.indices.tolist())}
     if missing := [one for one in index if one not in position]:
         raise RequestError(f"{images.where} has no image {missing[0]}")
-    return replace(images.select([position[one] for one in index]), source=place, split=split)
+    return replace(images.select([position[one] for one in index]), source=source or result.data.source, split=split)
 
 
 def _here(source: str, split: str, fetch: bool) -> str:
@@ -50,9 +50,11 @@ def _here(source: str, split: str, fetch: bool) -> str:
     Raises:
         RequestError: it would have to be fetched.
     """
-    ref = home() / "datasets" / source / "refs" / split
-    if HUB_ID.fullmatch(source) and ref.is_file():
-        return str(ref.parent.parent / ref.read_text(encoding="utf-8").strip())
-    if not fetch and HUB_ID.fullmatch(source):
+    named = hub_dataset(source)
+    if named is None:
+        return source
+    if (folder := fetched_dataset(named[0], split, named[1])) is not None:
+        return str(folder)
+    if not fetch:
         raise RequestError(f"data set {source} is not here")
     return source

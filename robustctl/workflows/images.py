@@ -7,10 +7,12 @@ from pathlib import Path
 from robustctl import data
 from robustctl.data import Columns, EncodedData, ImageData, Reading
 from robustctl.errors import RequestError
+from robustctl.hub.names import REVISION
 from robustctl.progress import say
 from robustctl.spec import ModelSpec
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+DATASET = re.compile(rf"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>{REVISION.pattern}))?", re.ASCII)
+"""A data set of the hub, at its newest commit or at one of its revisions."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def load_images(
     Notes on the reading (files left out, images resized, classes by order) go to stderr.
 
     Args:
-        source: what ``robustctl.data.load`` takes, or a hub id USER/NAME. A local path wins over the hub.
+        source: what ``robustctl.data.load`` takes, or a hub id USER/NAME[@REVISION]. A local path wins over the hub.
         spec: the model that will be asked about them.
         reading: columns and classes that the source does not tell by itself.
 
@@ -51,9 +53,10 @@ def load_images(
         RequestError: as ``robustctl.data.load``, or the hub has no such data set in parquet files.
         RunError: the hub could not be reached.
     """
-    images = replace(data.load(_local(source, split), split, n, spec, reading), source=source)
+    place = _place(source, split)
+    images = replace(data.load(place.path, split, n, spec, reading), source=place.source, revision=place.revision)
     if images.preprocessing:
-        say(f"images of {source}: {images.preprocessing}")
+        say(f"images of {images.source}: {images.preprocessing}")
     _say_notes(images)
     return images
 
@@ -68,10 +71,11 @@ def load_training_images(
     reading: Reading | None = None,
 ) -> ImageData | EncodedData:
     """Read a whole split as ``robustctl.data.load_to_train`` does, from a hub data set too; errors as ``load``."""
-    found = data.load_to_train(_local(source, split), split, any_size=any_size, side=side, spec=spec, reading=reading)
-    images = replace(found, source=source)
+    place = _place(source, split)
+    found = data.load_to_train(place.path, split, any_size=any_size, side=side, spec=spec, reading=reading)
+    images = replace(found, source=place.source, revision=place.revision)
     if isinstance(images, EncodedData):
-        say(f"images of {source} stay on the disk and are decoded as the training needs them")
+        say(f"images of {images.source} stay on the disk and are decoded as the training needs them")
     _say_notes(images)
     return images
 
@@ -103,15 +107,29 @@ def _say_notes(images: ImageData | EncodedData) -> None:
         say(note)
 
 
-def is_of_hub(source: str) -> bool:
-    """Whether a source is a data set of the hub; a local path wins over it."""
-    return not Path(source).expanduser().exists() and HUB_ID.fullmatch(source) is not None
+@dataclass(frozen=True)
+class _Place:
+    """The path of images on this machine, what they are called, and their commit if they are from the hub."""
+
+    path: str
+    source: str
+    revision: str | None = None
 
 
-def _local(source: str, split: str) -> str:
+def hub_dataset(source: str) -> tuple[str, str | None] | None:
+    """Repo and revision of a hub data set that is named so; None for what lies on this machine or is built in."""
+    found = DATASET.fullmatch(source)
+    if found is None or Path(source).expanduser().exists():
+        return None
+    return found["repo"], found["revision"]
+
+
+def _place(source: str, split: str) -> _Place:
     """The source itself if it is here, else the folder that the hub's data set was fetched into."""
-    if not is_of_hub(source):
-        return source
-    from robustctl.models.pull import fetch_dataset
+    named = hub_dataset(source)
+    if named is None:
+        return _Place(source, source)
+    from robustctl.models.pull import commit_of, fetch_dataset
 
-    return str(fetch_dataset(source, split))
+    folder = fetch_dataset(named[0], split, named[1])
+    return _Place(str(folder), named[0], commit_of(folder))

@@ -60,7 +60,7 @@ def settings_like(what: str, found_model: FoundModel) -> Settings:
         raise RequestError(f"--like {what}: its attacks from outside are not here ({result.external[0].name})")
     return Settings(
         radii={norm: one.eps_text for norm, one in result.norms.items()},
-        data=result.data.source,
+        data=result.data.pinned,
         split=result.data.split,
         n=result.data.n,
         attack=result.attack.name,

@@ -47,6 +47,7 @@ def _record(plan: TrainingPlan, model: Classifier, device: torch.device) -> RunR
         data={
             "source": data.source,
             "split": data.split,
+            **({"revision": data.revision} if data.revision else {}),
             "n": len(data),
             "index_sha256": data.index_sha256,
             "content_sha256": data.content_sha256,

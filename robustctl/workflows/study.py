@@ -116,7 +116,7 @@ def data_faults(study: Study) -> list[tuple[Key, str]]:
     Data sets of the hub are judged by the steps that fetch them.
     """
     from robustctl.data import Columns, look
-    from robustctl.workflows.images import is_of_hub
+    from robustctl.workflows.images import hub_dataset
 
     asked: list[tuple[Key, StudyData]] = [(("data", i), one) for i, one in enumerate(study.data)]
     sources = [CONVENTIONS[dataset].source for dataset in _datasets(study)]
@@ -125,7 +125,7 @@ def data_faults(study: Study) -> list[tuple[Key, str]]:
     trained = any(recipe != START for recipe in study.recipes)
     found: list[tuple[Key, str]] = []
     for key, one in asked:
-        if is_of_hub(one.source):
+        if hub_dataset(one.source):
             continue
         parts = [(one.train_split, None)] * trained + [(one.split, one.n or study.n)] * bool(study.protocols)
         for split, n in parts:
