@@ -83,7 +83,9 @@ def suite_names(incomplete: str) -> list[str]:
     return [name for name in suites.names() if name.startswith(incomplete)]
 
 
-Data = Annotated[str | None, typer.Option("--data", help="digits, a hub data set USER/NAME[@REVISION], a folder or an .npz file.")]
+Data = Annotated[
+    str | None, typer.Option("--data", help="digits, a hub data set USER/NAME[@REVISION], a folder or an .npz file.")
+]
 Split = Annotated[str, typer.Option(help="Split of the data.")]
 Device = Annotated[
     str, typer.Option(help="auto, cpu, cuda, cuda:N or another device of torch.", autocompletion=devices)
