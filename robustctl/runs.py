@@ -11,6 +11,7 @@
     .lock               held by the process that trains, and free again however that process ends
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -19,13 +20,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from robustctl.errors import RequestError
-from robustctl.files import sweep, write_text, writing
+from robustctl.files import make_folder, sweep, write_text, writing
 from robustctl.hub.names import FILE
 from robustctl.locks import held, is_held
 from robustctl.reading import read_json
@@ -199,24 +201,41 @@ def eval_dir_of(model: str) -> Path:
 
 
 def create(model_name: str, recipe_name: str, path: Path | None = None) -> Run:
-    """Make an empty run directory, by default ``<root>/<time>-<model>-<recipe>``.
+    """Make a run directory, by default ``<root>/<time>-<model>-<recipe>``; ``begin`` then makes it one's own.
 
     Raises:
         RequestError: ``path`` is there already and holds more than a run that ended before its first state.
         RunError: the place is not writable.
     """
     require_free(path)
-    path = path or _fresh(model_name, recipe_name)
-    with writing(path):
-        path.mkdir(parents=True, exist_ok=True)
-        (path / METRICS).unlink(missing_ok=True)  # of a false start
+    if path is None:
+        return Run(_fresh(model_name, recipe_name))
+    make_folder(path)
     return Run(path)
+
+
+def begin(run: Run) -> None:
+    """Make sure that a new run's directory is still free, for a process that holds its lock, and remove a false start.
+
+    Raises:
+        RequestError: another process has trained there since it was made.
+    """
+    if not _is_false_start(run):
+        raise _taken(run.path)
+    with writing(run.path):
+        (run.path / METRICS).unlink(missing_ok=True)
 
 
 def require_free(path: Path | None) -> None:
     """Raise RequestError if the directory that the user chose for a run holds more than a false start."""
-    if path is not None and path.exists() and not (path.is_dir() and _is_false_start(Run(path))):
-        raise RequestError(f"--out {path} is there already; choose another name, or continue it with --resume")
+    if path is None or not path.exists():
+        return
+    if not path.is_dir() or not _is_false_start(Run(path)) or Run(path).is_held():
+        raise _taken(path)
+
+
+def _taken(path: Path) -> RequestError:
+    return RequestError(f"--out {path} is there already; choose another name, or continue it with --resume")
 
 
 def _is_false_start(run: Run) -> bool:
@@ -230,7 +249,7 @@ def _is_false_start(run: Run) -> bool:
         began = run.read().step > 0 or run.read().status == "finished" or any((run.path / STATE).glob("*.pt"))
     except RequestError:
         return False
-    return not began and not run.is_held()
+    return not began
 
 
 def list_runs() -> list[Run]:
@@ -275,12 +294,14 @@ def _age(run: Run) -> tuple[str, str]:
 
 
 def _fresh(model_name: str, recipe_name: str) -> Path:
+    """A new directory that no other process has made."""
     parts = (time.strftime("%Y%m%d-%H%M%S"), _slug(model_name), _slug(recipe_name))
-    path = root() / "-".join(parts)
-    number = 2
-    while path.exists():
-        path = root() / "-".join((*parts, str(number)))
-        number += 1
+    make_folder(root())
+    for number in count(1):
+        path = root() / "-".join(parts if number == 1 else (*parts, str(number)))
+        with writing(path), contextlib.suppress(FileExistsError):
+            path.mkdir()
+            break
     return path
 
 

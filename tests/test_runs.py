@@ -140,12 +140,15 @@ def test_a_run_that_ended_before_its_first_state_does_not_bar_its_directory(tmp_
     run.write(record(status="failed"))
     (place / runs.METRICS).write_text('{"step": 0}\n', encoding="utf-8")
     (place / ".model.safetensors.part").touch()
-    runs.create("m", "r", place)
+    with runs.create("m", "r", place).training():
+        runs.begin(run)
     assert not (place / runs.METRICS).exists()
     (place / "state").mkdir()
     (place / "state" / "last.pt").touch()
     with pytest.raises(RequestError, match="--resume"):
         runs.create("m", "r", place)
+    with pytest.raises(RequestError, match="--resume"):  # another process had made it one's own meanwhile
+        runs.begin(run)
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "model.safetensors"])

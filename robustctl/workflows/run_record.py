@@ -2,6 +2,7 @@
 
 import platform
 import time
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -17,12 +18,19 @@ from robustctl.version import __version__
 from robustctl.workflows.training_plan import TrainingPlan
 
 
-def create_run(plan: TrainingPlan, model: Classifier, device: torch.device, w: World) -> Run:
-    """Make the run directory, in the leading process; the others learn its path."""
+def create_run(plan: TrainingPlan, model: Classifier, device: torch.device, w: World, lock: ExitStack) -> Run:
+    """Make the run directory and hold its lock, in the leading process; the others learn its path.
+
+    Raises:
+        RequestError: another process has taken the directory.
+        RunError: the place is not writable.
+    """
     assert plan.recipe is not None, "a fresh plan has a recipe"
     if not w.leads:
         return runs.Run(w.broadcast(None))
     run = runs.create(plan.model, plan.recipe.short_name, plan.request.out)
+    lock.enter_context(run.training())
+    runs.begin(run)
     run.write(_record(plan, model, device))
     write_text(run.path / runs.RECIPE, plan.recipe.text())
     return runs.Run(w.broadcast(run.path))

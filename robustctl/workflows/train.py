@@ -117,9 +117,7 @@ def _train(
             w.wait()
         parts = start_parts(plan, model, spec, device, w)
         if run is None:  # only now that nothing can be wrong with the request any more
-            run = create_run(plan, model, device, w)
-            if w.leads:
-                lock.enter_context(run.training())
+            run = create_run(plan, model, device, w, lock)
         listeners = [tensorboard(run.path / "tensorboard")] if plan.request.tensorboard and w.leads else []
         loop = Loop(parts, run.path, listeners)
         if resuming:

@@ -56,6 +56,19 @@ def _sweep(stage: Stage, name: str, n: int, kind: str) -> None:
     assert not any(wrong), "\n".join(filter(None, wrong))
 
 
+@pytest.mark.parametrize("name", scenes.RACES)
+def test_commands_that_run_at_once_leave_everything_whole(stage: Stage, name: str) -> None:
+    assert scenes.run_race(stage, scenes.RACES[name]) == ""
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", scenes.RACES)
+def test_no_order_of_commands_that_run_at_once_does_harm(stage: Stage, name: str) -> None:
+    wrong = [scenes.run_race(stage, scenes.RACES[name]) for _ in range(PLACES)]
+    scenes.wait_for_family(stage)
+    assert not any(wrong), "\n".join(filter(None, wrong))
+
+
 def test_a_failing_write_and_a_kill_lose_nothing(stage: Stage) -> None:
     _sweep(stage, "eval", 1, "fail")
     for name in ("digits/to-linf", "push-folder", "pull-hub"):

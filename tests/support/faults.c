@@ -21,17 +21,20 @@ static char below[PATH_MAX];
 static long nth, *calls;
 static int number, lasting, armed;
 
-/* error: its number, or -1 to kill the process that makes the call, or -2 to kill its whole group. */
+/* error: its number, or -1 to kill the process that makes the call, or -2 to kill its whole group, or -3 to let
+   every call come late by a random time, which lets other processes in. */
 void faults_arm(const char *folder, long which, int error, int stays) {
     snprintf(below, sizeof below, "%s/", folder);
     calls = mmap(NULL, sizeof *calls, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     nth = which, number = error, lasting = stays, armed = calls != MAP_FAILED;
+    srandom((unsigned)getpid());
 }
 
 long faults_calls(void) { return *calls; }
 
 static int due(void) {
     long now = __atomic_add_fetch(calls, 1, __ATOMIC_SEQ_CST);
+    if (number == -3) usleep((useconds_t)(random() % 3000));
     if (nth <= 0 || !(lasting ? now >= nth : now == nth)) return 0;
     if (number == -2) kill(0, SIGKILL);
     if (number < 0) raise(SIGKILL);

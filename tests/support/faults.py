@@ -22,7 +22,7 @@ from typing import Any
 HERE = Path(__file__).parent
 ERRORS = {name: getattr(errno, name) for name in ("ENOSPC", "EIO", "EROFS", "EDQUOT")}
 STAY = ("ENOSPC", "EROFS", "EDQUOT")  # a full disk stays full
-KILL_ONE, KILL_ALL = -1, -2
+KILL_ONE, KILL_ALL, LATE = -1, -2, -3
 COUNTS = 10**9
 """The place of a kill that never comes: the calls are counted as for a kill."""
 
@@ -95,22 +95,32 @@ class Forks:
             kill_all_at: at this call the command is killed with all processes that it has started.
             kill_after: the command is killed after so many seconds of processor time.
         """
-        assert self.process.stdin is not None and self.process.stdout is not None
         kill = KILL_ALL if kill_all_at else KILL_ONE if kill_at else 0
-        asked = {
-            "words": words,
-            "folder": str(folder),
+        fault = {
             "nth": nth or kill_at or kill_all_at,
             "errno": kill or ERRORS[error],
             "stays": error in STAY and not kill,
             "kill_after": kill_after,
-            "environment": environment or {},
         }
-        self.process.stdin.write(json.dumps(asked) + "\n")
+        (done,) = self._ask([fault | _asked(words, folder, environment)])
+        return done
+
+    def race(self, commands: list[list[str]], folder: Path, environment: dict[str, str]) -> list[Done]:
+        """Run several commands in ``folder`` at once, each of whose calls comes late by up to 3 ms."""
+        fault = {"nth": 0, "errno": LATE, "stays": False, "kill_after": 0.0}
+        return self._ask([fault | _asked(words, folder, environment) for words in commands])
+
+    def _ask(self, commands: list[dict[str, Any]]) -> list[Done]:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps(commands) + "\n")
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
         assert answer, "the process that forks has ended"
-        return Done(**json.loads(answer))
+        return [Done(**one) for one in json.loads(answer)]
+
+
+def _asked(words: list[str], folder: Path, environment: dict[str, str] | None) -> dict[str, Any]:
+    return {"words": words, "folder": str(folder), "environment": environment or {}}
 
 
 def _serve(warm: list[list[str]]) -> None:
@@ -130,7 +140,8 @@ def _serve(warm: list[list[str]]) -> None:
     answers = os.fdopen(os.dup(1), "w")
     _warm_up(warm)
     for line in sys.stdin:
-        answers.write(json.dumps(_forked(json.loads(line))) + "\n")
+        started = [_started(asked, number) for number, asked in enumerate(json.loads(line))]
+        answers.write(json.dumps([_ended(*one) for one in started]) + "\n")
         answers.flush()
 
 
@@ -151,14 +162,18 @@ def _warm_up(warm: list[list[str]]) -> None:
     tempfile.tempdir = None
 
 
-def _forked(asked: dict[str, Any]) -> dict[str, Any]:
+def _started(asked: dict[str, Any], number: int) -> tuple[int, dict[str, Path]]:
     outside = Path(asked["folder"]).parent
-    files = {name: outside / f".{name}" for name in ("out", "err", "calls")}
+    files = {name: outside / f".{name}{number}" for name in ("out", "err", "calls")}
     for file in files.values():
         file.write_text("")
     child = os.fork()
     if child == 0:
         _child(asked, files)
+    return child, files
+
+
+def _ended(child: int, files: dict[str, Path]) -> dict[str, Any]:
     _, status, used = os.wait4(child, 0)
     out, err, calls = (files[name].read_text(errors="replace") for name in ("out", "err", "calls"))
     code = os.waitstatus_to_exitcode(status)

@@ -54,10 +54,15 @@ class Stage:
     kept: dict[str, Repo] = field(default_factory=dict)
 
     def run(self, words: list[str], **fault: Any) -> faults.Done:
+        return self.forks.run(words, self.folder, environment=self._environment(), **fault)
+
+    def race(self, *commands: list[str]) -> list[faults.Done]:
+        return self.forks.race(list(commands), self.folder, self._environment())
+
+    def _environment(self) -> dict[str, str]:
         places = {"ROBUSTCTL_RUNS": "runs", "ROBUSTCTL_HOME": "home", "HF_HOME": "hf", "TMPDIR": "tmp"}
         environment = {name: str(self.folder / place) for name, place in places.items()}
-        environment |= {"HF_TOKEN": TOKEN, "HF_ENDPOINT": self.hub.url, "ROBUSTCTL_QUIET": "1"}
-        return self.forks.run(words, self.folder, environment=environment, **fault)
+        return environment | {"HF_TOKEN": TOKEN, "HF_ENDPOINT": self.hub.url, "ROBUSTCTL_QUIET": "1"}
 
     def begin(self) -> None:
         """Everything as it was at first, on the hub too."""
@@ -267,6 +272,64 @@ def _go_on(stage: Stage, scene: Scene, words: list[str]) -> tuple[faults.Done, s
     if done.rc == 2 and "exists already" in done.err:  # an import that was whole when the kill came
         done = stage.run(["models", "verify", "mine"])
     return done, again[-1]
+
+
+@dataclass(frozen=True)
+class Race:
+    """Commands that run at once, what comes before, how each may end, and a command that must then succeed.
+
+    Attributes:
+        ends: the allowed exit codes of the commands, in any order.
+        after: run when all have ended; with a second one, that one if the first is refused.
+    """
+
+    commands: list[list[str]]
+    ends: set[tuple[int, ...]]
+    after: list[list[str]]
+    before: list[list[str]] = field(default_factory=list)
+
+
+PULL, REMOVE, MINE = ["pull", "alice/there"], ["models", "remove", "alice/there"], ["models", "remove", "mine"]
+PUSH = ["push", "done", "--repo", "file://{folder}/new", "--licence", "mit", "--allow-flags"]
+EVAL = ["eval", "digits-linf", *EVALUATE, "--seed", "1", "--json", "out.json"]
+TRAIN = _finetune("digits/to-linf", "run")
+RACES = {
+    "two pulls": Race([PULL, PULL], {(0, 0)}, [["models", "verify", "alice/there"]]),
+    "two removes of a repo": Race([REMOVE, REMOVE], {(0, 2)}, [PULL], [PULL]),
+    "two removes": Race([MINE, MINE], {(0, 2)}, [IMPORT], [IMPORT]),
+    "two imports": Race([IMPORT, IMPORT], {(0, 2)}, [["models", "verify", "mine"]]),
+    "import beside remove": Race([IMPORT, MINE], {(0, 2), (0, 0)}, [["models", "verify", "mine"], IMPORT], [IMPORT]),
+    "a first import beside remove": Race([IMPORT, MINE], {(0, 2), (0, 0)}, [["models", "verify", "mine"], IMPORT]),
+    "pull beside remove": Race([PULL, REMOVE], {(0, 0)}, [["models", "verify", "alice/there"], PULL], [PULL]),
+    "a first pull beside remove": Race([PULL, REMOVE], {(0, 2), (0, 0)}, [["models", "verify", "alice/there"], PULL]),
+    "two pushes": Race([PUSH, PUSH], {(0, 0)}, [["pull", "file://{folder}/new"]]),
+    "push beside pull": Race([PUSH, ["pull", "file://{folder}/new"]], {(0, 0), (0, 2), (0, 1)}, [PUSH]),
+    "two evaluations": Race([EVAL, EVAL], {(0, 0), (0, 1)}, [EVAL]),
+    "two trainings": Race([TRAIN, TRAIN], {(0, 2)}, [["models", "list"]]),
+    "two studies": Race([["study", "study.yaml"], ["study", "study.yaml"]], {(0, 2)}, [["study", "study.yaml"]]),
+}
+
+
+def run_race(stage: Stage, race: Race) -> str:
+    """Returns what is wrong afterwards, or nothing."""
+    stage.begin()
+    here = [[word.replace("{folder}", str(stage.folder)) for word in words] for words in race.commands]
+    for words in race.before:
+        assert stage.run(words).rc == 0
+    done = stage.race(*here)
+    said = [(one.rc, one.err[-300:]) for one in done]
+    if tuple(sorted(one.rc for one in done)) not in race.ends or any(map(_is_broken, done)):
+        return f"ends {said}"
+    if any(one.rc and one.err.count("robustctl: ") != 1 for one in done):
+        return f"not one message: {said}"
+    for number, words in enumerate(race.after):
+        after = stage.run([word.replace("{folder}", str(stage.folder)) for word in words])
+        if after.rc == 0:
+            break
+        if _is_broken(after) or number + 1 == len(race.after) or "unknown model" not in after.err:
+            return f"then {words}: {after.rc} {after.err[-300:]} {after.out[-300:]} after {said}"
+    litter = [str(path) for path in stage.folder.rglob("*") if LITTER.search(path.name)]
+    return f"litter {litter} after {said}" if litter else ""
 
 
 def _kept(stage: Stage) -> dict[str, Any]:
