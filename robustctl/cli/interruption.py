@@ -22,7 +22,7 @@ SAVED = {
 
 
 class Group(TyperGroup):
-    """The commands, each of which tells how to go on after an interruption (Typer alone would end without a word)."""
+    """The commands; an interrupted one tells how to go on, whereas Typer alone would end without a word."""
 
     def invoke(self, context: Any) -> Any:
         """Run a command; KeyboardInterrupt becomes InterruptedRun."""
