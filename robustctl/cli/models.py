@@ -179,12 +179,13 @@ def architectures(json: Json = None) -> None:
     from robustctl.workflows.architecture_list import architecture_list
 
     require_target(json)
-    if json is not None:
-        listing([asdict(one) for one in architecture_list()], {}, json, None, {})
-        return
-    for one in architecture_list():
-        terminal.show(f"{'*' if one.own else ' '} {one.name:20} {one.arguments}")
-        terminal.show(f"    {one.summary}")
+    found = architecture_list()
+    headings = {"own": "", "name": "architecture", "arguments": "arguments. What it is"}
+    shown = {
+        "own": ["*" if one.own else "" for one in found],
+        "arguments": [f"{one.arguments}. {one.summary}" for one in found],
+    }
+    listing([asdict(one) for one in found], headings, json, None, shown)
 
 
 @app.command()

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, get_type_hints
 
 import typer
-from typer.models import CommandInfo, OptionInfo
+from typer.models import ArgumentInfo, CommandInfo, OptionInfo
+
+from robustctl.cli.completion import completion
 
 COMMANDS = {
     "Train and evaluate": ("quickstart", "finetune", "train", "eval", "certify", "study"),
@@ -23,7 +25,17 @@ OPTIONS = {
         "probacc",
     ),
     "Recipe": ("recipe", "overrides", "seed"),
-    "Machine": ("device", "devices", "precision", "batch_size", "jobs", "executor", "slurm", "tensorboard"),
+    "Machine": (
+        "device",
+        "devices",
+        "precision",
+        "batch_size",
+        "jobs",
+        "processes",
+        "executor",
+        "slurm",
+        "tensorboard",
+    ),
     "Run": ("out", "max_steps", "resume", "dry_run", "force"),
     "Hub": ("push", "licence", "repo", "private", "token", "allow_flags"),
     "Output": ("json", "format", "rows", "sort", "output", "markdown", "against"),
@@ -158,7 +170,7 @@ def arrange(app: typer.Typer) -> None:
         if words in EXAMPLES:
             info.epilog = "\n\n".join(["Examples:", *(f"  robustctl {line}" for line in EXAMPLES[words])])
         if info.callback is not None:
-            _arrange_options(info.callback)
+            _arrange_options(words, info.callback)
 
 
 def commands(app: typer.Typer, before: str = "") -> Iterator[tuple[str, CommandInfo]]:
@@ -171,10 +183,12 @@ def commands(app: typer.Typer, before: str = "") -> Iterator[tuple[str, CommandI
             yield from commands(group.typer_instance, f"{before}{group.name} ")
 
 
-def _arrange_options(callback: Callable[..., Any]) -> None:
+def _arrange_options(words: str, callback: Callable[..., Any]) -> None:
     of_option = {name: panel for panel, names in OPTIONS.items() for name in names}
     hints = get_type_hints(callback, include_extras=True)
     for name in inspect.signature(callback).parameters:
         for mark in getattr(hints.get(name), "__metadata__", ()):
             if isinstance(mark, OptionInfo) and name in of_option:
                 mark.rich_help_panel = of_option[name]
+            if isinstance(mark, OptionInfo | ArgumentInfo) and mark.autocompletion is None:
+                mark.autocompletion = completion(words, name)
