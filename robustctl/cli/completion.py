@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import typer
+
 from robustctl.cli import options
 
 Complete = Callable[[str], list[str]]
@@ -65,7 +67,14 @@ ROWS = {
 }
 """Columns that people sort by; every column of ``--json`` can be."""
 
-BY_NAME: dict[str, Complete] = {
+
+def columns(context: typer.Context, incomplete: str) -> list[str]:
+    """The columns of the listing that is typed which begin so."""
+    listed = next((names for command, names in ROWS.items() if context.command_path.endswith(f" {command}")), ())
+    return words(*listed)(incomplete)
+
+
+BY_NAME: dict[str, Callable[..., list[str]]] = {
     "arch": options.architectures,
     "data": datasets,
     "dataset": datasets,
@@ -83,16 +92,16 @@ BY_NAME: dict[str, Complete] = {
     "results": options.result_names,
     "rows": words("method", "result"),
     "run": run_names,
+    "sort": columns,
     "status": statuses,
     "threat": threats,
     "what": options.result_names,
 }
 BY_COMMAND: dict[str, dict[str, Complete]] = {
     "table": {"columns": several(words("clean", "linf", "l2", "l1", "average", "union"))},
-    **{command: {"sort": words(*names)} for command, names in ROWS.items()},
 }
 
 
-def completion(command: str, parameter: str) -> Complete | None:
+def completion(command: str, parameter: str) -> Callable[..., list[str]] | None:
     """The completion of a parameter of a command (``models list``), if there is one."""
     return BY_COMMAND.get(command, {}).get(parameter) or BY_NAME.get(parameter)
