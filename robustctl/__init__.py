@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustctl.beyond import evaluate_curve as evaluate_curve
+from robustctl.beyond import evaluate_suite as evaluate_suite
 from robustctl.version import __version__ as __version__
 
 if TYPE_CHECKING:

@@ -24,6 +24,10 @@ class Advance(Protocol):
     def __call__(self, n: int, note: str = "", total: int | None = None) -> None: ...
 
 
+def silent(n: int, note: str = "", total: int | None = None) -> None:
+    """An ``Advance`` that shows nothing."""
+
+
 class Megabytes:
     """Counts bytes and reports whole megabytes."""
 
@@ -62,7 +66,7 @@ def progress(description: str, total: int | None, done: int = 0) -> Iterator[Adv
     A terminal gets a live bar; a log file gets a plain line every half minute; ``--quiet`` silences both.
     """
     if "ROBUSTCTL_QUIET" in os.environ:
-        yield lambda n, note="", total=None: None
+        yield silent
     elif sys.stderr.isatty():
         with _bar(description, total, done) as advance:
             yield advance

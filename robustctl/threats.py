@@ -50,6 +50,36 @@ class Threat:
         return f"{self.norm}:{self.eps_text}"
 
 
+CurveNorm = Literal["linf", "l2", "l1", "l0"]
+CURVE_NORMS: tuple[CurveNorm, ...] = get_args(CurveNorm)
+"""The norms in which curves measure distances; l0 counts pixels that differ in any channel."""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """A norm, l0 among them, and a radius on its scale: what accuracy against radius is measured in.
+
+    Attributes:
+        eps: as a threat's; for l0 a number of pixels. eps_text: the same as it was written.
+    """
+
+    norm: CurveNorm
+    eps: float
+    eps_text: str
+
+    @property
+    def threat(self) -> Threat:
+        """The threat that it is in one of the three norms."""
+        return Threat(parse_norm(self.norm), self.eps, self.eps_text)
+
+    def times(self, scale: float) -> "Reach":
+        """A multiple of it."""
+        return Reach(self.norm, self.eps * scale, f"{scale:g} x {self.eps_text}")
+
+    def __str__(self) -> str:
+        return f"{self.norm}:{self.eps_text}"
+
+
 def parse_norm(text: str) -> Norm:
     """Return the norm that ``text`` names, or raise RequestError with the list of norms."""
     for norm in NORMS:

@@ -21,6 +21,7 @@ UNION_OPTIONS = ("union", "like", "union_only", "norms", "eps", "attack", "preci
 CURVE_OPTIONS = ("distribution", "estimator", "grid", "samples", "most_samples", "leapfrog", "chains", "probacc")
 """Options that only one kind of evaluation reads."""
 NO_CURVE_OPTIONS = ("union", "like", "union_only", "attack", "precision", "force", "x_adv", "until")
+ONLY_CURVE = ("up_to", "decision")
 NO_SUITE_OPTIONS = ("union", "like", "union_only", "norms", "eps", "precision", "force", "x_adv", "until")
 """The options of the union that accuracy against radius, and a suite, do not read: its threats have their own radii."""
 
@@ -85,6 +86,12 @@ def command(
     curve: Annotated[
         bool,
         typer.Option("--curve", help="Accuracy at every radius: the distance of each image, in each norm."),
+    ] = False,
+    decision: Annotated[
+        bool,
+        typer.Option(
+            "--decision", help="For --curve: attacks that see predicted classes alone (foolbox) look too, as a check."
+        ),
     ] = False,
     up_to: Annotated[float, typer.Option(help="For --curve: where it ends, in multiples of the radii.")] = 3.0,
     model_code: options.ModelCode = None,
@@ -204,12 +211,20 @@ def command(
             return
         if curve:
             from robustctl.report.curve_table import table as curve_table
-            from robustctl.workflows.evaluate_curve import evaluate_curve
+            from robustctl.workflows.evaluate_curve import evaluate_curve, reaches_of
 
-            radii = choose_threats(subject, norms, ",".join(eps) if eps else None)
             curves, path = evaluate_curve(
-                subject, radii, up_to, images, seed=seed, batch_size=images_a_batch, device=device
+                subject,
+                reaches_of(subject.default_threats(), subject.found_model.spec.dataset, norms, ",".join(eps or [])),
+                up_to,
+                images,
+                by_decision=decision,
+                seed=seed,
+                batch_size=images_a_batch,
+                device=device,
             )
+            if curves is None:  # one of torchrun's other processes; the first reports
+                return
             save(curves.write, json)
             say_table(curve_table(curves), json)
             say(f"result: {path}")
@@ -222,6 +237,8 @@ def command(
             named, content = ("threats", suites.of_threats(threat)) if threat else suites.load(suite or "")
             how = SuiteOptions(attack, seed, images_a_batch, corrupted)
             verdicts, path = evaluate_suite(subject, named, content, how, images, device=device)
+            if verdicts is None:  # one of torchrun's other processes; the first reports
+                return
             save(verdicts.write, json)
             say_table(suite_table([(subject.found_model.name, verdicts)]), json)
             say(f"result: {path}")
@@ -254,7 +271,9 @@ def _refuse_unread(context: typer.Context, *, q_curve: bool, suite: bool, curve:
     reader = "the evaluation of the union, without --intermediate-q" if q_curve else "--intermediate-q"
     _refuse(context, UNION_OPTIONS if q_curve else CURVE_OPTIONS, f"is read by {reader}; leave it out here")
     _refuse(context, NO_SUITE_OPTIONS if suite else (), "is not read with --suite and --threat; leave it out")
-    _refuse(context, NO_CURVE_OPTIONS if curve else ("up_to",), f"is {'not ' if curve else ''}read with --curve")
+    _refuse(
+        context, NO_CURVE_OPTIONS if curve else ("up_to", "decision"), f"is {'not ' if curve else ''}read with --curve"
+    )
 
 
 def _refuse(context: typer.Context, unread: Iterable[str], why: str) -> None:

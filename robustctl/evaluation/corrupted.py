@@ -11,12 +11,13 @@ from robustctl import corruptions
 from robustctl.checkpoint import weights_sha256
 from robustctl.corruptions import SEVERITIES, corrupt
 from robustctl.corruptions.published import Published
-from robustctl.evaluation import referee
+from robustctl.evaluation import by_processes, referee
 from robustctl.evaluation.audit import chunks
 from robustctl.evaluation.kind_threat import Setup
 from robustctl.evaluation.store import Row, Store
 from robustctl.evaluation.store_key import Key, sha256_of_code
-from robustctl.progress import Advance
+from robustctl.processes import ALONE, World
+from robustctl.progress import Advance, silent
 from robustctl.version import __version__
 
 
@@ -43,34 +44,57 @@ def evaluate(
     path: Path,
     sha256: dict[str, str],
     advance: Advance,
+    world: World = ALONE,
 ) -> dict[str, list[list[int]]]:
     """Verdicts by corruption and severity: 1 if an image is classified rightly.
 
     Args:
         published: the folder of the images; without, they are made from the clean ones.
         path: of the store to go on with. sha256: of the published files.
+        world: torchrun's processes, which share the images; all but the first return nothing.
     """
-    found = {}
-    with Store(path, key(setup, sha256)) as store:
+    severities, everything = range(1, SEVERITIES + 1), list(range(len(setup.data)))
+
+    def work(store: Store, positions: list[int], advance: Advance) -> None:
         for name in names:
-            found[name] = [_one(setup, name, k, published, store, advance) for k in range(1, SEVERITIES + 1)]
-    return found
+            for severity in severities:
+                _judge(setup, name, severity, published, store, positions, advance)
+
+    if world.size > 1:
+        mine = world.share(everything)
+        by_processes.fill(world, path, key(setup, sha256), lambda store: work(store, mine, advance))
+        if not world.leads:
+            return {}
+    with Store(path, key(setup, sha256)) as store:
+        work(store, everything, advance if world.size == 1 else silent)
+        return {
+            name: [
+                [int(position not in wrong) for position in everything]
+                for wrong in (store.broken(name, f"severity {severity}") for severity in severities)
+            ]
+            for name in names
+        }
 
 
-def _one(
-    setup: Setup, name: str, severity: int, published: Published | None, store: Store, advance: Advance
-) -> list[int]:
-    family, everything = f"severity {severity}", range(len(setup.data))
+def _judge(
+    setup: Setup,
+    name: str,
+    severity: int,
+    published: Published | None,
+    store: Store,
+    positions: list[int],
+    advance: Advance,
+) -> None:
+    family = f"severity {severity}"
     done = store.judged(name, family)
-    advance(len(done), f"{name} {severity}")
-    for chunk in chunks([position for position in everything if position not in done], setup.batch_size):
+    left = [position for position in positions if position not in done]
+    advance(len(positions) - len(left), f"{name} {severity}")
+    for chunk in chunks(left, setup.batch_size):
         x = corrupted(setup, name, severity, published, chunk)
         votes = referee.vote(setup.model, x, setup.data.y[chunk], setup.passes, "meets an image on which")
         columns = zip(chunk, votes.wrong.tolist(), votes.margin.tolist(), strict=True)
         store.add(name, family, [Row(position, wrong, True, margin, None) for position, wrong, margin in columns])
         advance(len(chunk))
-    wrong = store.broken(name, family)
-    return [int(position not in wrong) for position in everything]
 
 
 def corrupted(setup: Setup, name: str, severity: int, published: Published | None, positions: Sequence[int]) -> Tensor:

@@ -18,7 +18,7 @@ from robustctl.evaluation.audit import chunks
 from robustctl.evaluation.store import COUNTED, EARLIER, Row, Store, decode, encode
 from robustctl.evaluation.store_key import read_key
 from robustctl.evaluation.store_tables import CHECKED, is_sound
-from robustctl.threats import Norm, Threat
+from robustctl.threats import CurveNorm, Norm, Threat
 
 SAME = ("weights", "architecture", "normalisation")
 """The common part that two evaluations need beside images, so that an image that breaks a point in one breaks it in the
@@ -109,7 +109,7 @@ def broken_in(path: Path, norm: str, wanted: set[int]) -> Iterator[Broken]:
     yield from found.items()
 
 
-def nearest_in(path: Path, norm: Norm, wanted: set[int], data: ImageData) -> Iterator[Broken]:
+def nearest_in(path: Path, norm: CurveNorm, wanted: set[int], data: ImageData) -> Iterator[Broken]:
     """The adversarial image nearest to each point; there are none if the file is in use."""
     rows = sorted(_rows(path, norm, wanted, "1"), key=lambda row: row[0])
     for position, group in itertools.groupby(rows, key=lambda row: row[0]):

@@ -19,16 +19,18 @@ from robustctl import seeds
 from robustctl.architectures import Classifier
 from robustctl.checkpoint import weights_sha256
 from robustctl.data import ImageData
-from robustctl.evaluation import referee
+from robustctl.evaluation import by_processes, referee
 from robustctl.evaluation.audit import BATCH, TIE, chunks, clean_verdicts
-from robustctl.evaluation.earlier import broken_in
+from robustctl.evaluation.earlier import broken_in, is_alike, nearest_in
 from robustctl.evaluation.memory import Pieces, fitting
 from robustctl.evaluation.store import EARLIER, Row, Store
+from robustctl.evaluation.store import decode as unpacked
 from robustctl.evaluation.store_key import Key, differing, plain, read_key, sha256_of_code
 from robustctl.oracle import Oracle
 from robustctl.perturbations import base
 from robustctl.perturbations.base import EFFORTS, Effort, Family, Kind, Limit, Task
-from robustctl.progress import Advance
+from robustctl.processes import ALONE, World
+from robustctl.progress import Advance, silent
 from robustctl.spec import ModelSpec
 from robustctl.version import __version__
 
@@ -95,22 +97,36 @@ def key(setup: Setup, limit: Limit) -> Key:
     }
 
 
-def evaluate(setup: Setup, limit: Limit, path: Path, others: Sequence[Path], advance: Advance) -> Found:
+def evaluate(
+    setup: Setup, limit: Limit, path: Path, others: Sequence[Path], advance: Advance, world: World = ALONE
+) -> Found | None:
     """Attack every point that the store at ``path`` has no verdict for, then count.
 
     Args:
-        others: stores of the same kind; what broke a point there within this budget breaks it here.
+        others: stores of the same kind, and curves in l0; what broke a point there within this budget breaks it here.
+        world: torchrun's processes, which share the points; all but the first return None.
 
     Raises:
         RunError: the store cannot be used, or an attack proposes what is not finite.
     """
+    started = time.monotonic()
+    others = [one for one in others if one != path and ".process" not in one.name]
+
+    def work(store: Store, world: World, advance: Advance) -> list[int]:
+        right = _right(setup, store)
+        mine = world.share(right)
+        _take_over(setup, limit, store, mine, others)
+        for name, family in _families(setup, limit.kind).items():
+            _run(setup, limit, store, name, family, mine, advance)
+        return right
+
+    if world.size > 1:
+        by_processes.fill(world, path, key(setup, limit), lambda store: work(store, world, advance))
+        if not world.leads:
+            return None
     with Store(path, key(setup, limit)) as store:
-        started = time.monotonic()
         try:
-            right = _right(setup, store)
-            _take_over(setup, limit, store, right, others)
-            for name, family in _families(setup, limit.kind).items():
-                _run(setup, limit, store, name, family, right, advance)
+            right = work(store, ALONE, advance if world.size == 1 else silent)
             changed = _rescore(setup, limit, store)
         finally:
             store.add_seconds(time.monotonic() - started)
@@ -221,7 +237,10 @@ def _take_over(setup: Setup, limit: Limit, store: Store, right: list[int], other
     """Judge what broke points with another budget, seed or effort, so that a larger budget never looks safer."""
     here = plain(key(setup, limit))
     for path in sorted(others):
-        there = read_key(path) if path != store.path else {}
+        there = read_key(path)
+        if limit.name == "l0" and there.get("norm") == '"l0"' and is_alike(path, store, setup.data):
+            _take_curve(setup, limit, store, right, path)
+            continue
         if not there or set(differing(there, here)) - {BUDGET, EFFORT, SEED}:
             continue
         try:
@@ -231,6 +250,18 @@ def _take_over(setup: Setup, limit: Limit, store: Store, right: list[int], other
         wanted = set(right) - store.broken(limit.name) - store.judged(limit.name, family)
         for chunk in chunks(broken_in(path, limit.name, wanted), setup.batch_size):
             store.add(limit.name, family, _judged(setup, limit, chunk, store.judged(limit.name, family)))
+
+
+def _take_curve(setup: Setup, limit: Limit, store: Store, right: list[int], path: Path) -> None:
+    """Judge the nearest points of a curve in l0, which are images."""
+    wanted = set(right) - store.broken(limit.name) - store.judged(limit.name, family := f"{EARLIER}curve")
+    for chunk in chunks(nearest_in(path, "l0", wanted, setup.data), setup.batch_size):
+        images = setup.data.images([position for position, _ in chunk])
+        found = [
+            (position, encode(unpacked(packed, image).flatten()))
+            for (position, packed), image in zip(chunk, images, strict=True)
+        ]
+        store.add(limit.name, family, _judged(setup, limit, found, store.judged(limit.name, family)))
 
 
 def _judged(setup: Setup, limit: Limit, found: Sequence[tuple[int, bytes]], done: set[int]) -> list[Row]:

@@ -13,7 +13,7 @@ from robustctl.data import ImageData
 from robustctl.devices import true_float32
 from robustctl.errors import RequestError, RunError
 from robustctl.evaluation.memory import Pieces
-from robustctl.threats import Norm, Threat
+from robustctl.threats import CurveNorm, Reach, Threat
 
 TOLERANCE = 1e-6  # relative, on the norm; the box has none
 SNAP = 1e-4  # of a step of 1/255: a float32 that was meant to be a whole step is nearer than that
@@ -104,7 +104,7 @@ def vote(model: nn.Module, x: Tensor, y: Tensor, passes: int, what: str = "finds
     return Votes(share < 0.5, torch.stack(margins).median(dim=0).values, share)
 
 
-def judge(model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, threat: Threat, passes: int = 1) -> Verdicts:
+def judge(model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, threat: Threat | Reach, passes: int = 1) -> Verdicts:
     """Judge what an attack proposes for images x (n, c, h, w) float32 in [0,1] with labels y (n,), all on the CPU.
 
     Args:
@@ -150,7 +150,7 @@ def _levels(x: Tensor, snap: float) -> Tensor:
     return torch.where((whole.float() / 255 == x) | ((levels - whole).abs() <= snap), whole, levels)
 
 
-def in_ball(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
+def in_ball(x_adv: Tensor, x: Tensor, threat: Threat | Reach) -> Tensor:
     """Whether the float64 norm of x_adv - x is at most eps (1 + 1e-6), shape (n,)."""
     return distance(x_adv, x, threat.norm) <= threat.eps * (1 + TOLERANCE)
 
@@ -160,8 +160,13 @@ def in_box(x_adv: Tensor) -> Tensor:
     return ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(dim=1)
 
 
-def distance(x_adv: Tensor, x: Tensor, norm: Norm) -> Tensor:
-    """Norm of x_adv - x in float64, shape (n,). On purpose not shared with the attacks' geometry."""
+def distance(x_adv: Tensor, x: Tensor, norm: CurveNorm) -> Tensor:
+    """Norm of x_adv - x in float64, shape (n,); l0 counts the pixels that differ in any channel.
+
+    On purpose not shared with the attacks' geometry.
+    """
+    if norm == "l0":
+        return (x_adv != x).any(dim=1).flatten(1).sum(dim=1).double()
     delta = (x_adv.double() - x.double()).flatten(1).abs()
     if norm == "linf":
         return delta.amax(dim=1)

@@ -10,13 +10,18 @@ from robustctl.report.q_curve import COLOURS, FORMATS, POINTS
 from robustctl.results.curve import CurveResult
 from robustctl.results.result_file import Accuracy
 from robustctl.results.union import UnionResult
-from robustctl.threats import Norm
+from robustctl.threats import CurveNorm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 GRID = 200
-LABELS = {"linf": "$\\ell_\\infty$ radius", "l2": "$\\ell_2$ radius", "l1": "$\\ell_1$ radius"}
+LABELS = {
+    "linf": "$\\ell_\\infty$ radius",
+    "l2": "$\\ell_2$ radius",
+    "l1": "$\\ell_1$ radius",
+    "l0": "$\\ell_0$: pixels",
+}
 Curves = Sequence[tuple[str, CurveResult]]
 Fixed = Sequence[tuple[str, UnionResult]]
 
@@ -62,11 +67,15 @@ def plot(curves: Curves, fixed: Fixed, path: Path) -> None:
             figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=150)
 
 
-def _norm_panel(axes: "Axes", norm: Norm, curves: Curves, fixed: Fixed) -> None:
+def _norm_panel(axes: "Axes", norm: CurveNorm, curves: Curves, fixed: Fixed) -> None:
     for k, (label, result) in enumerate(curves):
         curve = result.norms[norm]
         radii = [curve.bound * i / GRID for i in range(GRID + 1)]
         _draw(axes, label, radii, [curve.at(radius) for radius in radii], k)
+        if curve.decision is not None:
+            alone = curve.model_copy(update={"distance": curve.decision})
+            heights = [100 * alone.at(radius).acc for radius in radii]
+            axes.step(radii, heights, where="post", color=COLOURS[k % len(COLOURS)], linestyle="--")
     for _, one in fixed:
         if norm in one.norms:
             _mark(axes, _colour(one, curves), one.norms[norm].eps, one.norms[norm])

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from robustctl.results.curve import CurveResult, competitiveness
-from robustctl.threats import Norm
+from robustctl.results.curve import CurveResult, competitiveness, median_of
+from robustctl.threats import CurveNorm
 
 SCALES = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
 GRID = 20
@@ -30,6 +30,9 @@ def table(result: CurveResult) -> str:
     for norm, curve in result.norms.items():
         nearest = ", ".join(f"{name} {n}" for name, n in curve.by.items())
         notes.append(f"{norm}: nearest points by {nearest or 'nothing'}; {curve.evaluations:,.0f} gradient evaluations")
+        if curve.decision is not None:
+            alone = _distance(median_of(curve.decision), curve.bound)
+            notes.append(f"{norm}: attacks that see predicted classes alone: median {alone}")
     return "\n".join([aligned(rows), "", *notes, *(f"flag: {flag}" for flag in result.flags)])
 
 
@@ -54,7 +57,7 @@ def comparison(results: Labelled) -> str:
     return aligned(rows)
 
 
-def _shares(results: Labelled, norm: Norm) -> list[list[float]]:
+def _shares(results: Labelled, norm: CurveNorm) -> list[list[float]]:
     bound = min(one.norms[norm].bound for _, one in results)
     return [[one.norms[norm].at(bound * k / GRID).acc for k in range(1, GRID + 1)] for _, one in results]
 

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from robustctl.results.result_file import Accuracy, Frozen, ResultFile, read_as
 from robustctl.results.union import UnionResult
-from robustctl.threats import Norm
+from robustctl.threats import CurveNorm, Norm
 
 SCHEMA = "robustctl.curve/1"
 TOLERANCE = 1e-6
@@ -27,7 +27,8 @@ class NormCurve(Frozen):
     """One norm: a radius ``eps`` that counts as 1 on the common scale, and the ``bound`` up to which it was searched.
 
     ``distance`` is 0 for images that are wrong as they are, and None if nothing was found within the bound. ``by`` says
-    whose witness is the nearest one, for how many points.
+    whose witness is the nearest one, for how many points. ``decision`` are the distances that attacks found which see
+    predicted classes alone, if they were asked; none is smaller than ``distance``.
     """
 
     eps: Annotated[float, Field(gt=0)]
@@ -38,6 +39,7 @@ class NormCurve(Frozen):
     area: float
     by: dict[str, int]
     evaluations: float
+    decision: list[Distance] | None = None
 
     def robust(self, radius: float) -> list[int]:
         """1 for each image that nothing breaks within a radius, which is at most the bound."""
@@ -65,7 +67,7 @@ class CurveResult(ResultFile):
     schema_: Literal["robustctl.curve/1"] = Field(default="robustctl.curve/1", alias="schema")
     seed: int
     index: list[int]
-    norms: Annotated[dict[Norm, NormCurve], Field(min_length=1)]
+    norms: Annotated[dict[CurveNorm, NormCurve], Field(min_length=1)]
     flags: list[str]
     seconds: Annotated[float, Field(ge=0)]
     device: str
@@ -80,6 +82,8 @@ class CurveResult(ResultFile):
                 raise ValueError(f"{norm}: a distance lies beyond the bound")
             if curve.median != median_of(curve.distance) or curve.area != area_of(curve.distance, curve.bound):
                 raise ValueError(f"{norm}: median and area do not follow from the distances")
+            if curve.decision is not None and len(curve.decision) != len(curve.distance):
+                raise ValueError(f"{norm}: its distances by decision do not cover its images")
         return self
 
     @property

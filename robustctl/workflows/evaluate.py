@@ -22,6 +22,8 @@ from robustctl.workflows.subject import Subject
 
 CURVES = "curves"
 """Below ``eval_dir``: stores and results of accuracy against radius."""
+THREATS = "threats"
+"""Likewise, of suites."""
 
 
 def evaluate(

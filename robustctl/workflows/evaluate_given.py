@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from robustctl import checkpoint, processes
 from robustctl.architectures import Classifier, device_of
+from robustctl.checkpoint import weights_sha256
 from robustctl.conventions import CONVENTIONS
 from robustctl.data import ImageData
 from robustctl.data.classes import matched
@@ -22,20 +23,28 @@ from robustctl.errors import RequestError
 from robustctl.evaluation import union
 from robustctl.evaluation.external import External, Others
 from robustctl.evaluation.families import default_batch_size
+from robustctl.evaluation.store_key import digest
 from robustctl.evaluation.union_request import UnionRequest
 from robustctl.files import make_folder, scratch
 from robustctl.intermediate import evaluate as intermediate
 from robustctl.intermediate.results import IntermediateResult
 from robustctl.precision import pick_precision
+from robustctl.results.curve import CurveResult
+from robustctl.results.suite import SuiteResult
 from robustctl.results.union import UnionResult
 from robustctl.spec import ModelSpec
+from robustctl.suites import Suite
 from robustctl.threats import Threat
 from robustctl.workflows import evaluate as named
+from robustctl.workflows import evaluate_curve as named_curve
 from robustctl.workflows import evaluate_intermediate as named_intermediate
+from robustctl.workflows import evaluate_suite as named_suite
 from robustctl.workflows.evaluate_intermediate import IntermediateOptions, intermediate_request
+from robustctl.workflows.evaluate_suite import SuiteOptions
 from robustctl.workflows.given_images import from_dataset, from_tensors
 from robustctl.workflows.images import NamedImages, load_images
 from robustctl.workflows.own_model import left_alone, wrap
+from robustctl.workflows.prepared import Prepared
 from robustctl.workflows.subject import Subject, find_subject
 
 Model: TypeAlias = str | Path | nn.Module
@@ -164,6 +173,84 @@ def evaluate_intermediate_given(
         return intermediate.evaluate_intermediate(
             classifier, spec, matched(data, spec), request, name=name or called, device=where, store_path=path
         )
+
+
+def evaluate_suite_given(
+    model: Model,
+    images: Images,
+    name: str,
+    suite: Suite,
+    options: SuiteOptions,
+    *,
+    device: str | None,
+    store: Path | None,
+    called: str | None,
+) -> SuiteResult:
+    """A suite of threats and corruptions; see ``robustctl.evaluate_suite``."""
+    with _prepared(model, images, device, store, called) as about:
+        named_suite.require_suite(name, suite, options, about.spec)
+
+        def unions(threats: tuple[Threat, ...]) -> UnionResult | None:
+            request = UnionRequest(threats, options.protocol, options.seed, options.batch_size)
+            asked = {"threats": [str(one) for one in threats], "images": about.data.content_sha256}
+            short = digest({**asked, "weights": weights_sha256(about.model)})[:12]
+            return union.evaluate_union(
+                about.model,
+                about.spec,
+                about.data,
+                request,
+                name=about.name,
+                device=device_of(about.model),
+                store_path=about.eval_dir / f"{options.protocol}-{len(about.data)}-{short}.sqlite",
+                recorded=about.recorded,
+                alone=True,
+            )
+
+        result, _ = named_suite.evaluate_prepared(about, name, suite, options, unions, processes.ALONE)
+    assert result is not None, "only torchrun's other processes get none, and this one works alone"
+    return result
+
+
+def evaluate_curve_given(
+    model: Model,
+    images: Images,
+    *,
+    norms: str | None,
+    eps: str | None,
+    up_to: float,
+    by_decision: bool,
+    seed: int,
+    batch_size: int | None,
+    device: str | None,
+    store: Path | None,
+    called: str | None,
+) -> CurveResult:
+    """Accuracy against radius; see ``robustctl.evaluate_curve``."""
+    subject = None if isinstance(model, nn.Module) else find_subject(str(model))
+    usual = _usual_threats(subject, images)
+    with _prepared(model, images, device, store, called) as about:
+        reaches = named_curve.reaches_of(usual, about.spec.dataset, norms, eps)
+        named_curve.require_reaches(reaches, up_to, by_decision, about.spec)
+        size = batch_size or default_batch_size(device_of(about.model))
+        result, _ = named_curve.curve_of(about, reaches, up_to, by_decision, seed, size, processes.ALONE)
+    assert result is not None, "only torchrun's other processes get none, and this one works alone"
+    return result
+
+
+@contextmanager
+def _prepared(
+    model: Model, images: Images, device: str | None, store: Path | None, called: str | None
+) -> Iterator[Prepared]:
+    """What the caller gives, ready to be evaluated. Stores lie in the caller's folder, those of a named model on named
+    data in their usual place, and others in a folder that is gone afterwards."""
+    subject = None if isinstance(model, nn.Module) else find_subject(str(model))
+    data, recorded = images.load(subject), named.recorded_accuracy(subject) if subject else None
+    with scratch() as directory:
+        usual = subject.eval_dir if subject and called is None and not images.in_memory else directory
+        folder = store or usual
+        make_folder(folder)
+        with _classifier(model, subject, data, _device(model, device)) as (classifier, spec, name):
+            yield Prepared(classifier.eval(), spec, matched(data, spec), called or name, folder, recorded)
 
 
 def parse_threats(threats: Threats) -> tuple[Threat, ...]:

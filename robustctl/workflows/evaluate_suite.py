@@ -7,18 +7,17 @@ there.
 import platform
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from robustctl import checkpoint
-from robustctl.allocator import kept_memory
+from robustctl.architectures import device_of
 from robustctl.checkpoint import weights_sha256
 from robustctl.corruptions import SEVERITIES
 from robustctl.corruptions.published import Published
-from robustctl.devices import device_name, pick_device
+from robustctl.devices import device_name
 from robustctl.errors import RequestError
 from robustctl.evaluation import checks, corrupted, kind_threat, referee
 from robustctl.evaluation.kind_threat import Setup
@@ -26,9 +25,8 @@ from robustctl.evaluation.store_key import digest, place
 from robustctl.evaluation.union import require_protocol
 from robustctl.evaluation.union_request import UnionRequest
 from robustctl.files import make_folder
-from robustctl.oracle import DRAWS, Oracle
 from robustctl.perturbations.base import EFFORTS, Limit
-from robustctl.processes import require_one
+from robustctl.processes import World, join
 from robustctl.progress import progress, say
 from robustctl.results.result_file import Accuracy
 from robustctl.results.suite import (
@@ -40,16 +38,15 @@ from robustctl.results.suite import (
     group_figures,
 )
 from robustctl.results.union import UnionResult
+from robustctl.spec import ModelSpec
 from robustctl.suites import Suite
 from robustctl.threats import Threat
-from robustctl.trusted_copy import PROBE, trusted_copy
 from robustctl.version import __version__
-from robustctl.workflows.evaluate import evaluate, recorded_accuracy
+from robustctl.workflows.evaluate import CURVES, THREATS, evaluate
 from robustctl.workflows.images import NamedImages
+from robustctl.workflows.prepared import Prepared, prepare
 from robustctl.workflows.subject import Subject
 
-FOLDER = "threats"
-"""Below ``eval_dir``, beside the stores of the union."""
 CORRUPTED = re.compile(r"(?:^|,)(cifar100?-c)=(.*)$")
 
 
@@ -82,92 +79,110 @@ def split_data(text: str | None) -> tuple[str | None, Path | None]:
     return (text or "")[: found.start()] or None, Path(found.group(2)).expanduser()
 
 
+Unions = Callable[[tuple[Threat, ...]], UnionResult | None]
+"""Evaluates threats of different norms; None in all but the first of torchrun's processes."""
+
+
 def evaluate_suite(
     subject: Subject,
     name: str,
     suite: Suite,
     options: SuiteOptions,
-    named: NamedImages,
+    images: NamedImages,
     *,
     device: str,
-) -> tuple[SuiteResult, Path]:
+) -> tuple[SuiteResult | None, Path]:
     """Evaluate a subject on the images that the user names; stores and result go below its ``eval_dir``.
 
     Returns:
-        The result and its file.
+        The result (None in all but the first of torchrun's processes) and its file.
 
     Raises:
         RequestError: a threat that does not exist or that the images cannot have, and as ``evaluate``.
         RunError: as ``evaluate``; what was done stays, and the same command goes on.
     """
-    require_one("--suite")
-    started = time.monotonic()
-    spec = subject.found_model.spec
+
+    def unions(threats: tuple[Threat, ...]) -> UnionResult | None:
+        request = UnionRequest(threats, options.protocol, options.seed, options.batch_size)
+        result, path = evaluate(subject, request, images, device=device)
+        say(f"{', '.join(map(str, threats))}: {path}")
+        return result
+
+    require_suite(name, suite, options, subject.found_model.spec)
+    about = prepare(subject, images, device)
+    return evaluate_prepared(about, name, suite, options, unions, join())
+
+
+def require_suite(name: str, suite: Suite, options: SuiteOptions, spec: ModelSpec) -> None:
+    """Raise RequestError, before anything is loaded, if a model's images cannot have a threat of the suite."""
     members = suite.members(spec.dataset)
     require_protocol(options.protocol, [one.norm for one in members.values() if isinstance(one, Threat)])
     if options.corrupted is not None and not suite.chosen_corruptions:
         raise RequestError(f"--data: {name} names no corruption, so the images in {options.corrupted} are not read")
+    for limit in members.values():
+        if isinstance(limit, Limit):
+            limit.kind.require(spec.input_shape, limit.budget)
+
+
+def evaluate_prepared(
+    about: Prepared, name: str, suite: Suite, options: SuiteOptions, unions: Unions, world: World
+) -> tuple[SuiteResult | None, Path]:
+    """Evaluate a model that is loaded; the rest is as ``evaluate_suite``.
+
+    Args:
+        unions: evaluates the norms of the suite. world: torchrun's processes, which share the points.
+    """
+    started = time.monotonic()
+    data, members = about.data, suite.members(about.spec.dataset)
     limits = {text: one for text, one in members.items() if isinstance(one, Limit)}
-    for limit in limits.values():
-        limit.kind.require(spec.input_shape, limit.budget)
-    data = named.load(spec)
-    checks.require_pixels(data)
     norms = {text: one for text, one in members.items() if isinstance(one, Threat)}
-    unions = [_union(subject, part, options, named, device) for part in _rounds(norms)]
-    where = pick_device(device)
-    model = checkpoint.load_from(spec, subject.found_model.weights).to(where).eval()
-    folder = subject.eval_dir / FOLDER
+    evaluated = [unions(part) for part in _rounds(norms)]
+    folder = about.eval_dir / THREATS
     make_folder(folder)
-    flags = checks.pixel_flags(data, spec.dataset, recorded_accuracy(subject), False)
-    flags += checks.model_flags(model, data, spec.n_classes)
-    random = checks.is_random(model, data)
-    if random:
-        torch.manual_seed(options.seed)
-    trusted = trusted_copy(model, "float32", data.images(range(min(PROBE, len(data)))).to(where))
-    if trusted.reason:
-        say(f"the attacks run on {trusted}")
-    with kept_memory(), Oracle(model, trusted, DRAWS if random else 1) as oracle:
-        passes = referee.PASSES if random else 1
-        gradient = checks.has_gradient(oracle, data)
-        size = options.batch_size
-        setup = Setup(model, spec, data, oracle, options.effort, options.seed, size, passes, gradient)
-        found = _attack(setup, limits, folder)
-        rows, left_out, made, sha256 = _corrupt(setup, suite, options, folder)
-        clean = [int(right) for right in _clean(setup)]
+    flags = about.flags()
+    with about.setting(options.effort, options.seed, options.batch_size) as setup:
+        found = _attack(setup, limits, folder, world)
+        rows, left_out, made, sha256 = _corrupt(setup, suite, options, folder, world)
+        clean = [int(right) for right in _clean(setup)] if world.leads else []
+    asked = {"suite": suite.model_dump(mode="json"), "members": [str(one) for one in members.values()]}
+    effort = f"norms: {options.protocol}; others: {options.effort} ({EFFORTS[options.effort]})"
+    weights = weights_sha256(about.model)
+    short = digest({**asked, "images": data.content_sha256, "made": [made, sha256], "seed": options.seed,
+                    "weights": weights, "effort": effort})[:12]  # fmt: skip
+    path = folder / f"suite-{name}-{len(data)}-{short}.json"
+    if not world.leads:
+        return None, path
+    of_norms = [one for one in evaluated if one is not None]
     points = SuitePoints(
         index=data.indices.tolist(),
         label=data.y.tolist(),
         clean=clean,
-        robust={text: _robust(members[text], unions, found.get(text), clean) for text in members},
+        robust={text: _robust(members[text], of_norms, found.get(text), clean) for text in members},
         corrupted=rows,
     )
     flags += [flag for one in found.values() for flag in one.flags]
-    flags += [flag for one in unions for flag in one.flags if flag not in flags]
-    if gradient:
-        flags += checks.gradient_flags(model, data, [i for i, right in enumerate(clean) if right])
+    flags += [flag for one in of_norms for flag in one.flags if flag not in flags]
+    if setup.gradient:
+        flags += checks.gradient_flags(about.model, data, [i for i, right in enumerate(clean) if right])
     groups = {group: [one for one in names if points.has(one)] for group, names in suite.groups.items()}
     result = SuiteResult(
-        model=subject.found_model.name,
-        weights_sha256=weights_sha256(model),
+        model=about.name,
+        weights_sha256=weights,
         data=data.info,
         suite=name,
-        effort=f"norms: {options.protocol}; others: {options.effort} ({EFFORTS[options.effort]})",
+        effort=effort,
         seed=options.seed,
         clean=Accuracy.of(clean),
-        members=[_member(text, members[text], points, unions, found.get(text)) for text in members],
+        members=[_member(text, members[text], points, of_norms, found.get(text)) for text in members],
         corruptions=corruption_figures(points, made, sha256) if rows else None,
         groups=[group_figures(group, names, points) for group, names in groups.items() if names],
         left_out=left_out,
         flags=list(dict.fromkeys(flags)),
         seconds=round(time.monotonic() - started, 3),
-        device=device_name(where),
+        device=device_name(device_of(about.model)),
         versions={"robustctl": __version__, "torch": torch.__version__, "python": platform.python_version()},
         points=points,
     )
-    asked = {"suite": suite.model_dump(mode="json"), "members": [str(one) for one in members.values()]}
-    short = digest({**asked, "images": data.content_sha256, "made": [made, sha256], "seed": options.seed,
-                    "weights": result.weights_sha256, "effort": result.effort})[:12]  # fmt: skip
-    path = folder / f"suite-{name}-{len(data)}-{short}.json"
     result.write(path)
     return result, path
 
@@ -184,31 +199,24 @@ def _rounds(norms: dict[str, Threat]) -> list[tuple[Threat, ...]]:
     return [tuple(one) for one in rounds]
 
 
-def _union(
-    subject: Subject, threats: tuple[Threat, ...], options: SuiteOptions, named: NamedImages, device: str
-) -> UnionResult:
-    request = UnionRequest(threats, options.protocol, options.seed, options.batch_size)
-    result, path = evaluate(subject, request, named, device=device)
-    assert result is not None, "a single process gets the result"
-    say(f"{', '.join(map(str, threats))}: {path}")
-    return result
-
-
-def _attack(setup: Setup, limits: dict[str, Limit], folder: Path) -> dict[str, kind_threat.Found]:
-    """Time every threat on a few images, say how long they take together, then attack."""
+def _attack(setup: Setup, limits: dict[str, Limit], folder: Path, world: World) -> dict[str, kind_threat.Found]:
+    """Time every threat on a few images, say how long they take together, then attack; findings are the leader's."""
     paths = {text: _place(setup, limit, folder) for text, limit in limits.items()}
     if not limits:
         return {}
-    seconds = {text: kind_threat.seconds_left(setup, limit, paths[text]) for text, limit in limits.items()}
+    timed = limits if world.leads else {}
+    seconds = {text: kind_threat.seconds_left(setup, one, paths[text]) / world.size for text, one in timed.items()}
+    world.wait()
     if total := sum(seconds.values()):
         parts = ", ".join(f"{limits[text]} {_about(one)}" for text, one in seconds.items() if one)
         say(f"at most about {_about(total)} if nothing breaks: {parts}")
     units = sum(_cost(setup, limit) for limit in limits.values())
-    found = {}
+    found: dict[str, kind_threat.Found] = {}
     with progress(f"attacking {len(setup.data)} points", round(units * len(setup.data))) as advance:
         for text, limit in limits.items():
-            others = sorted(folder.glob(f"{limit.name}-*.sqlite"))
-            found[text] = kind_threat.evaluate(setup, limit, paths[text], others, advance)
+            others = sorted([*folder.glob(f"{limit.name}-*.sqlite"), *(folder.parent / CURVES).glob("l0-*.sqlite")])
+            one = kind_threat.evaluate(setup, limit, paths[text], others, advance, world)
+            found |= {text: one} if one is not None else {}
     return found
 
 
@@ -226,7 +234,7 @@ def _about(seconds: float) -> str:
 
 
 def _corrupt(
-    setup: Setup, suite: Suite, options: SuiteOptions, folder: Path
+    setup: Setup, suite: Suite, options: SuiteOptions, folder: Path, world: World
 ) -> tuple[dict[str, list[list[int]]], list[LeftOut], str, dict[str, str]]:
     """Verdicts on corrupted images, corruptions whose images are missing, makers of the images, hashes of files."""
     names, made = suite.chosen_corruptions, "made from the clean images with the constants of CIFAR-10-C"
@@ -250,7 +258,7 @@ def _corrupt(
         for name in names:
             hashes = {name: sha256[name]} if sha256 else {}
             path = place(folder, f"corrupted-{len(setup.data)}", corrupted.key(setup, hashes))
-            rows |= corrupted.evaluate(setup, [name], published, path, hashes, advance)
+            rows |= corrupted.evaluate(setup, [name], published, path, hashes, advance, world)
     return rows, left_out, made, sha256
 
 

@@ -1,6 +1,6 @@
 """Finds what an evaluation is about: the run or the model that a user names, and the threats it is judged by."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,9 +108,18 @@ def choose_threats(subject: Subject, norms: str | None, eps: str | None) -> tupl
     """Threats of ``--norms`` and ``--eps``, filled up from the subject's own; in the order of the tables.
 
     Raises:
+        RequestError: as ``threats_of``.
+    """
+    return threats_of(subject.default_threats(), subject.found_model.spec.dataset, norms, eps)
+
+
+def threats_of(usual: Sequence[Threat], dataset: str, norms: str | None, eps: str | None) -> tuple[Threat, ...]:
+    """Threats of ``--norms`` and ``--eps``, filled up from the usual ones; in the order of the tables.
+
+    Raises:
         RequestError: unknown or repeated norm, bad radius, a radius for a norm that is not asked for, or none known.
     """
-    radii = {threat.norm: threat for threat in subject.default_threats()}
+    radii = {threat.norm: threat for threat in usual}
     written = _parse_eps(eps)
     chosen = _parse_norms(norms) if norms else list(dict.fromkeys([*radii, *written]))
     if extra := [norm for norm in written if norm not in chosen]:
@@ -120,8 +129,7 @@ def choose_threats(subject: Subject, norms: str | None, eps: str | None) -> tupl
         raise RequestError(f"no usual radius is known for {', '.join(missing)}; give it: --eps {missing[0]}=RADIUS")
     if not chosen:
         raise RequestError(
-            f"no usual radii are known for data set {subject.found_model.spec.dataset!r}; give them, "
-            "e.g. --eps linf=8/255,l2=0.5,l1=12"
+            f"no usual radii are known for data set {dataset!r}; give them, e.g. --eps linf=8/255,l2=0.5,l1=12"
         )
     return tuple(radii[norm] for norm in NORMS if norm in chosen)
 

@@ -1,6 +1,8 @@
 """Curves from the command line: exact on a linear model, not contradicted by fixed radii, resumed after a kill."""
 
+import importlib.util
 import json
+import os
 from operator import ge, le
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from robustctl.errors import RequestError
 from robustctl.evaluation.curve import cost
 from robustctl.evaluation.store import Store
 from robustctl.results import curve as curves
+from robustctl.results import suite as suites
 from robustctl.results import union
 
 ON = ("digits-linf", "--data", "digits", "-n", 5)
@@ -159,9 +162,100 @@ def test_an_image_costs_no_more_gradients_than_was_said(norm) -> None:
     assert 0 < found.norms[norm].evaluations <= n * cost(norm)
 
 
+def linear_data(tmp_path: Path, body: str = "nn.Linear(64, 4)") -> tuple[tuple[object, ...], torch.nn.Linear]:
+    """Arguments of an evaluation of a random linear model on images inside the box that it gets right, and its layer."""
+    (tmp_path / "net.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "class Steps(nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        return torch.round(1000 * x)\n"
+        "def build():\n"
+        "    with torch.random.fork_rng():\n"
+        "        torch.manual_seed(0)\n"
+        f"        return nn.Sequential(nn.Flatten(), {body})\n"
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(64, 4)
+    x = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        y = layer(x.flatten(1)).argmax(1)
+    np.savez("images.npz", x=x.numpy(), y=y.numpy())
+    return ("--model-code", "net.py:build", "--data", "images.npz", "--split", "all"), layer
+
+
+def fewest(layer: torch.nn.Linear) -> list[int]:
+    """How many pixels of the box change a linear model's answer, by image: the best pixels go to their best ends."""
+    with np.load("images.npz") as file:
+        x, y = torch.from_numpy(file["x"]).flatten(1), torch.from_numpy(file["y"])
+    least = []
+    with torch.no_grad():
+        for image, label in zip(x, y, strict=True):
+            counts = []
+            for other in range(4):
+                slope = layer.weight[other] - layer.weight[label]
+                gap = layer(image)[label] - layer(image)[other]
+                gains = torch.maximum(slope * (1 - image), -slope * image).sort(descending=True).values.cumsum(0)
+                if other != label:
+                    counts.append(int((gains <= gap).sum()) + 1)
+            least.append(min(counts))
+    return least
+
+
+def test_the_fewest_pixels_of_a_linear_model_are_exact(tmp_path) -> None:
+    on, layer = linear_data(tmp_path)
+    result = curve("--eps", "l0=4", "--up-to", 5, on=on)
+    assert result.norms["l0"].distance == fewest(layer)
+    assert len(set(fewest(layer))) > 2
+
+
+def test_few_pixels_on_a_curve_and_at_a_fixed_number_never_contradict_each_other() -> None:
+    assert robust("eval", *ON, "--threat", "l0:2", "--attack", "fast", "--json", "few.json") == 0
+    few = suites.read(Path("few.json")).points.robust["l0:2"]
+    distance = curve("--norms", "l0", "--up-to", 4).norms["l0"].distance
+    assert all(map(le, [int(one is None or one > 2) for one in distance], few))
+    store = next(Path(os.environ["ROBUSTCTL_RUNS"]).glob("eval/digits-linf/threats/l0-*.sqlite"))
+    store.unlink()
+    for pixels in (1, 2, 3):
+        assert robust("eval", *ON, "--threat", f"l0:{pixels}", "--attack", "fast", "--json", "few.json") == 0
+        after = suites.read(Path("few.json")).points.robust[f"l0:{pixels}"]
+        assert all(map(ge, [int(one is None or one > pixels) for one in distance], after))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("foolbox") is None, reason="foolbox is an extra")
+def test_attacks_that_see_classes_alone_check_the_others_and_stand_in_for_them(tmp_path, capsys) -> None:
+    on, _ = linear_data(tmp_path)
+    arguments = ("--eps", "linf=0.05,l2=0.3,l1=1,l0=2", "--up-to", 20)
+    both = curve(*arguments, "--decision", "-n", 3, on=on)
+    for one in both.norms.values():
+        assert one.decision is not None
+        for near, alone in zip(one.distance, one.decision, strict=True):
+            assert near is not None and alone is not None and near <= alone <= 4 * near
+    assert "predicted classes alone: median" in capsys.readouterr().out
+    again = curve(*arguments, "--decision", "-n", 3, "--batch-size", 1, on=on)
+    assert again.norms == both.norms
+    without, _ = linear_data(tmp_path, "Steps(), nn.Linear(64, 4)")
+    found = curve(*arguments, "-n", 3, on=without)
+    assert any(flag.startswith("zero-gradient") for flag in found.flags)
+    assert all(one is not None for one in found.norms["l2"].distance)
+    assert set(found.norms["l2"].by) <= {"hop-skip-jump", "boundary"}
+
+
+def test_without_foolbox_what_needs_it_is_refused(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert robust("eval", *ON, "--curve", "--decision") == 2
+    assert "pip install" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["eval", *ON, "--curve", "--norms", "linf", "--eps", "l0=3"], "leaves out"),
+        (["eval", *ON, "--curve", "--eps", "l0=3,l0=4"], "twice"),
+        (["eval", *ON, "--curve", "--eps", "l0=1.5"], "whole"),
+        (["eval", *ON, "--curve", "--eps", "l0=64"], "every pixel"),
+        (["eval", *ON, "--decision"], "--decision is read with --curve"),
         (["eval", *ON, "--curve", "--suite", "unseen"], "give one"),
         (["eval", *ON, "--curve", "--attack", "fast"], "--attack is not read with --curve"),
         (["eval", *ON, "--up-to", "2"], "--up-to is read with --curve"),

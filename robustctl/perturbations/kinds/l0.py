@@ -4,8 +4,6 @@ Three attacks: steps to corners of the box along the mean gradient, which are ex
 et al., arXiv:2402.01879) on whole pixels; Sparse-RS (Croce et al., arXiv:2006.12834), which needs no gradient.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -13,10 +11,9 @@ from robustctl import losses
 from robustctl.oracle import Loss
 from robustctl.perturbations.base import Effort, Family, Kind, Task, uniform
 from robustctl.perturbations.boxed import gradient, margins_of
+from robustctl.perturbations.sparse import changed, corner, sigma_zero
 
 TARGETS = 9
-SMOOTH, FIRST_THRESHOLD, THRESHOLD_STEP = 1e-3, 0.3, 0.01
-"""sigma, tau_0 and t of arXiv:2402.01879, Sec. 3."""
 MORE_STEPS, MORE_QUERIES = 3, 5
 """Times the effort's: sparse attacks converge slowly; 5,000 queries are RAMP's."""
 SWAPPED = 0.3
@@ -77,32 +74,9 @@ class L0(Kind):
 
     def _sigma_zero(self, task: Task) -> Tensor:
         """Least number of pixels that changes the answer; its attack stops at an image once they are few enough."""
-        x, steps = task.x, MORE_STEPS * task.effort.steps
-        delta, best = torch.zeros_like(x), x.clone()
-        threshold = torch.full((len(x), 1, 1, 1), FIRST_THRESHOLD, dtype=x.dtype, device=x.device)
-        done = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        for step in range(steps):
-            alive = (~done).nonzero().squeeze(1)
-            if not len(alive):
-                break
-            part, here = task.rows(alive), delta[alive]
-            rate = (1 + math.cos(math.pi * step / steps)) / 2
-            _, margins, grad = gradient(self, part, (part.x + here).flatten(1), losses.margin)
-            wrong = (margins > 0).view(-1, 1, 1, 1)
-            few = (here != 0).any(dim=1).flatten(1).sum(dim=1) <= task.budget
-            if (hit := wrong.flatten() & few).any():
-                exact = margins_of(self, task.rows(alive[hit]), (part.x + here)[hit].flatten(1)) > 0
-                best[alive[hit][exact]] = (part.x + here)[hit][exact]
-                done[alive[hit][exact]] = True
-            square = here.square().sum(dim=1, keepdim=True)
-            sparse = 2 * here * SMOOTH / (square + SMOOTH).square() / square[0].numel()
-            total = sparse - torch.where(wrong, 0.0, 1.0) * grad.view_as(here)
-            total = total / total.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)
-            here = (part.x + here - rate * total).clamp(0, 1) - part.x
-            threshold[alive] = (threshold[alive] + THRESHOLD_STEP * rate * torch.where(wrong, 1.0, -1.0)).clamp(min=0)
-            small = here.abs().amax(dim=1, keepdim=True) < threshold[alive]
-            delta[alive] = here * ~small
-        return best.flatten(1)
+        found = sigma_zero(task.oracle, task.x, task.y, MORE_STEPS * task.effort.steps, enough=task.budget)
+        few = changed(found, task.x) <= task.budget
+        return torch.where(few.view(-1, 1, 1, 1), found, task.x).flatten(1)
 
     def _sparse_rs(self, task: Task) -> Tensor:
         """Random corners at random pixels; a falling share of them is swapped, and kept if the margin rises."""
@@ -129,18 +103,6 @@ class L0(Kind):
             places[rows], colours[rows] = tried[better], paint[better]
             best[rows], margins[rows] = painted[better], found[better]
         return best[:n]
-
-
-def corner(x: Tensor, grad: Tensor, most: int) -> Tensor:
-    """The image that changes at most ``most`` pixels and on which a linear loss with this gradient is largest."""
-    ends = (grad > 0).to(x)
-    gain = ((ends - x) * grad).sum(dim=1)
-    least = gain.flatten(1).topk(min(most, gain[0].numel()), dim=1).indices if most else None
-    chosen = torch.zeros_like(gain.flatten(1), dtype=torch.bool)
-    if least is not None:
-        chosen.scatter_(1, least, True)
-    chosen = chosen.view_as(gain)[:, None] & (gain[:, None] > 0)
-    return torch.where(chosen, torch.where(grad == 0, x, ends), x)
 
 
 def _towards(target: Tensor) -> Loss:
