@@ -39,9 +39,14 @@ BY_NORM: dict[CurveNorm, tuple[str, ...]] = {
 NAMES = ("hop-skip-jump", "boundary", "pointwise")
 
 
+def is_installed() -> bool:
+    """Whether foolbox is there."""
+    return importlib.util.find_spec("foolbox") is not None
+
+
 def require() -> None:
     """Raise RequestError unless foolbox is installed."""
-    if importlib.util.find_spec("foolbox") is None:
+    if not is_installed():
         raise RequestError("attacks that see predicted classes alone need foolbox: pip install 'robustctl[decision]'")
 
 

@@ -45,8 +45,8 @@ def reaches_of(usual: Sequence[Threat], dataset: str, norms: str | None, eps: st
         raise RequestError("l0 is named twice")
     others = ",".join(part for part in asked if part != "l0")
     found: list[Reach] = []
-    if others or not asked:
-        rest = ",".join(part for part in written if part not in sparse)
+    rest = ",".join(part for part in written if part not in sparse)
+    if others or rest or not (asked or (sparse and not usual)):
         threats = threats_of(usual, dataset, others or None, rest or None)
         found = [Reach(one.norm, one.eps, one.eps_text) for one in threats]
     if sparse or "l0" in asked:
@@ -113,11 +113,15 @@ def curve_of(
     flags = about.flags()
     folder = about.eval_dir / CURVES
     make_folder(folder)
+    masked = checks.gradient_flags(about.model, data, range(len(data)))
     curves: dict[CurveNorm, NormCurve] = {}
     with about.setting("standard", seed, batch_size) as setup:
         if not setup.gradient:
             decision.require()
             say("the model gives no gradient: attacks that see predicted classes alone look for the distances")
+        elif masked and not by_decision and decision.is_installed():
+            by_decision = True
+            say("most points have no gradient: attacks that see predicted classes alone look too")
         if world.leads:
             _say_time(setup, reaches, by_decision, world)
         with progress(f"distances of {len(data)} points", None) as advance:
@@ -137,9 +141,7 @@ def curve_of(
     path = folder / f"curve-{len(data)}-{digest({**asked, 'weights': weights})[:12]}.json"
     if not world.leads:
         return None, path
-    if setup.gradient:
-        right = [i for i, one in enumerate(curves[reaches[0].norm].distance) if one != 0]
-        flags += checks.gradient_flags(about.model, data, right)
+    flags += masked if setup.gradient else []
     result = CurveResult(
         model=about.name,
         weights_sha256=weights,

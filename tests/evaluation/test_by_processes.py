@@ -1,3 +1,4 @@
+import os
 import sqlite3
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from robustctl import checkpoint, runs
 from robustctl.errors import RequestError
 from robustctl.evaluation.store_tables import checksum
 from robustctl.evaluation.union import require_protocol
+from robustctl.results import curve as curves
+from robustctl.results import suite as suites
 from robustctl.results import union as results
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -90,3 +93,36 @@ def test_the_reference_attack_is_refused_under_torchrun(monkeypatch):
     require_protocol("standard", ["linf"])
     with pytest.raises(RequestError, match="run it in one process"):
         require_protocol("autoattack", ["linf"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["suite", "curve"])
+def test_two_processes_end_a_suite_and_a_curve_as_one_does(kind, conv_model, conv_spec, tmp_path):
+    model, images, script = tmp_path / "model", tmp_path / "images.npz", tmp_path / "main.py"
+    model.mkdir()
+    checkpoint.save_model(conv_model, conv_spec, model)
+    x = torch.rand(9, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        np.savez(images, x=x.numpy(), y=conv_model(x).argmax(1).numpy())
+    script.write_text("from robustctl.cli import main\nmain()\n")
+    asked = {
+        "suite": ["--threat", "elastic:1", "--threat", "l0:2", "--threat", "linf:0.1", "--threat", "contrast"],
+        "curve": ["--curve", "--eps", "linf=0.1,l1=1,l0=2"],
+    }[kind] + (["--attack", "fast"] if kind == "suite" else [])
+    found = []
+    for launcher, home in (([sys.executable], "one"), (TORCHRUN, "two")):
+        result = tmp_path / f"{home}.json"
+        command = [*launcher, script, "--quiet", "eval", model, "--data", images, "--json", result, *asked]
+        environment = {**os.environ, "ROBUSTCTL_RUNS": str(tmp_path / home)}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+        assert done.returncode == 0, done.stderr
+        assert not list((tmp_path / home).rglob("*.process*"))
+        found.append((suites if kind == "suite" else curves).read(result))
+    one, two = found
+    if kind == "suite":
+        assert one.points == two.points
+        assert [member.by for member in one.members] == [member.by for member in two.members]
+        return
+    for norm, curve in one.norms.items():
+        for first, second in zip(curve.distance, two.norms[norm].distance, strict=True):
+            assert first == second if first is None or second is None else first == pytest.approx(second, rel=0.01)

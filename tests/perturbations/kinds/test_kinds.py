@@ -13,7 +13,7 @@ from robustctl.oracle import Oracle
 from robustctl.perturbations import jpeg
 from robustctl.perturbations.base import Effort, Limit, Task, find, names
 from robustctl.perturbations.boxed import Boxed
-from robustctl.perturbations.kinds.l0 import corner
+from robustctl.perturbations.sparse import corner
 
 BOXED = [name for name in names() if isinstance(find(name), Boxed)]
 SMALL = Effort(3, 1, 6)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from robustctl import geometry, losses
-from robustctl.evaluation.curve import climb
+from robustctl.evaluation.nearest import climb
 from robustctl.oracle import Oracle
 from robustctl.threats import NORMS, Norm, Threat
 
