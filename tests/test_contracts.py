@@ -61,6 +61,7 @@ ROOMS = (
     "study",
     "publish",
     "workflows",
+    "beyond",
     "bench",
     "cli",
     "__main__",

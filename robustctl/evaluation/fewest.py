@@ -19,10 +19,10 @@ ROUNDS, ROUND_STEPS = 9, 40
 TRIES = 40
 """Forward passes of an image that try to give pixels back after a round."""
 SHARES = (0.5, 0.75, 1.0)
-"""Of the number of pixels that is known: where the rounds look in turn, always below it."""
+"""Shares of the known number of pixels: the rounds look there in turn, always below it."""
 TARGETS = 3
 PARAMETERS = [STEPS, ROUNDS, ROUND_STEPS, TRIES]
-"""Of the key of a store."""
+"""Parts of a store's key."""
 
 
 class SigmaZero(Round):

@@ -36,7 +36,7 @@ LOSSES: tuple[Loss, ...] = (losses.probability_margin, losses.margin, losses.ce)
 
 
 PARAMETERS = [FMN_STEPS, BOUND_STEPS, ROUNDS, ROUND_STEPS, LINE]
-"""Of the key of a store."""
+"""Parts of a store's key."""
 Known = dict[int, tuple[float, str]]
 """Distance of the nearest witness of each position, and the family that found it."""
 
@@ -139,7 +139,7 @@ def cost(norm: Norm) -> float:
 
 
 def witnesses(store: Store, norm: str, known: Known, x: Tensor, positions: Sequence[int]) -> Tensor:
-    """The nearest points that are known for images x (n, c, h, w), each of which has one."""
+    """The nearest known points for images x (n, c, h, w) that all have one."""
     images = x.cpu()
     found = [
         decode(store.witness(norm, known[position][1], position), image)

@@ -1,4 +1,4 @@
-"""What attacks on few pixels share: sigma-zero, the best corner of the box, and giving pixels back."""
+"""The shared parts of attacks on few pixels: sigma-zero, the best corner of the box, and giving pixels back."""
 
 import math
 
@@ -11,7 +11,7 @@ from robustctl.oracle import Oracle
 SMOOTH, FIRST_THRESHOLD, THRESHOLD_STEP = 1e-3, 0.3, 0.01
 """sigma, tau_0 and t of arXiv:2402.01879, Sec. 3."""
 DECAY = 0.9
-"""Of the mean gradient at each further corner, so that corners which alternate are told apart."""
+"""The mean gradient shrinks by it at each further corner, so that two corners do not alternate for ever."""
 
 
 def changed(x_adv: Tensor, x: Tensor) -> Tensor:

@@ -241,8 +241,11 @@ def evaluate_curve_given(
 def _prepared(
     model: Model, images: Images, device: str | None, store: Path | None, called: str | None
 ) -> Iterator[Prepared]:
-    """What the caller gives, ready to be evaluated. Stores lie in the caller's folder, those of a named model on named
-    data in their usual place, and others in a folder that is gone afterwards."""
+    """The caller's model and images, ready to be evaluated.
+
+    Stores lie in the caller's folder; without one, a named model on named data has its usual place, and everything else
+    a folder that is gone afterwards.
+    """
     subject = None if isinstance(model, nn.Module) else find_subject(str(model))
     data, recorded = images.load(subject), named.recorded_accuracy(subject) if subject else None
     with scratch() as directory:

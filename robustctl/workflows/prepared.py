@@ -1,4 +1,4 @@
-"""A model on its device beside the images that it is evaluated on: what suites and curves begin with."""
+"""A model on its device beside the images that it is evaluated on: suites and curves begin with it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,13 +47,13 @@ class Prepared:
         checks.require_pixels(self.data)
 
     def flags(self) -> list[str]:
-        """What a reader must know about images and model before any attack."""
+        """Warnings about images and model before any attack."""
         found = checks.pixel_flags(self.data, self.spec.dataset, self.recorded, False)
         return found + checks.model_flags(self.model, self.data, self.spec.n_classes)
 
     @contextmanager
     def setting(self, effort: str, seed: int, batch_size: int) -> Iterator[Setup]:
-        """What attacks need, while the block runs; a random model's noise begins at the seed."""
+        """The setting of the attacks while the block runs; a random model's noise begins at the seed."""
         random = checks.is_random(self.model, self.data)
         if random:
             torch.manual_seed(seed)
