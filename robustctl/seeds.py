@@ -24,6 +24,7 @@ class Purpose(StrEnum):
     IMPORTANCE = "importance"  # image, run: its chains of annealed importance sampling
     PGD = "pgd"  # image, 0: its attack
     APGD = "apgd"  # image, 0: its second attack
+    GENERATOR = "noise generator"  # 0, 0: the weights that a method's generator of noise starts from
     BENCH = "bench"  # image, 0
 
 
