@@ -102,7 +102,7 @@ def _is_alive(process: int, born: str | None) -> bool:
 def _born(process: int) -> str | None:
     """A mark of the moment at which a process began, since which boot; ``UNKNOWN`` on systems that do not tell.
 
-    None for one that has ended and whose parent has not noticed yet.
+    The mark is None if the process has ended and its parent has not noticed yet.
     """
     try:
         fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()

@@ -29,6 +29,7 @@ ATTACKING: dict[str, dict[str, Any]] = {
     "fgsm": {"name": "fgsm", "start": "uniform", "step": 1.25},
     "max": {"name": "max"},
     "mixed": {"name": "mixed"},
+    "mng_ac": {"name": "mng-ac", "rate": 0.01},
     "msd": {"name": "msd"},
     "ramp": {"name": "ramp", "pair": ["linf", "l1"], "weight": 0.5},
     "rcrt": {"name": "rcrt", "order": ["linf", "l2", "l1"], "every": 1, "steps": 2, "known": "max"},

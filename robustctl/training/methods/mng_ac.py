@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 WIDTH = 20
 """Channels between the generator's layers."""
 MOMENTUM, DECAY = 0.9, 5e-4
-"""Of the generator's SGD."""
+"""The momentum and the weight decay of the generator's SGD."""
 
 
 class Config(SeveralNormsConfig):
@@ -61,6 +61,8 @@ class Method(TrainingMethod):
             raise RequestError("method mng-ac runs in one process: its generator is not shared")
         if not self.weights:
             self._begin(step)
+        self.weights = [one.to(step.x) for one in self.weights]  # a state that was read is on the host
+        self.velocity = [one.to(step.x) for one in self.velocity]
         threat = self.threats[step.choose([1 / len(self.threats)] * len(self.threats))]
         x_adv = step.attack(threat)
         x_noisy = step.look(lambda _: self._learn(step, x_adv, threat))
@@ -126,8 +128,11 @@ def drawn(step: Step) -> Tensor:
     """Gaussian noise (n, c, h + 2, w + 2), each image's from its own generator."""
     import torch
 
+    from robustctl.devices import upload
+
     _, c, h, w = step.x.shape
-    return torch.stack([torch.randn(c, h + 2, w + 2, generator=one) for one in step.generators]).to(step.x)
+    z = torch.stack([torch.randn(c, h + 2, w + 2, generator=one) for one in step.generators])
+    return upload(z, step.x.device).to(step.x.dtype)
 
 
 def noise(weights: list[Tensor], z: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "free": {"name": "free", "replays": 2},
     "max": {"name": "max"},
     "mixed": {"name": "mixed"},
+    "mng-ac": {"name": "mng-ac", "rate": 0.01},
     "msd": {"name": "msd"},
     "natural": {"name": "natural"},
     "ramp": {"name": "ramp", "pair": ["linf", "l1"], "weight": 0.5},
