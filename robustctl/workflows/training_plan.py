@@ -3,6 +3,7 @@
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from math import prod
+from pathlib import Path
 
 from robustctl import runs
 from robustctl.conventions import CONVENTIONS
@@ -105,6 +106,8 @@ def plan_without_images(request: TrainingRequest) -> list[str]:
         f"time: by the recipe, {settings.about.cost}",
         f"to bring: the images of {source}",
     ]
+    if settings.extra and not Path(settings.extra.path).is_file():
+        lines.append(f"to bring: the extra images of {settings.extra.path} (--set extra.path=FILE)")
     if found_model is not None and not found_model.weights.is_file():
         lines.append(f"to bring: the weights of {request.model}, with robustctl pull {request.model}")
     hint = rehearsal.published_row(chosen, found_model.name if found_model else None)

@@ -54,6 +54,10 @@ def test_offline_the_plan_is_still_printed_with_what_to_bring(monkeypatch, capsy
     said = capsys.readouterr().err
     assert "to bring: the images of uoft-cs/cifar10" in said and "robustctl pull gowal-wrn70" in said
     assert "hint: the published row of gowal-wrn70 comes from --recipe cifar10/ramp-extra" in said
+    assert "extra.path" not in said
+    with pytest.raises(RunError, match="nothing was started"):
+        train(TrainingRequest("finetune", "gowal-wrn70", "ramp-extra", dry_run=True, device="cpu"))
+    assert "to bring: the extra images of ti_500K_pseudo_labeled.pickle" in capsys.readouterr().err
 
 
 def test_offline_with_images_but_without_weights_all_else_is_said(monkeypatch, capsys, tmp_path) -> None:
