@@ -8,8 +8,11 @@ import numpy as np
 
 from robustctl.corruptions import SEVERITIES
 from robustctl.errors import RequestError
+from robustctl.reading import is_file, read_text
 
 AT_ONCE = 1 << 24
+MAX_BYTES = 1 << 20
+"""A list of hashes is no longer."""
 
 
 class Published:
@@ -58,6 +61,18 @@ class Published:
             while part := file.read(AT_ONCE):
                 digest.update(part)
         return digest.hexdigest()
+
+    def require_hash(self, name: str, sha256: str) -> None:
+        """Raise RequestError if the folder has a ``SHA256SUMS`` (as ``sha256sum`` writes it) that says otherwise."""
+        sums, file = self.folder / "SHA256SUMS", self._path(name).name
+        if not is_file(sums):
+            return
+        lines = [line.split(maxsplit=1) for line in read_text(sums, MAX_BYTES).splitlines() if line.strip()]
+        said = {parts[1].strip().lstrip("*"): parts[0].lower() for parts in lines if len(parts) == 2}
+        if file not in said:
+            raise RequestError(f"{sums} does not name {file}")
+        if said[file] != sha256:
+            raise RequestError(f"{self.folder / file}: its SHA-256 is {sha256}, and {sums.name} says {said[file]}")
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name.replace('-', '_')}.npy"

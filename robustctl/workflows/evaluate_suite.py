@@ -247,7 +247,9 @@ def _corrupt(
         for name in names:
             try:
                 published.require(name, setup.data.indices.tolist(), setup.data.y.tolist(), setup.data.shape)
-                sha256[name] = published.sha256(name)
+                found = published.sha256(name)
+                published.require_hash(name, found)
+                sha256[name] = found
                 here.append(name)
             except RequestError as error:
                 say(f"left out: {name}: {error}")

@@ -106,3 +106,14 @@ def test_published_files_that_do_not_fit_are_refused(folder) -> None:
         Published(folder)
     with pytest.raises(RequestError, match="there is no folder"):
         Published(folder / "nowhere")
+
+
+def test_a_list_of_hashes_beside_the_published_files_is_checked(folder) -> None:
+    files = Published(folder)
+    files.require_hash("fog", "0" * 64)  # without a list there is nothing to check
+    (folder / "SHA256SUMS").write_text(f"{files.sha256('fog')}  fog.npy\n{'1' * 64} *snow.npy\n")
+    files.require_hash("fog", files.sha256("fog"))
+    with pytest.raises(RequestError, match="SHA256SUMS says 1111"):
+        files.require_hash("snow", "0" * 64)
+    with pytest.raises(RequestError, match="does not name frost.npy"):
+        files.require_hash("frost", "0" * 64)

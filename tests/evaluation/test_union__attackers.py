@@ -54,6 +54,27 @@ def test_almost_nothing_that_survives_the_standard_protocol_on_cifar10_falls(sha
         assert len(report.together) <= 1
 
 
+def test_the_optimality_of_distances_is_1_for_the_envelope_and_0_for_nothing() -> None:
+    from optimality import optimality
+
+    envelope = torch.tensor([0.0, 1.0, 2.0, 4.0]).double()
+    assert optimality(envelope, envelope) == 1
+    assert optimality(torch.full((4,), torch.inf).double(), envelope) == 0
+    assert optimality(torch.tensor([0.0, 2.0, 3.0, torch.inf]).double(), envelope) == pytest.approx(7 / 9)
+
+
+def test_our_curves_come_near_the_envelope_of_other_libraries_on_digits() -> None:
+    from optimality import measure
+
+    images = data.load("digits", "test", 12)
+    table = measure(robustctl.load_model("digits-linf").requires_grad_(False), images, {"linf": "0.15", "l0": "1"}, 400)
+    for norm, rows in table.items():
+        print(norm, rows)
+        assert {"robustctl --curve", "FMN", "PDPGD", "Brendel-Bethge"} <= rows.keys()
+        assert rows["robustctl --curve"][0] > 0.95
+        assert all(queries <= 440 for name, (_, _, queries) in rows.items() if "robustctl" not in name)
+
+
 def _wide_resnet(shared: Path) -> tuple[nn.Module, str]:
     from safetensors.torch import load_file
 

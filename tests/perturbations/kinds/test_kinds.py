@@ -122,6 +122,53 @@ def test_attacks_stay_inside_and_do_not_depend_on_the_batch(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", names())
+def test_attacks_without_a_budget_leave_the_image_alone(name: str) -> None:
+    kind, shape = find(name), (1, 8, 8)
+    model, x = network(shape), images(shape).float()
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    for family in kind.families().values():
+        with Oracle(model) as oracle:
+            z = family.run(Task(oracle, x, y, 0.0, SMALL, seeds.generators(0, "test", range(4))))
+        assert torch.allclose(kind.render(x.double(), z.double()), x.double(), rtol=0, atol=1e-6)
+        assert not judge(model, kind, x, y, z.float(), 0.0).broken.any()
+
+
+UNBOXED = [name for name in names() if name not in BOXED]
+
+
+@pytest.mark.parametrize("name", UNBOXED)
+def test_what_changes_the_image_is_inside_larger_budgets_and_outside_of_none(name: str) -> None:
+    kind, shape, budget = find(name), (1, 8, 8), usual(name)
+    model, x = network(shape), images(shape).float()
+    with torch.no_grad():
+        wrong = (model(x).argmax(1) + 1) % 5  # every image is broken as it is, so that searches end where they begin
+        y = model(x).argmax(1)
+    for family in kind.families().values():
+        for labels in (y, wrong):
+            with Oracle(model) as oracle:
+                z = family.run(Task(oracle, x, labels, budget, SMALL, seeds.generators(0, "test", range(4)))).double()
+            for larger in (budget, 2 * budget, 5 * budget):
+                assert kind.inside(x.double(), z, larger, model.double()).all()
+            changed = (kind.render(x.double(), z) - x.double()).abs().flatten(1).amax(1) > 1e-6
+            assert not (kind.inside(x.double(), z, 0.0, model.double()) & changed).any()
+            model.float()
+
+
+@pytest.mark.parametrize("name", UNBOXED)
+def test_renderings_of_other_kinds_have_the_gradients_of_finite_differences(name: str) -> None:
+    kind, x = find(name), images((1, 8, 8), 2)
+    generator = torch.Generator().manual_seed(3)
+    z = torch.tensor([[7.0, 0.3, -0.4], [-11.0, 0.2, 0.6]]) if name == "rotation-translation" else x.flatten(1) + 0.01
+    z = z.double().requires_grad_(True)
+    weight = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    along = torch.randn(z.shape, generator=generator, dtype=torch.float64)
+    (grad,) = torch.autograd.grad((kind.render(x, z) * weight).sum(), z)
+    sums = [(kind.render(x, z.detach() + sign * 1e-6 * along) * weight).flatten(1).sum(1) for sign in (1, -1)]
+    assert torch.allclose((sums[0] - sums[1]) / 2e-6, (grad * along).sum(1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", names())
 def test_what_a_name_stands_for_is_written_down(name: str) -> None:
     kind = find(name)
     assert kind.unit and "arXiv" in kind.source
