@@ -17,7 +17,7 @@ from torch import Tensor
 
 from robustctl.architectures import Classifier, build, empty_copy
 from robustctl.errors import RequestError
-from robustctl.files import atomic_path, write_text
+from robustctl.files import atomic_path, scratch, write_text
 from robustctl.progress import say
 from robustctl.reading import is_file, parse_json, read_json
 from robustctl.spec import CONFIG, WEIGHTS, ModelSpec, read_spec
@@ -26,8 +26,10 @@ from robustctl.spec import CONFIG, WEIGHTS, ModelSpec, read_spec
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors atomically; a reader sees the old file or the new one, never half of it."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with atomic_path(path) as temporary:
-        save_file(contiguous, temporary, metadata={"format": "pt", **(metadata or {})})
+    with atomic_path(path) as temporary, scratch(path.parent) as folder:
+        made = folder / temporary.name  # the library makes a temporary file of its own beside what it writes
+        save_file(contiguous, made, metadata={"format": "pt", **(metadata or {})})
+        made.replace(temporary)
 
 
 def read_metadata(path: Path) -> dict[str, str]:

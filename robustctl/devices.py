@@ -67,7 +67,7 @@ def _fault(device: torch.device) -> str | None:
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, NotImplementedError, AssertionError) as error:
-        return str(error).splitlines()[0]
+        return str(error).splitlines()[0].partition(". ")[0].rstrip(".")  # torch goes on at length
     try:
         torch.zeros(1, dtype=torch.float64, device=device).item()
     except (RuntimeError, NotImplementedError, TypeError):

@@ -19,6 +19,8 @@ _UMASK = os.umask(0o022)
 os.umask(_UMASK)
 _MODE = 0o666 & ~_UMASK
 """Permissions that the user wants new files to have. There is no way to ask for the mask but to set it."""
+SCRATCH = ".robustctl-"
+"""Begins the names of folders that are gone with the command that made them."""
 UNKNOWN = "b00000000"
 """The mark of a process on systems that do not tell when it began."""
 
@@ -57,6 +59,11 @@ def sweep(folder: Path) -> None:
                 remove_tree(path)
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether a name is one of a temporary file or folder."""
+    return path.name.endswith(".part") or path.name.startswith(SCRATCH)
+
+
 def remove_tree(path: Path) -> None:
     """Delete a file, or a folder with all that is in it, as far as that is possible."""
     if path.is_dir() and not path.is_symlink():
@@ -74,8 +81,10 @@ def scratch(folder: Path | None = None) -> Iterator[Path]:
     """
     parent = folder or Path(tempfile.gettempdir())
     sweep(parent)
-    with writing(parent), tempfile.TemporaryDirectory(prefix=f".robustctl-{owner()}-", dir=parent) as made:
-        yield Path(made)
+    with writing(parent):
+        made = tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{owner()}-", dir=parent)
+    with made as name:
+        yield Path(name)
 
 
 def _machine() -> str:

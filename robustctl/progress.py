@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Protocol
+from typing import IO, Protocol, cast
 
 from robustctl import terminal
 
@@ -161,7 +161,10 @@ def _bar(description: str, total: int | None, before: int) -> Iterator[Advance]:
         # The note alone gives way in a narrow window.
         TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
     )
-    with replaced(), Progress(*columns, console=Console(stderr=True), transient=True, expand=True) as bar:
+    with (
+        replaced(),
+        Progress(*columns, console=Console(file=cast("IO[str]", terminal.Told())), transient=True, expand=True) as bar,
+    ):
         task = bar.add_task(escape(terminal.plain(description)), total=total, completed=before, note="")
 
         def advance(n: int, note: str = "", total: int | None = None) -> None:

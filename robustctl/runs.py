@@ -27,7 +27,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from robustctl.errors import RequestError
-from robustctl.files import make_folder, sweep, write_text, writing
+from robustctl.files import is_temporary, make_folder, sweep, write_text, writing
 from robustctl.hub.names import FILE
 from robustctl.locks import held, is_held
 from robustctl.reading import read_json
@@ -240,7 +240,7 @@ def _taken(path: Path) -> RequestError:
 
 def _is_false_start(run: Run) -> bool:
     """Whether a directory is empty, or a run began in it and ended before its first state, so that nothing is lost."""
-    names = {one.name for one in run.path.iterdir() if one.name != LOCK and not one.name.endswith(".part")}
+    names = {one.name for one in run.path.iterdir() if one.name != LOCK and not is_temporary(one)}
     if not names <= {RECORD, RECIPE, METRICS, CONFIG, WEIGHTS, STATE}:
         return False
     if RECORD not in names:  # it is written first

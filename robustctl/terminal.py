@@ -9,6 +9,8 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls, apart from tab and line feed
@@ -57,9 +59,40 @@ def show(result: object) -> None:
 
 
 def tell(text: str) -> None:
-    """Print a message or progress on stderr, at once."""
+    """Print a message or progress on stderr, at once. No work is lost because nobody can be told of it."""
     _make_room()
-    print(plain(text), file=sys.stderr, flush=True)
+    try:
+        print(plain(text), file=sys.stderr, flush=True)
+    except OSError:
+        drop_stderr()
+
+
+def drop_stderr() -> None:
+    """Let whatever is told from now on go nowhere: its place is full, or the terminal was closed."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+class Told:
+    """The stream stderr for a library that draws on it: what cannot be written is dropped."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+    def write(self, text: str) -> int:
+        """Write to stderr, or to nowhere."""
+        try:
+            return sys.stderr.write(text)
+        except OSError:
+            drop_stderr()
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush stderr, or drop it."""
+        try:
+            sys.stderr.flush()
+        except OSError:
+            drop_stderr()
 
 
 def accept_any_text() -> None:

@@ -1,5 +1,9 @@
 """Text of others is shown, never obeyed."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from robustctl import terminal
@@ -29,3 +33,14 @@ def test_what_a_terminal_would_obey_is_written_as_its_escape(
 def test_the_token_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret123")
     assert terminal.plain("the proxy says: Bearer hf_secret123") == "the proxy says: Bearer <token>"
+
+
+def test_a_place_for_messages_that_is_full_or_gone_stops_nothing() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    code = (
+        "import sys; from robustctl import terminal as t; t.tell('a'); t.Told().write('b'); t.tell('c'); t.show('done')"
+    )
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=full, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "done\n")

@@ -10,10 +10,12 @@ These files import nothing heavy at their top: torch and the rooms that need it 
 that help answers at once.
 """
 
+import atexit
 import contextlib
 import errno
 import importlib
 import os
+import re
 import signal
 import sys
 import traceback
@@ -25,7 +27,7 @@ import typer
 from robustctl import discovery, parent, terminal
 from robustctl.cli import panels
 from robustctl.cli.interruption import Group, interrupted
-from robustctl.errors import RequestError, RobustctlError
+from robustctl.errors import InterruptedRun, RequestError, RobustctlError
 from robustctl.progress import sign_of_life
 from robustctl.reading import SURROGATE
 from robustctl.version import __version__
@@ -108,6 +110,22 @@ def _stop(signum: int, frame: FrameType | None) -> None:
 
 def main() -> None:
     """Run the command line; every error becomes one message on stderr and an exit code (docs/contracts.md)."""
+    try:
+        _run()
+    except KeyboardInterrupt:  # once more, while the first was told
+        raise SystemExit(InterruptedRun.exit_code) from None
+    finally:
+        atexit.register(_be_deaf)  # the last to be registered runs first
+
+
+def _be_deaf() -> None:
+    """Ignore signals from now on: the process ends, and a traceback of that would tell nobody anything."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def _run() -> None:
     signal.signal(signal.SIGTERM, _stop)
     # A terminal that is closed ends a command as politely as Ctrl-C, unless nohup forbids it.
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
@@ -129,19 +147,29 @@ def main() -> None:
         # The reader of our output (head, say) has closed it: not an error, but Python would complain while exiting.
         _close_stdout()
         raise SystemExit(1) from None
-    except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            _fail("robustctl: too many files are open; raise ulimit -n and run the same command again", 1, error)
-        if error.errno == errno.ENAMETOOLONG:  # only a name that somebody typed can be so long
-            _fail(f"robustctl: a name is longer than the file system takes: {str(error.filename)[:80]}...", 2, error)
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            _fail(f"robustctl: no permission for {error.filename}", 1, error)
-        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
-            _fail(_bug(error), 1, error)
-        _close_stdout()
-        _fail(f"robustctl: cannot write: {error.strerror}; free some space and run the same command again", 1, error)
     except Exception as error:
-        _fail(OUT_OF_MEMORY if _is_out_of_memory(error) else _bug(error), 1, error)
+        if isinstance(error, OSError) and error.errno in FULL:
+            _close_stdout()
+        _fail(*_judged(error), error)
+
+
+FULL = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
+
+
+def _judged(error: Exception) -> tuple[str, int]:
+    """The message and the exit code of an error that is none of robustctl's own."""
+    if _is_out_of_memory(error):
+        return OUT_OF_MEMORY, 1
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, OSError) and number in (errno.EMFILE, errno.ENFILE):
+        return "robustctl: too many files are open; raise ulimit -n and run the same command again", 1
+    if isinstance(error, OSError) and number == errno.ENAMETOOLONG:  # only a name that somebody typed can be so long
+        return f"robustctl: a name is longer than the file system takes: {str(error.filename)[:80]}...", 2
+    if isinstance(error, OSError) and number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"robustctl: no permission for {error.filename}", 1
+    if isinstance(error, OSError) and number in FULL:
+        return f"robustctl: cannot write: {error.strerror}; free some space and run the same command again", 1
+    return f"robustctl: internal error ({type(error).__name__}: {error}). This is a bug; --debug shows where.", 1
 
 
 OUT_OF_MEMORY = (
@@ -150,17 +178,29 @@ OUT_OF_MEMORY = (
 )
 
 
+REFUSED_MEMORY = re.compile(
+    "can't allocate memory|[Cc]annot allocate memory|failed to map segment|bad_alloc|can't start new thread"
+)
+"""The words of torch, of the loader of libraries, of C++ and of Python for it."""
+
+
+def _memory_is_limited() -> bool:
+    try:
+        import resource
+    except ImportError:  # not on this system
+        return False
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+
+
 def _is_out_of_memory(error: Exception) -> bool:
     """Whether Python or torch, on the CPU or on an accelerator, was refused memory."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or (isinstance(error, RuntimeError | ImportError | OSError) and REFUSED_MEMORY.search(str(error)) is not None)
+        or (isinstance(error, SystemError) and _memory_is_limited())  # a library that was loaded by half
     )
-
-
-def _bug(error: Exception) -> str:
-    return f"robustctl: internal error ({type(error).__name__}: {error}). This is a bug; --debug shows where."
 
 
 def _close_stdout() -> None:

@@ -115,12 +115,12 @@ def convert(
 
 
 def _ask(asked: Conversion) -> Answer:
-    command = [sys.executable, "-P", "-m", __name__]
+    command = [sys.executable, "-P", "-X", "utf8", "-m", __name__]
     limit = SPARE_SECONDS + asked.source.stat().st_size / SLOWEST_BYTES_PER_SECOND
     request = asked.model_dump_json(by_alias=True)
     what = f"{asked.source} with {asked.tokenizer.name}" if asked.tokenizer else f"{asked.source}"
     try:
-        done = subprocess.run(command, input=request, capture_output=True, text=True, timeout=limit)
+        done = subprocess.run(command, input=request, capture_output=True, encoding="utf-8", timeout=limit)
     except subprocess.TimeoutExpired:
         raise RunError(f"reading {what} took more than {limit:.0f} s and was stopped") from None
     try:

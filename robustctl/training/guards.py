@@ -72,14 +72,14 @@ def require_finite(model: nn.Module, step: int) -> None:
 
 
 class StopSignal:
-    """Whether SIGTERM or Ctrl-C has come."""
+    """Whether SIGTERM, Ctrl-C or the end of the terminal (SIGHUP) has come."""
 
     def __init__(self) -> None:
         self.asked = False
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt  # asked twice: now
+        if self.asked and signum == signal.SIGINT:
+            raise KeyboardInterrupt  # somebody asks twice: now. A terminal that is closed may send its signal twice
         self.asked = True
 
 
@@ -90,7 +90,10 @@ def stop_signal() -> Iterator[StopSignal]:
     if threading.current_thread() is not threading.main_thread():
         yield request  # only the main thread may handle signals
         return
-    old = {number: signal.signal(number, request._note) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup forbids it
+        numbers.append(signal.SIGHUP)
+    old = {number: signal.signal(number, request._note) for number in numbers}
     try:
         yield request
     finally:

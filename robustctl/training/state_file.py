@@ -39,8 +39,8 @@ def save(directory: Path, state: dict[str, Any]) -> None:
 
 def _keep(last: Path, previous: Path) -> None:
     """Let the last state also be the previous one, until it is replaced; by a link, which takes no room and no time."""
-    if not last.is_file():
-        return
+    if not last.is_file() or (previous.is_file() and previous.samefile(last)):
+        return  # the second after a kill: to rename a link to the file that it links to would do nothing, and leave it
     link = previous.with_name(f".{previous.name}.{owner()}-link.part")
     try:
         link.hardlink_to(last)

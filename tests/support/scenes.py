@@ -25,7 +25,7 @@ from robustctl.recipe import read as recipe
 
 METHODS = [name for name in recipe.names() if name.startswith("digits/")]
 SMALL = ["--set", "train.batch_size=8", "--set", "train.epochs=2", "--set", "selection.images=8", "--set",
-         "selection.steps=1", "--set", "attack.steps=2", "--data", "few.npz"]  # fmt: skip
+         "selection.steps=1", "--data", "few.npz"]  # fmt: skip
 EVALUATE = ["--attack", "fast", "--precision", "float32", "-n", "12", "--eps", "linf=0.1", "--norms", "linf"]
 IMPORT = ["models", "import", "done/model.safetensors", "--name", "mine", "--arch", "kw-small", "--set", "width=32",
           "--no-normalisation", "--dataset", "digits"]  # fmt: skip
@@ -38,7 +38,7 @@ protocols: fast
 precision: float32
 set: {train.batch_size: 8, train.epochs: 1, selection.images: 8, selection.steps: 1, attack.steps: 2}
 """
-LITTER = re.compile(r"\.part$|\.tmp$|\.convert-|\.part\.version$|-journal$|-wal$")
+LITTER = re.compile(r"\.part$|\.tmp$|^\.robustctl-|^\.tmp|\.part\.version$|-journal$|-wal$")
 MAY_STAY = re.compile(r"\.lock$|/state/previous\.pt$")
 DIGITS = re.compile(r"\d{4}")
 
@@ -113,7 +113,8 @@ def set_up(forks: faults.Forks, hub: Server, root: Path) -> Stage:
 
 
 def _finetune(method: str, out: str) -> list[str]:
-    return ["finetune", "digits-linf", "--recipe", method, "--out", out, *SMALL]
+    short = ["--set", "attack.steps=2"] if recipe.load(method).resolved().get("attack") else []
+    return ["finetune", "digits-linf", "--recipe", method, "--out", out, *SMALL, *short]
 
 
 def _tensors(path: Path) -> str:

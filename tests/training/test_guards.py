@@ -62,6 +62,24 @@ def test_first_signal_asks_and_the_second_interrupts() -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
 
+def test_a_terminal_that_is_closed_asks_and_its_second_signal_cuts_nothing_off() -> None:
+    with stop_signal() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.asked
+
+
+def test_nohup_is_respected() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_signal() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop.asked
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_handlers_are_restored() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with stop_signal():

@@ -17,6 +17,15 @@ def test_state_reads_back_and_nothing_temporary_stays(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["last.pt"]
 
 
+def test_a_kill_between_the_two_states_leaves_nothing_after_the_next_save(tmp_path: Path) -> None:
+    state_file.save(tmp_path, {"step": 1})
+    folder = tmp_path / "state"
+    (folder / "previous.pt").hardlink_to(folder / "last.pt")  # the state before was kept, the new one not yet moved
+    state_file.save(tmp_path, {"step": 2})
+    assert {path.name for path in folder.iterdir()} == {"last.pt", "previous.pt"}
+    assert state_file.load(tmp_path) == {"step": 2}
+
+
 def test_no_state_is_none(tmp_path: Path) -> None:
     assert state_file.load(tmp_path) is None
 
