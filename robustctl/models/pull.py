@@ -147,6 +147,38 @@ def fetch_dataset(repo: str, split: str | None = None, revision: str | None = No
     return directory
 
 
+def fetch_dataset_file(repo: str, path: str, revision: str | None = None) -> Path:
+    """Fetch one file of a hub data set, with the checks of ``pull``; a file that is here already is taken as it is.
+
+    Args:
+        path: inside the repo, e.g. ``cifar10/1m.npz``.
+        revision: a branch, a tag or a commit; None is the newest commit.
+
+    Raises:
+        RequestError: no such data set or no such file.
+        RunError: as ``pull``.
+    """
+    from robustctl.hub import client
+
+    ref = _dataset_ref(repo, f"file-{quote(path, safe='')}", revision)
+    if (
+        ref.is_file()
+        and (here := home() / "datasets" / repo / ref.read_text(encoding="utf-8").strip() / path).is_file()
+    ):
+        return here
+    commit, files = client.list_files(repo, revision or "main", "dataset")
+    chosen = [file for file in files if file.path == path]
+    if not chosen:
+        raise unknown(f"file of the data set {repo}", path, [file.path for file in files])
+    directory = home() / "datasets" / repo / f"{commit}-{quote(path, safe='')}"
+    with _locked(directory):
+        if not directory.is_dir():
+            want = partial(client.wanted, repo, commit, kind="dataset")
+            _fetch(repo, chosen, directory, want, client.get).replace(directory)
+    write_text(_made(ref), directory.name)
+    return directory / path
+
+
 def fetched_dataset(repo: str, split: str | None = None, revision: str | None = None) -> Path | None:
     """The folder that ``fetch_dataset`` fetched for the same request; None if there is none here."""
     folder, ref = home() / "datasets" / repo, _dataset_ref(repo, split, revision)

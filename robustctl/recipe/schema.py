@@ -3,6 +3,7 @@
 The method's own block is checked by the ``Config`` in its file of ``robustctl/training/methods``.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -218,8 +219,16 @@ class Regularize(Block):
     l2: NonNegativeFinite = 0.0
 
 
+HUB_FILE = re.compile(r"hub:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?/(?P<path>.+)")
+"""A file of a hub data set: ``hub:USER/NAME/FILE`` or ``hub:USER/NAME@REVISION/FILE``."""
+
+
 class Extra(Block):
-    """Pseudo-labelled (Carmon et al. 2019) or generated images in a file; ``share`` of each batch comes from it."""
+    """Pseudo-labelled (Carmon et al. 2019) or generated images in a file; ``share`` of each batch comes from it.
+
+    Attributes:
+        path: of a file, or ``hub:USER/NAME/FILE`` of a hub data set, which is fetched.
+    """
 
     path: str
     share: Annotated[float, Field(gt=0, lt=1)] = 0.5

@@ -13,7 +13,7 @@ from robustctl.data import EncodedData, ImageData, pseudo_labels
 from robustctl.devices import HOST, kept_random, memory_of
 from robustctl.errors import RequestError
 from robustctl.processes import World, share_batch_norm
-from robustctl.recipe.schema import Settings
+from robustctl.recipe.schema import HUB_FILE, Settings
 from robustctl.spec import WEIGHTS, ModelSpec, Resize
 from robustctl.threats import Norm
 from robustctl.training import state_file
@@ -198,6 +198,15 @@ def new_head(model: Classifier, old: ModelSpec, n_classes: int, weights: dict[st
     return old.model_copy(update={"n_classes": n_classes, "norm": None, "eps": None})
 
 
+def _extra_file(text: str) -> Path:
+    """The file of the extra images; one of a hub data set is fetched, unless it is here."""
+    if (place := HUB_FILE.fullmatch(text)) is None:
+        return Path(text).expanduser()
+    from robustctl.models.pull import fetch_dataset_file
+
+    return fetch_dataset_file(place["repo"], place["path"], place["revision"])
+
+
 def _batches(
     train: ImageData | EncodedData, spec: ModelSpec, settings: Settings, seed: int, device: torch.device
 ) -> Batches:
@@ -205,7 +214,7 @@ def _batches(
     be."""
     extra = None
     if settings.extra:
-        extra = pseudo_labels.read(Path(settings.extra.path), spec.input_shape, spec.n_classes)
+        extra = pseudo_labels.read(_extra_file(settings.extra.path), spec.input_shape, spec.n_classes)
     if isinstance(train, EncodedData):
         resident = False
     else:

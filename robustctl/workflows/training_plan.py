@@ -106,7 +106,7 @@ def plan_without_images(request: TrainingRequest) -> list[str]:
         f"time: by the recipe, {settings.about.cost}",
         f"to bring: the images of {source}",
     ]
-    if settings.extra and not Path(settings.extra.path).is_file():
+    if settings.extra and not Path(settings.extra.path).expanduser().is_file():
         lines.append(f"to bring: the extra images of {settings.extra.path} (--set extra.path=FILE)")
     if found_model is not None and not found_model.weights.is_file():
         lines.append(f"to bring: the weights of {request.model}, with robustctl pull {request.model}")

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,10 +20,11 @@ from command import robust
 from hub_server import TOKEN, Fault, Server
 from PIL import Image
 
+import robustctl
 from robustctl.errors import RequestError, RunError
 from robustctl.hub import client
 from robustctl.models.find import home, read_entry
-from robustctl.models.pull import fetch_dataset, pull
+from robustctl.models.pull import fetch_dataset, fetch_dataset_file, pull
 from robustctl.runs import Run
 from robustctl.workflows.images import load_images
 
@@ -115,6 +117,27 @@ def test_an_encrypted_address_is_not_left_for_a_plain_one(monkeypatch: pytest.Mo
         pass
     with client.get("http://127.0.0.1/x", {}):
         pass
+
+
+def test_one_file_of_a_data_set_is_fetched_once_and_then_needs_no_hub(hub: Server) -> None:
+    hub.add("alice/generated", {"cifar10/1m.npz": b"one", "cifar10/5m.npz": b"five", "README.md": b"r"})
+    path = fetch_dataset_file("alice/generated", "cifar10/1m.npz")
+    assert path.read_bytes() == b"one" and not (path.parent / "5m.npz").exists()
+    before = len(hub.log)
+    assert fetch_dataset_file("alice/generated", "cifar10/1m.npz") == path and len(hub.log) == before
+    assert fetch_dataset_file("alice/generated", "cifar10/5m.npz").read_bytes() == b"five"
+    with pytest.raises(RequestError, match="unknown file of the data set alice/generated 'cifar10/2m.npz'"):
+        fetch_dataset_file("alice/generated", "cifar10/2m.npz")
+
+
+def test_a_training_takes_extra_images_from_a_data_set_of_the_hub(hub: Server, tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 1), dtype=np.uint8)
+    np.savez(tmp_path / "1m.npz", image=image, label=np.arange(50) % 10)
+    hub.add("alice/generated", {"digits/1m.npz": (tmp_path / "1m.npz").read_bytes()})
+    extra = ["extra.path=hub:alice/generated/digits/1m.npz", "selection.images=50"]
+    run = robustctl.finetune("digits-linf", "e-at", overrides=extra, max_steps=2, device="cpu", out=tmp_path / "run")
+    assert run.read().step == 2
+    assert run.read().recipe["extra"]["path"] == "hub:alice/generated/digits/1m.npz"
 
 
 def test_a_gated_repo_says_where_to_accept_its_terms(hub: Server) -> None:
