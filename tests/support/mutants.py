@@ -9,17 +9,23 @@ draw no seeded sample, run one command for all files, and leave out no statement
 
 import argparse
 import ast
+import contextlib
+import json
+import multiprocessing
 import os
 import random
+import re
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +33,8 @@ LOOP = [f"training/{name}.py" for name in ("loop", "parts", "probe", "monitor", 
 PLACES = ("geometry.py", "attacks", "evaluation", "results", "sampling", "training/methods", *LOOP)
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.yaml")
 LONGEST = 300  # seconds that the tests of a file may take
+ONE_TEST = 60  # seconds of processor time that one test may take
+PRELOADED = ["torch", "torchvision", "scipy.stats", "sklearn.datasets", "pyarrow.parquet", "typer", "yaml", "pytest"]
 COMPARISONS = {ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "=="}
 OPERATORS = {ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.FloorDiv: "*", ast.Mod: "*", ast.Pow: "*"}
 
@@ -90,24 +98,113 @@ def equivalents() -> dict[str, str]:
     return {one["mutant"]: one["why"] for one in yaml.safe_load(EQUIVALENT.read_text(encoding="utf-8"))}
 
 
-def fate(mutant: Mutant, folder: Path) -> str:
-    """``died``, ``survived``, or ``too slow``: no test failed in the time.
+def wider_tests_of(file: str) -> list[str]:
+    """The other tests that import the file: they are asked if the tests that mirror it notice nothing."""
+    module = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    room, _, name = module.rpartition(".")
+    imports = re.compile(rf"from {module} import|import {module}\b|from {room} import [^\n]*\b{name}\b")
+    mirror = [ROOT / one for one in tests_of(file)]
+    found = [one for one in sorted((ROOT / "tests").rglob("test_*.py")) if imports.search(one.read_text("utf-8"))]
+    return [str(one.relative_to(ROOT)) for one in found if not any(one.is_relative_to(seen) for seen in mirror)]
 
-    Args:
-        folder: a copy of the project, see ``copied``; it is left as it was.
+
+class Trial:
+    """Runs tests on a copy of the project, see ``copied``: the quickest first, and none after the first that fails.
+
+    Every run is a fork of a process that has imported torch, so that a mutant costs little more than its tests.
     """
-    target = folder / mutant.file
-    source = target.read_bytes()
-    target.write_bytes(source[: mutant.start] + mutant.new.encode() + source[mutant.end :])
-    environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests_of(mutant.file)]
-    try:
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=LONGEST, check=False)
-    except subprocess.TimeoutExpired:
-        return "too slow"
-    finally:
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.seconds: dict[str, float] = {}  # of tests that have run
+        self.sound: set[str] = set()  # tests that were seen to pass without a change
+        self.clock = int(time.time())
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(PRELOADED)
+
+    def fate(self, mutant: Mutant) -> tuple[str, str]:
+        """``died``, ``no end``, ``survived`` or ``too slow``, and the test that noticed it.
+
+        A mutant died if a test fails that passes without it. ``no end``: such a test was still at work after
+        ``ONE_TEST`` seconds of processor time. ``too slow``: nothing failed in ``LONGEST`` seconds.
+        """
+        end, test = "survived", ""
+        for tests in (tests_of(mutant.file), wider_tests_of(mutant.file)):
+            while tests and end == "survived":
+                end, test = self._with_change(mutant, tests)
+                if end not in ("died", "no end") or self._is_sound(test):
+                    break
+                tests, end = [one for one in tests if one != test.split("::")[0]], "survived"  # fails by itself
+        return end, test
+
+    def _with_change(self, mutant: Mutant, tests: list[str]) -> tuple[str, str]:
+        target = self.folder / mutant.file
+        source = target.read_bytes()
+        self._write(target, source[: mutant.start] + mutant.new.encode() + source[mutant.end :])
+        try:
+            return self._run(tests)
+        finally:
+            self._write(target, source)
+
+    def _write(self, target: Path, source: bytes) -> None:
+        """Every text gets a second of its own: Python takes a compiled file for that of a source of the same time."""
         target.write_bytes(source)
-    return "survived" if done.returncode == 0 else "died"
+        self.clock += 1
+        os.utime(target, (self.clock, self.clock))
+
+    def _is_sound(self, test: str) -> bool:
+        if test not in self.sound and self._run([test])[0] == "survived":
+            self.sound.add(test)
+        return test in self.sound
+
+    def _run(self, tests: list[str]) -> tuple[str, str]:
+        record = self.folder.parent / "record.json"
+        record.write_text("{}", encoding="utf-8")
+        process = self.context.Process(target=_run_tests, args=(str(self.folder), tests, self.seconds, str(record)))
+        process.start()
+        process.join(LONGEST)
+        ended = process.exitcode is not None
+        if process.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # and whatever the tests have started
+        process.join()
+        seen = json.loads(record.read_text(encoding="utf-8"))
+        self.seconds |= seen.get("seconds", {})
+        if not ended:
+            return "too slow", seen.get("now", "")
+        if process.exitcode == 0:
+            return "survived", ""
+        return ("no end" if process.exitcode == -signal.SIGPROF else "died"), seen.get("now", tests[0])
+
+
+class _Watch:
+    """A plugin of pytest: puts the quickest tests first, writes down what runs, and bounds each test's time."""
+
+    def __init__(self, seconds: dict[str, float], record: str) -> None:
+        self.seconds, self.record = seconds, Path(record)
+        self.seen: dict[str, float] = {}
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items.sort(key=lambda one: self.seconds.get(one.nodeid, 0.0))
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        signal.setitimer(signal.ITIMER_PROF, ONE_TEST)  # SIGPROF ends the process
+        self.record.write_text(json.dumps({"now": nodeid, "seconds": self.seen}), encoding="utf-8")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.seen[report.nodeid] = self.seen.get(report.nodeid, 0.0) + report.duration
+
+
+def _run_tests(folder: str, tests: list[str], seconds: dict[str, float], record: str) -> None:
+    os.setsid()
+    os.environ |= {"PYTHONPATH": folder, "OMP_NUM_THREADS": "1"}
+    os.chdir(folder)
+    sys.path.insert(0, folder)
+    silent = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(silent, stream)
+    code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", *tests], plugins=[_Watch(seconds, record)])
+    os._exit(int(code))
 
 
 def copied(folder: Path) -> Path:
@@ -251,14 +348,16 @@ def main() -> None:
     parser.add_argument("--slice", default=":", help="FIRST:LAST of them, to go on in parts")
     options = parser.parse_args()
     first, last = (int(part) if part else None for part in options.slice.split(":"))
-    known, counts = equivalents(), {"died": 0, "survived": 0, "too slow": 0, "equivalent": 0}
+    known, counts = equivalents(), Counter[str]()
     with tempfile.TemporaryDirectory() as place:
-        folder = copied(Path(place))
+        trial = Trial(copied(Path(place)))
         for mutant in sample(options.seed, options.n)[first:last]:
             started = time.monotonic()
-            end = "equivalent" if mutant.name in known else fate(mutant, folder)
+            end, test = ("equivalent", "") if mutant.name in known else trial.fate(mutant)
             counts[end] += 1
             print(f"{end} ({time.monotonic() - started:.0f} s): {mutant.kind}: {mutant.name}", flush=True)
+            if test:
+                print(f"    by {test}", flush=True)
     print(", ".join(f"{n} {end}" for end, n in counts.items()))
 
 
