@@ -99,7 +99,7 @@ def evaluate_curve(
     Args:
         model, images, labels, data, split, n, seed, batch_size, device, name: as ``evaluate`` takes them.
         norms: such as ``"linf,l0"``; without, the usual ones and what ``eps`` names.
-        eps: radii that count as 1, such as ``"linf=8/255,l0=9"``; without, the usual ones.
+        eps: radii that count as 1, such as ``"linf:8/255,l0:9"``; without, the usual ones.
         up_to: where the curves end, in multiples of the radii, >= 1.
         decision: attacks that see predicted classes alone look too (foolbox).
         store: folder of the verdicts, as for ``evaluate_suite``.

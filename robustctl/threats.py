@@ -162,4 +162,4 @@ def _limit(norm: Norm, dimension: int | None) -> tuple[float, str]:
 def _meant(threat: Threat, limit: float) -> str:
     """The same number of 255ths, if that would be a radius."""
     fits = "/" not in threat.eps_text and threat.eps >= 1 and threat.eps / 255 < limit
-    return f" Did you mean {threat.norm} {threat.eps_text}/255?" if fits else ""
+    return f" Did you mean {threat.norm}:{threat.eps_text}/255?" if fits else ""

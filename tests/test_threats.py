@@ -91,10 +91,10 @@ CIFAR10 = (3, 32, 32)
 @pytest.mark.parametrize(
     ("text", "shape", "words"),
     [
-        ("linf:8", CIFAR10, "more than half of the box .* Did you mean linf 8/255. --force goes on"),
+        ("linf:8", CIFAR10, "more than half of the box .* Did you mean linf:8/255. --force goes on"),
         ("linf:0.51", CIFAR10, "more than half of the box on the scale .0,1. of pixels. --force"),
-        ("linf:8", None, "Did you mean linf 8/255"),
-        ("l2:128", CIFAR10, r"the diameter of the whole box \(55.4256\).* Did you mean l2 128/255"),
+        ("linf:8", None, "Did you mean linf:8/255"),
+        ("l2:128", CIFAR10, r"the diameter of the whole box \(55.4256\).* Did you mean l2:128/255"),
         ("l2:8", (1, 8, 8), r"diameter of the whole box \(8\)"),
         ("l1:3072", CIFAR10, r"diameter of the whole box \(3072\)"),
     ],

@@ -31,7 +31,7 @@ def attack(
     classes: options.Classes = None,
     n: Annotated[int, typer.Option("--n", "-n", min=1, help="The first N images.")] = 500,
     norms: options.Norms = None,
-    eps: Annotated[str | None, typer.Option(help="Radii, e.g. linf=8/255,l1=12.")] = None,
+    eps: Annotated[str | None, typer.Option(help="Radii, e.g. linf:8/255,l1:12.")] = None,
     precision: Annotated[str, typer.Option(help="Of our attacks: float32, bf16 or auto.")] = "auto",
     own_labels: Annotated[
         bool, typer.Option("--own-labels", help="Label images by the model itself, for weights that know nothing.")

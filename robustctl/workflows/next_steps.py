@@ -23,6 +23,6 @@ def next_lines(repo: str, place: Path) -> list[str]:
         result = headline(published_claims(find_model(str(place))))
     except RequestError:  # it publishes none
         known = read_spec(place).dataset in CONVENTIONS
-        return [f"robustctl eval {name} --union" + ("" if known else " --data FOLDER --eps linf=RADIUS")]
+        return [f"robustctl eval {name} --union" + ("" if known else " --data FOLDER --eps linf:RADIUS")]
     data = " --data FOLDER" if result.data.source.startswith(LOCAL) else ""
     return [f"robustctl verify {name}{data}", f"robustctl eval {name} --like published{data}"]

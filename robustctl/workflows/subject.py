@@ -126,10 +126,10 @@ def threats_of(usual: Sequence[Threat], dataset: str, norms: str | None, eps: st
         raise RequestError(f"--eps names {extra[0]}, which --norms {norms} leaves out")
     radii |= written
     if missing := [norm for norm in chosen if norm not in radii]:
-        raise RequestError(f"no usual radius is known for {', '.join(missing)}; give it: --eps {missing[0]}=RADIUS")
+        raise RequestError(f"no usual radius is known for {', '.join(missing)}; give it: --eps {missing[0]}:RADIUS")
     if not chosen:
         raise RequestError(
-            f"no usual radii are known for data set {dataset!r}; give them, e.g. --eps linf=8/255,l2=0.5,l1=12"
+            f"no usual radii are known for data set {dataset!r}; give them, e.g. --eps linf:8/255,l2:0.5,l1:12"
         )
     return tuple(radii[norm] for norm in NORMS if norm in chosen)
 

@@ -347,7 +347,7 @@ def test_force_evaluates_nevertheless_and_flags_it(call, normalised_twice):
 
 def test_a_radius_that_makes_no_sense_is_refused_and_force_goes_on(refused, call, model, images):
     options = [model, "--data", images, "--attack", "fast", "--n", 2]
-    assert "Did you mean linf 8/255?" in refused(*options, "--eps", "linf=8,l2=0.2,l1=0.6")
+    assert "Did you mean linf:8/255?" in refused(*options, "--eps", "linf=8,l2=0.2,l1=0.6")
     code, _, err = call(*options, "--eps", "linf=8,l2=0.2,l1=0.6", "--force")
     assert code == 0, err
 

@@ -90,6 +90,6 @@ def test_pixels_and_radii_that_make_no_sense_are_refused_before_training(tmp_pat
         train(request)
     assert train(replace(request, force=True)) is None
     far = replace(request, data="digits", overrides=(*tiny, "train.threats.linf=8"))
-    with pytest.raises(RequestError, match="train.threats: linf:8 is more than half .* Did you mean linf 8/255"):
+    with pytest.raises(RequestError, match="train.threats: linf:8 is more than half .* Did you mean linf:8/255"):
         train(far)
     assert train(replace(far, force=True)) is None
