@@ -1,5 +1,6 @@
 """Accuracy on corrupted images: no attack, one verdict for each image, corruption and severity, kept in a store."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from robustctl.evaluation.store_key import Key, sha256_of_code
 from robustctl.processes import ALONE, World
 from robustctl.progress import Advance, silent
 from robustctl.version import __version__
+
+TIMED = 4
+"""Images of each corruption that are timed."""
 
 
 def key(setup: Setup, sha256: dict[str, str]) -> Key:
@@ -74,6 +78,14 @@ def evaluate(
             ]
             for name in names
         }
+
+
+def seconds(setup: Setup, names: Sequence[str], published: Published | None) -> float:
+    """How long all images of these corruptions take, from a few of each."""
+    few, started = list(range(min(TIMED, len(setup.data)))), time.perf_counter()
+    for name in names:
+        referee.vote(setup.model, corrupted(setup, name, 3, published, few), setup.data.y[few], setup.passes)
+    return (time.perf_counter() - started) * SEVERITIES * len(setup.data) / len(few)
 
 
 def _judge(

@@ -256,11 +256,14 @@ def _corrupt(
                 left_out.append(LeftOut(name=name, reason=str(error)))
         names = tuple(here)
     rows: dict[str, list[list[int]]] = {}
+    hashed = {name: {name: sha256[name]} if sha256 else {} for name in names}
+    stem = f"corrupted-{len(setup.data)}"
+    paths = {name: place(folder, stem, corrupted.key(setup, one)) for name, one in hashed.items()}
+    if world.leads and (left := [name for name in names if not paths[name].exists()]):
+        say(f"about {_about(corrupted.seconds(setup, left, published) / world.size)} for corrupted images")
     with progress("corrupted images", len(names) * SEVERITIES * len(setup.data)) as advance:
         for name in names:
-            hashes = {name: sha256[name]} if sha256 else {}
-            path = place(folder, f"corrupted-{len(setup.data)}", corrupted.key(setup, hashes))
-            rows |= corrupted.evaluate(setup, [name], published, path, hashes, advance, world)
+            rows |= corrupted.evaluate(setup, [name], published, paths[name], hashed[name], advance, world)
     return rows, left_out, made, sha256
 
 

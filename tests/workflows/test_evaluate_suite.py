@@ -2,6 +2,8 @@
 
 import inspect
 import json
+import subprocess
+import sys
 from operator import ge
 from pathlib import Path
 
@@ -56,7 +58,7 @@ def test_a_suite_reports_members_groups_and_corruptions(setting, capsys) -> None
     assert result.corruptions is not None and result.corruptions.mce == pytest.approx(1 - result.corruptions.mean.mean)
     for text in ("some: union", "fog, severities 1-5", "norms: worst", "broken by", "at most"):
         assert text in shown.out
-    assert "at most about" in shown.err
+    assert "at most about" in shown.err and "for corrupted images" in shown.err
     again = evaluated(setting, "--suite", "mine.yaml")
     assert again.points == result.points
 
@@ -213,3 +215,28 @@ def test_a_model_without_gradient_is_attacked_by_what_needs_none(setting, tmp_pa
     assert any("zero-gradient: only search" in flag for flag in result.flags)
     assert all("ascent" not in name or n == 0 for member in result.members for name, n in member.by.items())
     assert sum(result.points.of("patch:4")) < result.clean.n_correct
+
+
+PEAK = """
+import resource, sys
+from robustctl.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="ru_maxrss is in KiB on Linux")
+def test_more_images_need_no_more_memory(setting, monkeypatch, tmp_path) -> None:
+    peaks = []
+    for n in (40, 320):
+        monkeypatch.setenv("ROBUSTCTL_RUNS", str(tmp_path / str(n)))
+        setting[setting.index("-n") + 1] = n
+        words = [*map(str, setting), *FEW, "--threat", "l0:1", "--batch-size", "40"]
+        done = subprocess.run([sys.executable, "-c", PEAK, *words], capture_output=True, text=True, timeout=600)
+        assert "elastic:0.5" in done.stdout, done.stderr
+        peaks.append(int(done.stderr.split()[-1]) / 1024)
+    assert peaks[1] < peaks[0] + 25, peaks
