@@ -148,7 +148,7 @@ def _plan(setup: Setup, reach: Reach, known: Known, store: Store, by_decision: b
     """The rounds in their order."""
     found: list[Round] = []
     if setup.gradient and reach.norm == "l0":
-        found += fewest.rounds(reach.eps, known, store)
+        found += fewest.rounds(reach.eps, known, store, setup.data, setup.seed)
     elif setup.gradient:
         found += nearest.rounds(reach.threat, known, store)
     if by_decision or not setup.gradient:

@@ -1,7 +1,7 @@
 """Attacks that look for the misclassified point with the fewest changed pixels, one round after the other.
 
 sigma-zero gives a first witness; then corners of the box with fewer pixels are tried, aimed at one class after the
-other. After each, pixels that are not needed are given back.
+other, and at last random corners with one pixel fewer. After each, pixels that are not needed are given back.
 """
 
 from collections.abc import Sequence
@@ -9,9 +9,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from robustctl import seeds
+from robustctl.data import ImageData
 from robustctl.evaluation.nearest import Known, Round, witnesses
 from robustctl.evaluation.store import Store
 from robustctl.oracle import Oracle
+from robustctl.perturbations.base import Effort, Task
+from robustctl.perturbations.kinds.l0 import L0, MORE_QUERIES
 from robustctl.perturbations.sparse import climb_corners, fewer, sigma_zero
 
 STEPS = 300
@@ -21,7 +25,9 @@ TRIES = 40
 SHARES = (0.5, 0.75, 1.0)
 """Shares of the known number of pixels: the rounds look there in turn, always below it."""
 TARGETS = 3
-PARAMETERS = [STEPS, ROUNDS, ROUND_STEPS, TRIES]
+SEARCHES, EFFORT = 2, Effort(1, 1, 50)
+"""Rounds of Sparse-RS, and the effort of each."""
+PARAMETERS = [STEPS, ROUNDS, ROUND_STEPS, TRIES, SEARCHES, EFFORT.queries]
 """Parts of a store's key."""
 
 
@@ -69,11 +75,35 @@ class Corners(Round):
         return fewer(oracle, x, y, found, TRIES)
 
 
-def rounds(bound: float, known: Known, store: Store) -> list[Round]:
+class OneFewer(Round):
+    """Sparse-RS with one pixel fewer than is known; it needs no gradient."""
+
+    def __init__(self, number: int, known: Known, data: ImageData, seed: int) -> None:
+        super().__init__(f"sparse-rs {number}", known)
+        self.data, self.seed = data, seed
+
+    def meets(self, position: int) -> bool:
+        return position in self.known and self.known[position][0] > 1
+
+    def propose(self, oracle: Oracle, x: Tensor, y: Tensor, positions: Sequence[int]) -> Tensor:
+        budgets = [round(self.known[position][0]) - 1 for position in positions]
+        indices = self.data.indices[list(positions)].tolist()
+        found, run = x.clone(), L0().families()["sparse-rs"].run
+        for budget in sorted(set(budgets)):
+            rows = [i for i, one in enumerate(budgets) if one == budget]
+            generators = seeds.generators(self.seed, seeds.attack("l0", self.name), [indices[i] for i in rows])
+            task = Task(oracle, x[rows], y[rows], float(budget), EFFORT, generators)
+            found[rows] = run(task).view_as(x[rows])
+        return fewer(oracle, x, y, found, TRIES)
+
+
+def rounds(bound: float, known: Known, store: Store, data: ImageData, seed: int) -> list[Round]:
     """The rounds in their order."""
-    return [SigmaZero(known), *(Corners(k, bound, known, store) for k in range(ROUNDS))]
+    corners = [Corners(k, bound, known, store) for k in range(ROUNDS)]
+    return [SigmaZero(known), *corners, *(OneFewer(k, known, data, seed) for k in range(SEARCHES))]
 
 
 def cost() -> float:
     """Gradient evaluations an image at most."""
-    return STEPS + ROUNDS * (1.5 * ROUND_STEPS + 0.5) + (ROUNDS + 1) * (TRIES + 1) / 2
+    tries = (1 + ROUNDS + SEARCHES) * (TRIES + 1) / 2
+    return STEPS + ROUNDS * (1.5 * ROUND_STEPS + 0.5) + SEARCHES * MORE_QUERIES * EFFORT.queries / 2 + tries
