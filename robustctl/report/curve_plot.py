@@ -75,7 +75,14 @@ def _norm_panel(axes: "Axes", norm: CurveNorm, curves: Curves, fixed: Fixed) -> 
         if curve.decision is not None:
             alone = curve.model_copy(update={"distance": curve.decision})
             heights = [100 * alone.at(radius).acc for radius in radii]
-            axes.step(radii, heights, where="post", color=COLOURS[k % len(COLOURS)], linestyle="--")
+            axes.step(
+                radii,
+                heights,
+                where="post",
+                color=COLOURS[k % len(COLOURS)],
+                linestyle="--",
+                label=f"{label}: classes alone",
+            )
     for _, one in fixed:
         if norm in one.norms:
             _mark(axes, _colour(one, curves), one.norms[norm].eps, one.norms[norm])
