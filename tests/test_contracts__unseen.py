@@ -30,10 +30,23 @@ def test_the_table_of_suites_is_whole() -> None:
     assert set(re.findall(r"^\| `(\w+)` \| [^|]* \|$", TEXT, re.MULTILINE)) == set(suites.names())
 
 
-def test_its_suite_can_be_read(tmp_path: Path) -> None:
-    (block,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
-    (tmp_path / "mine.yaml").write_text(block)
-    assert len(suites.load(str(tmp_path / "mine.yaml"))[1].members("digits")) == 4
+@pytest.mark.parametrize(("name", "dataset", "members"), [("mine", "digits", 4), ("table4", "cifar10", 6)])
+def test_its_suites_can_be_read(tmp_path: Path, name: str, dataset: str, members: int) -> None:
+    (block,) = re.findall(rf"```yaml\n(# {name}\.yaml.*?)```", TEXT, re.DOTALL)
+    (tmp_path / f"{name}.yaml").write_text(block)
+    assert len(suites.load(str(tmp_path / f"{name}.yaml"))[1].members(dataset)) == members
+
+
+@pytest.mark.slow
+def test_its_study_has_no_faults_beside_the_model_and_data_of_the_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (block,) = re.findall(r"```yaml\n(# six\.yaml.*?)```", TEXT, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    here = block.replace("cifar10-wrn10-1-linf", "digits-linf").replace("data: quarter\n", "")
+    Path("six.yaml").write_text(here.replace("optim.lr.wide-resnet: 0.05, ", ""))
+    assert robust("study", "six.yaml", "--dry-run") == 0
+    assert capsys.readouterr().out.count("finetune digits-linf") == 6
 
 
 def test_its_kind_is_found_by_its_file_and_breaks_points(
