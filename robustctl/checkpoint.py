@@ -5,6 +5,7 @@ behind the normalisation, under the zoo's own names.
 """
 
 import hashlib
+import json
 import math
 import struct
 from collections.abc import Mapping
@@ -24,12 +25,29 @@ from robustctl.spec import CONFIG, WEIGHTS, ModelSpec, read_spec
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors atomically; a reader sees the old file or the new one, never half of it."""
+    """Write tensors atomically; a reader sees the old file or the new one, never half of it.
+
+    The same tensors and texts make the same bytes.
+    """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary, scratch(path.parent) as folder:
         made = folder / temporary.name  # the library makes a temporary file of its own beside what it writes
         save_file(contiguous, made, metadata={"format": "pt", **(metadata or {})})
+        if metadata:
+            _sort_header(made)
         made.replace(temporary)
+
+
+def _sort_header(path: Path) -> None:
+    """Sort the texts in the header, which the library writes in an order of chance."""
+    with path.open("r+b") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= length:  # else the library escapes something in another way; then the order stays
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -113,3 +113,11 @@ def test_a_list_of_points_that_cannot_be_one_is_refused(
 def test_weights_are_no_witnesses(model_dir: Path) -> None:
     with pytest.raises(RequestError, match="holds no witnesses"):
         witnesses.read(model_dir / "model.safetensors", 5)
+
+
+def test_the_same_witnesses_make_the_same_bytes(tmp_path: Path, data: ImageData) -> None:
+    """So that a second push finds them there already; the library alone writes its texts in an order of chance."""
+    paths = [tmp_path / f"{number}.safetensors" for number in range(8)]
+    for path in paths:
+        _written(path, data)
+    assert len({path.read_bytes() for path in paths}) == 1
