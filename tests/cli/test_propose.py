@@ -44,6 +44,8 @@ def test_witnesses_that_lower_a_claim_come_as_a_pull_request(
     assert [name.partition("-")[0] for name in new] == ["robustctl/proposal", "witnesses/proposal"]
     content = b"".join(content_of(proposed[name]) for name in new)
     assert TOKEN.encode() not in content and str(mine.parent.parent).encode() not in content
+    assert robust("-q", "verify", f"{repo}@refs/pr/1", "--sample", 4, "--seed", 1) == 1  # Bob looks at it first
+    assert "linf: points that are claimed to be robust are broken" in capsys.readouterr().out
     hub.add(repo, {name: content_of(proposed[name]) for name in new})  # Bob merges it
     assert robust("-q", "verify", repo, "--sample", 4, "--seed", 1) == 1
     out = capsys.readouterr().out
