@@ -42,6 +42,32 @@ class Figure(_Frozen):
         return f"{100 * self.ci95[0]:.1f} to {100 * self.ci95[1]:.1f}"
 
 
+class Curve(_Frozen):
+    """Accuracy against radius in one norm: ``accs`` in [0,1] at evenly spaced radii from 0 to ``bound``.
+
+    ``eps`` is the radius of the board, if it is within the bound. ``median`` is the radius at which half of the images
+    are left; None if more are left at the bound.
+    """
+
+    norm: str
+    bound: float
+    accs: list[float]
+    median: float | None
+    eps: float | None = None
+
+    @property
+    def line(self) -> str:
+        """The points of a line in a box of 200 by 80."""
+        step = 200 / (len(self.accs) - 1)
+        return " ".join(f"{step * i:.1f},{80 * (1 - acc):.1f}" for i, acc in enumerate(self.accs))
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        half = "beyond it" if self.median is None else f"{self.median:.3g}"
+        return f"{self.norm}, radii 0 to {self.bound:.3g}; half of the images are left at {half}"
+
+
 class Row(_Frozen):
     """A model on a board.
 
@@ -60,6 +86,7 @@ class Row(_Frozen):
     flags: list[str]
     facts: dict[str, str]
     more: list[str]
+    curves: list[Curve] = []
     rank: int | None = None
 
     @property
@@ -104,6 +131,7 @@ class Entrant:
         model_sha256: which model it is, apart from its weights.
         state, date: the newest verdict and its day.
         more: lines about what else was measured.
+        curves: accuracy against radius of the same weights.
     """
 
     name: str
@@ -114,6 +142,7 @@ class Entrant:
     state: str = UNVERIFIED
     date: str | None = None
     more: list[str] = field(default_factory=list)
+    curves: list[Curve] = field(default_factory=list)
 
 
 def boards(entrants: Sequence[Entrant]) -> list[Board]:
@@ -182,6 +211,7 @@ def _row(claims: Sequence[Entrant]) -> Row:
             "versions": ", ".join(f"{name} {version}" for name, version in result.versions.items()),
         },
         more=more,
+        curves=next((one.curves for one in [best, *others] if one.curves), []),
     )
 
 

@@ -109,14 +109,15 @@ def read(path: Path) -> Verification:
 def claim_sha256(result: UnionResult) -> str:
     """The identity of a result's claim, whatever its model and its data are called and whoever wrote it down.
 
-    Hashes of weights and images, points and their verdicts, radii, protocol and seed.
+    Hashes of weights and images, points and their verdicts, radii, protocol, seed and flags.
     """
     content = {
         "weights": result.weights_sha256,
         "images": result.data.content_sha256 or result.data.index_sha256,
         "threats": {norm: one.eps_text for norm, one in result.norms.items()},
-        "protocol": result.attack.protocol,
+        "protocol": [result.attack.name, result.attack.protocol],
         "seed": result.attack.seed,
+        "flags": result.flags,
         "points": result.points.model_dump(mode="json"),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,8 +1,10 @@
 """Makes a leaderboard of results: of directories, runs, studies, repos and files."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from robustctl import runs
 from robustctl.errors import RequestError
 from robustctl.files import write_text, writing
 from robustctl.intermediate.results import IntermediateResult
@@ -11,15 +13,19 @@ from robustctl.models.safetensors_header import parameters
 from robustctl.progress import say
 from robustctl.publish import redact
 from robustctl.reading import is_file, read_json
-from robustctl.report.leaderboard import UNVERIFIED, Entrant, Published, boards, pages
+from robustctl.report.leaderboard import UNVERIFIED, Curve, Entrant, Published, boards, pages
+from robustctl.results.curve import CurveResult, NormCurve
 from robustctl.results.result_file import Result, read_as
 from robustctl.results.suite import SuiteResult
 from robustctl.results.union import UnionResult
 from robustctl.results.verification import claim_sha256
 from robustctl.spec import CONFIG, model_sha256
+from robustctl.threats import Norm
 from robustctl.workflows.claimed_figures import newest_verdict
 from robustctl.workflows.claims import RECORDS, Claim, find_claims, published_claims, read_claim
 
+STEPS = 40
+"""Steps between the radii of a curve."""
 OWNED = ("board-*.html", "board-*.json", "entries.html", "entries.json", "index.html")
 """The files that only a leaderboard writes: an earlier one's are removed."""
 
@@ -78,7 +84,10 @@ def _once(entrants: Sequence[Entrant]) -> list[Entrant]:
     """Without the same claim about the same model twice, as of a run and of what was pushed of it."""
     kept: dict[tuple[str, str], Entrant] = {}
     for one in entrants:
-        kept.setdefault((claim_sha256(one.result), one.model_sha256), one)
+        key = claim_sha256(one.result), one.model_sha256
+        before = kept.setdefault(key, one)
+        more = [*before.more, *(line for line in one.more if line not in before.more)]
+        kept[key] = replace(before, more=more, curves=before.curves or one.curves)
     return list(kept.values())
 
 
@@ -135,8 +144,9 @@ def _entrant(name: str, result: UnionResult, model: FoundModel | None, beside: P
     shown = redact.published(result, redact.data_names([result.data.source]))
     name = redact.last_part(name) if name.startswith(("/", "file:", ".", "~")) else name
     more = _more(result, beside) if beside else []
+    curves = _curves(result, beside) if beside else []
     if model is None:
-        return Entrant(name, shown, more=more)
+        return Entrant(name, shown, more=more, curves=curves)
     verdict = newest_verdict(result, model.spec)
     return Entrant(
         name,
@@ -147,13 +157,15 @@ def _entrant(name: str, result: UnionResult, model: FoundModel | None, beside: P
         verdict.verdict if verdict else UNVERIFIED,
         verdict.date[:10] if verdict else None,
         more,
+        curves,
     )
 
 
 def _model_of(name: str) -> FoundModel | None:
-    """The model of a result, if it is still here under that name."""
+    """The model of a result, if it is still here under that name: a run's, or what ``find_model`` knows."""
+    run = runs.find(name)
     try:
-        return find_model(name)
+        return find_model(str(run.path) if run else name)
     except RequestError:
         return None
 
@@ -165,20 +177,48 @@ def _size(model: FoundModel) -> int | None:
 
 
 def _more(result: UnionResult, folder: Path) -> list[str]:
-    """Other measurements of the same weights: suites of threats beyond norms, and intermediate-q robustness."""
+    """Other measurements of the same weights: threats beyond norms, and intermediate-q robustness."""
     lines = []
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(folder.rglob("*.json")):
         if (suite := _read(path, SuiteResult, "robustctl.suite/1")) and suite.weights_sha256 == result.weights_sha256:
-            lines += [
-                f"suite {suite.suite}, {group.name}: worst {group.worst} {100 * group.worst_acc:.1f} %, mean "
-                f"{100 * group.mean.mean:.1f} %, all at once {100 * group.union.acc:.1f} % ({suite.data.n} points)"
-                for group in suite.groups
-            ]
+            lines += _suite(suite)
         curve = _read(path, IntermediateResult, "robustctl.intermediate/1")
         if curve and curve.weights_sha256 == result.weights_sha256:
             values = ", ".join(f"q {one.q:g} {one.value:.3g} ({one.estimator})" for one in curve.estimates)
             lines.append(f"intermediate-q robustness, {curve.distribution.text}, mean loss: {values}")
     return lines
+
+
+def _suite(suite: SuiteResult) -> list[str]:
+    """A line for each group of threats; for each threat if they are in no group."""
+    points = f"({suite.data.n} points)"
+    if not suite.groups:
+        return [f"{one.name} {one.threat}: {100 * one.acc:.1f} % {points}" for one in suite.members]
+    return [
+        f"suite {suite.suite}, {group.name}: worst {group.worst} {100 * group.worst_acc:.1f} %, mean "
+        f"{100 * group.mean.mean:.1f} %, all at once {100 * group.union.acc:.1f} % {points}"
+        for group in suite.groups
+    ]
+
+
+def _curves(result: UnionResult, folder: Path) -> list[Curve]:
+    """The newest curves of accuracy against radius of the same weights on a split of the same name."""
+    files = sorted(folder.rglob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    found = [one for path in files if (one := _read(path, CurveResult, "robustctl.curve/1"))]
+    same = [one for one in found if (one.weights_sha256, one.data.text) == (result.weights_sha256, result.data.text)]
+    return [_curve(norm, one, result) for norm, one in (same[0].norms.items() if same else ())]
+
+
+def _curve(norm: Norm, curve: NormCurve, result: UnionResult) -> Curve:
+    radii = [curve.bound * i / STEPS for i in range(STEPS + 1)]
+    eps = result.norms[norm].eps if norm in result.norms else None
+    return Curve(
+        norm=norm,
+        bound=curve.bound,
+        accs=[curve.at(radius).acc for radius in radii],
+        median=curve.median,
+        eps=eps if eps and eps <= curve.bound else None,
+    )
 
 
 def _read(path: Path, kind: type[Result], schema: str) -> Result | None:

@@ -9,6 +9,8 @@ from claimed import change_json, claim_of
 from command import robust
 
 from robustctl.errors import RequestError
+from robustctl.results import union as results
+from robustctl.results.curve import CurveResult, NormCurve, area_of, median_of
 from robustctl.runs import Run
 from robustctl.workflows.leaderboard import make_site
 
@@ -69,3 +71,29 @@ def test_what_cannot_be_ranked_is_a_wrong_request(tmp_path: Path) -> None:
     assert robust("leaderboard", tmp_path, "-o", tmp_path / "site") == 2
     (tmp_path / "file").touch()
     assert robust("leaderboard", "--entries", "-o", tmp_path / "file") == 2
+
+
+def test_other_measurements_of_the_same_weights_are_shown_from_wherever_an_evaluation_keeps_them(
+    claimed_run: Run, shelf: Path, tmp_path: Path
+) -> None:
+    """A run keeps curves and suites in folders of their own; what was pushed of it has none, and both are one row."""
+    mine = Path(shutil.copytree(claimed_run.path, tmp_path / "both" / "mine"))
+    shutil.copytree(shelf, tmp_path / "both" / "shelf")
+    (path,) = (mine / "eval").glob("*.json")
+    result = results.read(path)
+    distance = [0.1 if one else 0.0 for one in result.points.clean]
+    eps = {"eps": 0.2, "eps_text": "0.2", "bound": 0.4}
+    curve = NormCurve(
+        distance=distance, median=median_of(distance), area=area_of(distance, 0.4), by={}, evaluations=1, **eps
+    )
+    shared = {
+        name: getattr(result, name) for name in ("model", "weights_sha256", "data", "flags", "device", "versions")
+    }
+    made = CurveResult(seed=0, index=result.points.index, norms={"linf": curve}, seconds=1, **shared)
+    (mine / "eval" / "curves").mkdir()
+    made.write(mine / "eval" / "curves" / "curve-40.json")
+    make_site([str(tmp_path / "both")], tmp_path / "site")
+    board = board_of(tmp_path / "site")
+    (row,) = board["ranked"] + board["claimed"]
+    (shown,) = row["curves"]  # type: ignore[misc]
+    assert (shown["norm"], shown["eps"], shown["accs"][0], shown["accs"][-1]) == ("linf", 0.2, 1.0, 0.0)
