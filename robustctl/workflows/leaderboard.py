@@ -193,7 +193,7 @@ def _suite(suite: SuiteResult) -> list[str]:
     """A line for each group of threats; for each threat if they are in no group."""
     points = f"({suite.data.n} points)"
     if not suite.groups:
-        return [f"{one.name} {one.threat}: {100 * one.acc:.1f} % {points}" for one in suite.members]
+        return [f"{one.name}: {100 * one.acc:.1f} % {points}" for one in suite.members]
     return [
         f"suite {suite.suite}, {group.name}: worst {group.worst} {100 * group.worst_acc:.1f} %, mean "
         f"{100 * group.mean.mean:.1f} %, all at once {100 * group.union.acc:.1f} % {points}"
