@@ -209,9 +209,9 @@ def _curves(result: UnionResult, folder: Path) -> list[Curve]:
     return [_curve(norm, one, result) for norm, one in (same[0].norms.items() if same else ())]
 
 
-def _curve(norm: Norm, curve: NormCurve, result: UnionResult) -> Curve:
+def _curve(norm: str, curve: NormCurve, result: UnionResult) -> Curve:
     radii = [curve.bound * i / STEPS for i in range(STEPS + 1)]
-    eps = result.norms[norm].eps if norm in result.norms else None
+    eps = next((one.eps for name, one in result.norms.items() if name == norm), None)
     return Curve(
         norm=norm,
         bound=curve.bound,
