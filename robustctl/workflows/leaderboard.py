@@ -20,7 +20,6 @@ from robustctl.results.suite import SuiteResult
 from robustctl.results.union import UnionResult
 from robustctl.results.verification import claim_sha256
 from robustctl.spec import CONFIG, model_sha256
-from robustctl.threats import Norm
 from robustctl.workflows.claimed_figures import newest_verdict
 from robustctl.workflows.claims import RECORDS, Claim, find_claims, published_claims, read_claim
 
