@@ -7,7 +7,7 @@ from robustctl.threats import Norm
 
 AttackName = Literal["apgd", "pgd"]
 StartName = Literal["zero", "random"]
-OuterName = Literal["cross-entropy", "trades", "trades-xent", "mart", "score"]
+OuterName = Literal["cross-entropy", "trades", "trades-xent", "mart", "score", "hat"]
 
 
 class MethodConfig(Block):
@@ -28,7 +28,7 @@ class MethodConfig(Block):
 
     def outers(self) -> tuple[OuterName, ...]:
         """The outer losses that this method can be trained with; the tuple is empty if it has a loss of its own."""
-        return ("cross-entropy", "trades", "trades-xent", "mart", "score")
+        return ("cross-entropy", "trades", "trades-xent", "mart", "score", "hat")
 
 
 class SeveralNormsConfig(MethodConfig):

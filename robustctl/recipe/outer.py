@@ -54,4 +54,20 @@ class Score(Block):
     label_smoothing: Share = 0.1
 
 
-Outer = Annotated[CrossEntropy | Trades | TradesXent | Mart | Score, Field(discriminator="name")]
+class Hat(Block):
+    """HAT (Rade and Moosavi-Dezfooli, ICLR 2022): TRADES, and ``gamma`` times a helper's label farther out.
+
+    At ``reach`` times the perturbation the network learns the label that ``helper`` gives to the adversarial point. The
+    helper is a naturally trained network: an entry, a repo, a directory or a run, of the same images and classes. The
+    attack maximises the KL of TRADES.
+    """
+
+    name: Literal["hat"]
+    helper: Annotated[str, Field(min_length=1)]
+    beta: PositiveFinite = 2.5
+    gamma: PositiveFinite = 0.5
+    reach: PositiveFinite = 2.0
+    label_smoothing: Share = 0.0
+
+
+Outer = Annotated[CrossEntropy | Trades | TradesXent | Mart | Score | Hat, Field(discriminator="name")]

@@ -285,8 +285,8 @@ def _outer_faults(method: MethodConfig, outer: Outer, attack: Apgd | Pgd | None)
     if outer.name not in takes:
         zero = f"method {method.name} begins at the clean image, where {outer.name} has no gradient to climb"
         return [f"outer.name: {zero}; use {' or '.join(takes)}"]
-    if outer.name == "trades" and attack and attack.start == "zero":
-        return ["attack.start: outer trades needs a random start, its gradient is 0 at the clean image"]
+    if outer.name in ("trades", "hat") and attack and attack.start == "zero":
+        return [f"attack.start: outer {outer.name} needs a random start, its gradient is 0 at the clean image"]
     return []
 
 

@@ -39,6 +39,7 @@ def build_parts(
     device: torch.device,
     world: World | None = None,
     start_norm: Norm | None = None,
+    helper: Classifier | None = None,
 ) -> Parts:
     """Check that everything fits, and put it on the device. Nothing is written.
 
@@ -46,6 +47,7 @@ def build_parts(
         model: trained in place.
         data: the whole training split; the recipe's selection images are held out of it, and held in memory.
         start_norm: the norm that the model was trained for before, if one is known.
+        helper: the network whose labels the outer loss takes, if it needs one (HAT).
 
     Raises:
         RequestError: the recipe does not fit the model, the data or the processes.
@@ -77,6 +79,7 @@ def build_parts(
         device=device,
         world=world,
         start_norm=start_norm,
+        helper=helper.to(device).eval().requires_grad_(False) if helper else None,
     )
 
 

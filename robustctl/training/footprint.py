@@ -66,7 +66,9 @@ def footprint(parts: Parts, context: StepContext) -> Footprint:
     with torch.autograd.graph.saved_tensors_hooks(ledger.pack, lambda held: held.tensor):
         loss = parts.method.loss(step)
     del loss
-    return Footprint(_fixed(parts.model, parts.settings), (ledger.peak + 2 * ledger.largest) // len(x))
+    helper = parts.helper.parameters() if parts.helper else ()
+    fixed = _fixed(parts.model, parts.settings) + sum(one.nbytes for one in helper)
+    return Footprint(fixed, (ledger.peak + 2 * ledger.largest) // len(x))
 
 
 def _fixed(model: nn.Module, settings: Settings) -> int:

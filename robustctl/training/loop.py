@@ -19,7 +19,8 @@ from torch import Tensor
 from robustctl import checkpoint
 from robustctl.allocator import kept_memory
 from robustctl.architectures import Classifier
-from robustctl.errors import InterruptedRun
+from robustctl.checkpoint import weights_sha256
+from robustctl.errors import InterruptedRun, RequestError
 from robustctl.progress import Advance, progress, say
 from robustctl.training import optim, state_file
 from robustctl.training.guards import WATCHED_STEPS, StopSignal, require_finite, stop_signal
@@ -68,7 +69,14 @@ class Loop:
         self.log = MetricsLog(directory, [*listeners, self.watch], self.world.leads)
         self.monitor = Monitor(parts, self.log)
         self.context = StepContext.of(
-            self.model, self.settings, self.monitor.meter, self.world, parts.seed, parts.device, self.log.write
+            self.model,
+            self.settings,
+            self.monitor.meter,
+            self.world,
+            parts.seed,
+            parts.device,
+            self.log.write,
+            parts.helper,
         )
         self.optimizers = {
             kind: optim.optimizer(self.model, self.settings.optim, parts.lr, parts.device)
@@ -272,6 +280,7 @@ class Loop:
             "check_accuracy": self.overfitting.best if self.overfitting else 0.0,
             "start_norm": self.start_norm,
             "attacked": self.context.attacked.state(),
+            "helper": weights_sha256(self.parts.helper) if self.parts.helper else None,
             "metrics_bytes": self.log.size(),
         }
         state_file.save(self.directory, state)
@@ -287,6 +296,8 @@ class Loop:
             self._load_state(state)
 
     def _load_state(self, state: dict[str, Any]) -> None:
+        if self.parts.helper and state["helper"] != weights_sha256(self.parts.helper):
+            raise RequestError("outer.helper: its weights are not the ones that this run began with")
         self.position.load_state(state["at"])
         self.model.net.load_state_dict(state["model"])
         if self.average and state["average"]:

@@ -25,6 +25,7 @@ class Parts:
         selector: measures the model on the held-out images.
         lr: the recipe's learning rate for this architecture.
         start_norm: the norm that the model was trained for before, if one is known.
+        helper: the network whose labels the outer loss takes, if it needs one (HAT).
     """
 
     model: Classifier
@@ -39,3 +40,4 @@ class Parts:
     device: torch.device
     world: World
     start_norm: Norm | None = None
+    helper: Classifier | None = None

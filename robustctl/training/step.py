@@ -13,7 +13,7 @@ from robustctl import geometry, losses, seeds
 from robustctl.attacks.apgd import apgd
 from robustctl.attacks.pgd import pgd
 from robustctl.oracle import Oracle
-from robustctl.recipe.outer import CrossEntropy, Mart, Score, Trades
+from robustctl.recipe.outer import CrossEntropy, Hat, Mart, Score, Trades
 from robustctl.recipe.schema import Apgd, Pgd
 from robustctl.seeds import Purpose
 from robustctl.threats import Norm, Threat
@@ -150,10 +150,10 @@ class Step:
         """The outer loss (n,) at adversarial points, whose error is recorded under ``name``, a norm or a method."""
         logits = self.logits(x_adv)
         self.record_error(name, logits)
-        return self.outer(logits)
+        return self.outer(logits, x_adv)
 
-    def outer(self, logits: Tensor) -> Tensor:
-        """The outer loss (n,) of adversarial logits (n, k)."""
+    def outer(self, logits: Tensor, x_adv: Tensor) -> Tensor:
+        """The outer loss (n,) of adversarial logits (n, k), which belong to the points x_adv (n, c, h, w)."""
         outer = self.context.outer
         if isinstance(outer, CrossEntropy):
             return F.cross_entropy(logits, self.y, reduction="none", label_smoothing=outer.label_smoothing)
@@ -162,7 +162,8 @@ class Step:
         if isinstance(outer, Score):
             return score(self.clean_logits, logits, self._soft_labels(outer.label_smoothing), outer.beta)
         clean = F.cross_entropy(self.clean_logits, self.y, reduction="none", label_smoothing=outer.label_smoothing)
-        return clean + outer.beta * kl(self.clean_logits, logits)
+        trades = clean + outer.beta * kl(self.clean_logits, logits)
+        return trades + outer.gamma * self._farther(x_adv, outer.reach) if isinstance(outer, Hat) else trades
 
     def mean(self, values: Tensor, mask: Tensor | None = None) -> Tensor:
         """The mean of per-example values (n,) over the batch of all processes, or over the examples in ``mask``.
@@ -193,9 +194,19 @@ class Step:
 
     def _target(self, oracle: Oracle) -> Tensor:
         # Cross-entropy with the clean prediction as soft label is TRADES's KL up to a constant of each image.
-        if isinstance(self.context.outer, Trades):
+        if isinstance(self.context.outer, Trades | Hat):
             return oracle.logits(self.x).softmax(1)
         return self.y
+
+    def _farther(self, x_adv: Tensor, reach: float) -> Tensor:
+        """Cross-entropy (n,) with the helper's labels of the points, at ``reach`` times their perturbation.
+
+        The farther points are not cut to the box, as in the authors' code (imrahulr/hat at commit 2d8fae7).
+        """
+        assert self.context.helper is not None, "the training was built with its helper"
+        with torch.no_grad():
+            labels = self.context.helper(x_adv).argmax(1)
+        return losses.ce(self.logits(self.x + reach * (x_adv - self.x)), labels)
 
     def _soft_labels(self, smoothing: float) -> Tensor:
         """Labels (n, k) that give ``smoothing`` to all classes alike."""

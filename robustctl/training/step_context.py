@@ -26,6 +26,7 @@ class StepContext:
         network: the same model as the training's forward pass sees it (compiled, or shared between processes).
         attacked: makes the oracles of attacks.
         autocast: makes the context of mixed precision.
+        helper: a frozen network whose labels the outer loss takes, if it needs one (HAT).
     """
 
     model: nn.Module
@@ -37,6 +38,7 @@ class StepContext:
     meter: Meter
     world: World
     seed: int
+    helper: nn.Module | None = None
 
     @classmethod
     def of(
@@ -48,6 +50,7 @@ class StepContext:
         seed: int,
         device: torch.device,
         tell: Tell = lambda line: None,
+        helper: nn.Module | None = None,
     ) -> "StepContext":
         """The context that a recipe asks for; ``tell`` takes the line that says what is attacked."""
         return cls(
@@ -60,6 +63,7 @@ class StepContext:
             meter=meter,
             world=world,
             seed=seed,
+            helper=helper,
         )
 
     @property

@@ -120,7 +120,9 @@ def on_a_card(parts: Parts) -> str:
 
     The model's running statistics change.
     """
-    context = StepContext.of(parts.model, parts.settings, Meter(), parts.world, parts.seed, parts.device)
+    context = StepContext.of(
+        parts.model, parts.settings, Meter(), parts.world, parts.seed, parts.device, helper=parts.helper
+    )
     parts.method.prepare(lambda _threat, _steps: 0.0, parts.start_norm)
     parts.model.train()
     return footprint(parts, context).line(parts.settings.train.batch_size)
@@ -135,7 +137,9 @@ def from_header(about: About | None, epochs: int) -> tuple[float | None, str]:
 
 
 def _measured(parts: Parts) -> tuple[float, str]:
-    context = StepContext.of(parts.model, parts.settings, Meter(), parts.world, parts.seed, parts.device)
+    context = StepContext.of(
+        parts.model, parts.settings, Meter(), parts.world, parts.seed, parts.device, helper=parts.helper
+    )
     parts.model.train()
     kinds = list(dict.fromkeys(one.kind for one in parts.passes))
     firsts = {kind: next(one for one in parts.passes if one.kind == kind) for kind in kinds}

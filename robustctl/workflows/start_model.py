@@ -7,11 +7,13 @@ from robustctl.architectures import Classifier, build
 from robustctl.errors import RequestError
 from robustctl.processes import World
 from robustctl.progress import say
+from robustctl.recipe.outer import Hat
 from robustctl.recipe.schema import Settings
 from robustctl.spec import Architecture, ModelSpec
 from robustctl.training.build import build_parts, input_shape, new_head
 from robustctl.training.parts import Parts
 from robustctl.workflows.coded_model import build_coded
+from robustctl.workflows.subject import find_subject
 from robustctl.workflows.training_plan import TrainingPlan
 
 
@@ -77,7 +79,24 @@ def start_parts(plan: TrainingPlan, model: Classifier, spec: ModelSpec, device: 
         device=device,
         world=world,
         start_norm=plan.found_model.spec.norm if plan.found_model else None,
+        helper=_helper(plan, spec) if isinstance(plan.settings.outer, Hat) else None,
     )
+
+
+def _helper(plan: TrainingPlan, spec: ModelSpec) -> Classifier:
+    """The helper that the recipe names; RequestError if it has other images or classes than the model."""
+    assert isinstance(plan.settings.outer, Hat)
+    name = plan.settings.outer.helper
+    try:
+        found = find_subject(name).found_model
+    except RequestError as error:
+        raise RequestError(f"outer.helper: {error}") from None
+    if (found.spec.input_shape, found.spec.n_classes) != (spec.input_shape, spec.n_classes):
+        raise RequestError(
+            f"outer.helper: {name} takes images {list(found.spec.input_shape)} of {found.spec.n_classes} classes, the "
+            f"model {list(spec.input_shape)} of {spec.n_classes}"
+        )
+    return checkpoint.load_from(found.spec, found.weights)
 
 
 def _trained_for(spec: ModelSpec, settings: Settings) -> ModelSpec:

@@ -41,7 +41,7 @@ class Example:
         self.attack = Pgd(name="pgd", steps=3, step={"linf": 0.4, "l2": 0.4, "l1": 0.4}, start="zero")
         self.meter = Meter()
 
-    def step(self, outer: Any = None, number: int = 0) -> Step:
+    def step(self, outer: Any = None, number: int = 0, helper: Any = None) -> Step:
         """A fresh step; every attack starts at the clean image, unless ``attack`` is replaced."""
         context = StepContext(
             model=self.model,
@@ -53,6 +53,7 @@ class Example:
             meter=self.meter,
             world=World(),
             seed=0,
+            helper=helper,
         )
         return Step(context, self.x, self.y, number)
 

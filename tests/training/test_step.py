@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustctl import geometry
 from robustctl.oracle import Oracle
-from robustctl.recipe.outer import CrossEntropy, Mart, Score, Trades, TradesXent
+from robustctl.recipe.outer import CrossEntropy, Hat, Mart, Score, Trades, TradesXent
 from robustctl.recipe.schema import Pgd
 from robustctl.threats import Threat
 from robustctl.training.methods import at, avg, e_at, msd, ramp, sat
@@ -307,6 +307,27 @@ def test_mart_is_the_sum_of_its_two_terms(example: Any) -> None:
         divergence = sum(p[k] * (p[k] / q[k]).log() for k in range(3))
         restated = restated - q[y].log() - (1 - wrong).log() + 2.0 * (1 - p[y]) * divergence
     example.assert_same(step.mean(step.losses(x_adv, "linf")), restated / len(example.x))
+
+
+def test_hat_adds_the_helpers_labels_at_a_multiple_of_the_perturbation(example: Any) -> None:
+    torch.manual_seed(5)
+    helper = nn.Sequential(nn.Flatten(), nn.Linear(25, 3)).double()
+    plain = example.step(outer=Trades(name="trades", beta=2.0))
+    step = example.step(outer=Hat(name="hat", helper="there", beta=2.0, gamma=0.7, reach=3.0), helper=helper)
+    x_adv = example.x + 0.1 * torch.randn_like(example.x)
+    labels = helper(x_adv).argmax(1)
+    assert labels.unique().numel() > 1
+    farther = nn.functional.cross_entropy(example.model(example.x + 3 * (x_adv - example.x)), labels)
+    trades = plain.mean(plain.losses(x_adv, "linf"))
+    example.assert_same(step.mean(step.losses(x_adv, "linf")), trades + 0.7 * farther)
+
+
+def test_hat_attacks_as_trades_does(example: Any) -> None:
+    example.attack = Pgd(name="pgd", steps=3, step={"linf": 0.4, "l2": 0.4, "l1": 0.4}, start="random")
+    threat = Threat.of("linf", "0.1")
+    helper = nn.Sequential(nn.Flatten(), nn.Linear(25, 3)).double()
+    hat = example.step(outer=Hat(name="hat", helper="there"), helper=helper).attack(threat)
+    assert torch.equal(hat, example.step(outer=Trades(name="trades")).attack(threat))
 
 
 def test_score_is_trades_with_squared_distances(example: Any) -> None:

@@ -53,7 +53,7 @@ class Method(TrainingMethod):
         logits = step.logits(x_adv)
         step.record_error("mixed", logits)
         self._count(step, logits, chosen)
-        return step.mean(step.outer(logits))
+        return step.mean(step.outer(logits, x_adv))
 
     def _chosen(self, step: Step) -> Tensor:
         """The index (n,) of each image's norm."""

@@ -70,7 +70,7 @@ class Method(TrainingMethod):
         step.record_error(threat.norm, logits)
         apart = divergence([step.clean_logits, logits, step.logits(x_noisy)])
         step.record("js_divergence", step.mean(apart))
-        return step.mean(step.outer(logits)) + self.config.weight * step.mean(apart)
+        return step.mean(step.outer(logits, x_adv)) + self.config.weight * step.mean(apart)
 
     def _begin(self, step: Step) -> None:
         import torch

@@ -75,9 +75,9 @@ class Method(TrainingMethod):
     def loss(self, step: Step) -> Tensor:
         assert self.pair is not None, "the loop prepares a method before its first step"
         q, r = (self.threats[norm] for norm in self.pair)
-        logits_q = self._logits(step, q)
-        logits_r = self._logits(step, r)
-        loss_q, loss_r = step.outer(logits_q), step.outer(logits_r)
+        x_q, logits_q = self._points(step, q)
+        x_r, logits_r = self._points(step, r)
+        loss_q, loss_r = step.outer(logits_q, x_q), step.outer(logits_r, x_r)
         step.record_share(q.norm, loss_q >= loss_r)
         step.record_share(r.norm, loss_q < loss_r)
         kept = logits_q.detach().argmax(1) == step.labels
@@ -85,10 +85,12 @@ class Method(TrainingMethod):
         step.record("pairing", pairing)
         return step.mean(loss_q.maximum(loss_r)) + self.config.weight * pairing
 
-    def _logits(self, step: Step, threat: Threat) -> Tensor:
-        logits = step.logits(step.attack(threat))
+    def _points(self, step: Step, threat: Threat) -> tuple[Tensor, Tensor]:
+        """Adversarial points in a norm and their logits."""
+        x_adv = step.attack(threat)
+        logits = step.logits(x_adv)
         step.record_error(threat.norm, logits)
-        return logits
+        return x_adv, logits
 
     def state(self) -> dict[str, Any]:
         return {"pair": list(self.pair) if self.pair else None}
