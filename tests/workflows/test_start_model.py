@@ -46,6 +46,7 @@ def test_a_helper_of_other_images_is_refused(
     conv_spec: ModelSpec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     larger = conv_spec.model_copy(update={"input_shape": (1, 12, 12)})
+    (tmp_path / "larger").mkdir()
     checkpoint.save_model(build(larger), larger, tmp_path / "larger")
     other = ("--set", f"outer.helper={tmp_path / 'larger'}")
     assert robust("finetune", "digits-linf", "--recipe", "e-at-hat", *other, "--dry-run") == 2
