@@ -8,33 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from readers import INDEX, PIECES, READERS, finding, sound_texts
+from hostile import mutated_text
+from readers import INDEX, READERS, finding, sound_texts
 
 SEED = int(os.environ.get("FAULTS_SEED", "0"))
 LIMIT_SECONDS = 5.0
-
-
-def _mutated(text: str, rng: random.Random) -> bytes:
-    """The text with one to four changes."""
-    for _ in range(rng.choice([1, 1, 2, 4])):
-        at, length = rng.randrange(len(text) + 1), rng.choice([0, 1, 8, 60])
-        lines = text.splitlines(keepends=True) or [""]
-        kind = rng.randrange(6)
-        if kind < 2:
-            text = text[:at] + rng.choice(PIECES) + text[at + length :]
-        elif kind == 2:
-            text = text[:at] + text[at + length :]
-        elif kind == 3:
-            text = "".join(rng.sample(lines, len(lines)))
-        elif kind == 4:
-            text = text.replace(rng.choice(lines), rng.choice(lines) * rng.choice([1, 2, 40]))
-        else:
-            key, colon, _ = (line := rng.choice(lines)).partition(":")
-            text = text.replace(line, f"{key}{colon} {rng.choice(PIECES)}\n")
-    content = bytearray(text.encode("utf-8", "surrogatepass"))
-    if content and rng.random() < 0.2:
-        content[rng.randrange(len(content))] = rng.randrange(256)
-    return bytes(content)
 
 
 @pytest.fixture
@@ -46,7 +24,7 @@ def texts(shared: Path) -> dict[str, list[str]]:
 def _findings(name: str, texts: list[str], n: int, folder: Path) -> Iterator[str]:
     path, rng = folder / READERS[name][0], random.Random(f"{SEED} {name}")
     for number in range(n):
-        content = _mutated(rng.choice(texts), rng)
+        content = mutated_text(rng.choice(texts), rng)
         path.write_bytes(content)
         begin = time.monotonic()
         if found := finding(name, path):
@@ -72,7 +50,7 @@ def test_the_mutations_really_reach_both_sides(texts: dict[str, list[str]], tmp_
     """Some mutants are still accepted, and most are refused: else the fuzz would try nothing."""
     path, rng, accepted = tmp_path / "r.json", random.Random(1), 0
     for _ in range(60):
-        path.write_bytes(_mutated(INDEX, rng))
+        path.write_bytes(mutated_text(INDEX, rng))
         try:
             accepted += isinstance(json.loads(path.read_bytes()), dict)
         except ValueError:

@@ -11,7 +11,7 @@ from robustctl import discovery
 from robustctl.architectures import Classifier, device_of
 from robustctl.data import EncodedData, ImageData, pseudo_labels
 from robustctl.devices import HOST, kept_random, memory_of
-from robustctl.errors import RequestError
+from robustctl.errors import RequestError, RunError
 from robustctl.processes import World, share_batch_norm
 from robustctl.recipe.schema import HUB_FILE, Settings
 from robustctl.spec import WEIGHTS, ModelSpec, Resize
@@ -132,7 +132,7 @@ def learning_rate(settings: Settings, spec: ModelSpec) -> float:
 
 
 def require_space(model: Classifier, settings: Settings, directory: Path) -> None:
-    """Raise RequestError if the checkpoints of a run in ``directory`` would not fit on the disk.
+    """Raise RunError if the checkpoints of a run in ``directory`` would not fit on the disk.
 
     Checkpoints that a resumed run has there already need no more room.
     """
@@ -144,7 +144,9 @@ def require_space(model: Classifier, settings: Settings, directory: Path) -> Non
         place = place.parent
     free, needed = shutil.disk_usage(place).free / 1e6, (copies_on_disk(settings) * size - there) / 1e6
     if free < needed:
-        raise RequestError(f"{place} has {free:.0f} MB free; the checkpoints of this run need {needed:.0f} MB")
+        raise RunError(
+            f"{place} has {free:.1f} MB free; the checkpoints of this run need {needed:.1f} MB; make room first"
+        )
 
 
 def require_outputs(model: Classifier, spec: ModelSpec) -> None:

@@ -27,6 +27,10 @@ COUNTS = 10**9
 """The place of a kill that never comes: the calls are counted as for a kill."""
 
 
+SAID = tempfile.TemporaryDirectory(prefix="faults-")
+"""Holds what commands print, outside of the place that is full."""
+
+
 @dataclass(frozen=True)
 class Done:
     """The outcome of a command: how many calls that change files it made below the folder, and its processor time."""
@@ -163,8 +167,7 @@ def _warm_up(warm: list[list[str]]) -> None:
 
 
 def _started(asked: dict[str, Any], number: int) -> tuple[int, dict[str, Path]]:
-    outside = Path(asked["folder"]).parent
-    files = {name: outside / f".{name}{number}" for name in ("out", "err", "calls")}
+    files = {name: Path(SAID.name) / f"{name}{number}" for name in ("out", "err", "calls")}
     for file in files.values():
         file.write_text("")
     child = os.fork()

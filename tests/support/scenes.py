@@ -4,7 +4,9 @@ A stage has everything that the commands need: a run, a hub on the loopback with
 images, a study. Every attempt begins with a fresh copy of it.
 """
 
+import contextlib
 import json
+import os
 import random
 import re
 import shutil
@@ -39,7 +41,8 @@ precision: float32
 set: {train.batch_size: 8, train.epochs: 1, selection.images: 8, selection.steps: 1, attack.steps: 2}
 """
 LITTER = re.compile(r"\.part$|\.tmp$|^\.robustctl-|^\.tmp|\.part\.version$|-journal$|-wal$")
-MAY_STAY = re.compile(r"\.lock$|/state/previous\.pt$")
+MAY_STAY = re.compile(r"\.lock$|/state/previous\.pt$|^tmp/\w{8}$")
+"""The last: Python itself tries with a file of 4 bytes, under a name that nobody knows, whether it may write there."""
 DIGITS = re.compile(r"\d{4}")
 
 
@@ -53,7 +56,20 @@ class Stage:
     folder: Path
     kept: dict[str, Repo] = field(default_factory=dict)
 
-    def run(self, words: list[str], **fault: Any) -> faults.Done:
+    def run(self, words: list[str], free: int | None = None, **fault: Any) -> faults.Done:
+        """Run one command; with ``free``, so many bytes are free on the file system meanwhile."""
+        filler = self.folder.parent / "filler"
+        if free is not None:
+            with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+            os.truncate(filler, max(filler.stat().st_size - free, 0))
+        try:
+            return self._run(words, fault)
+        finally:
+            filler.unlink(missing_ok=True)
+
+    def _run(self, words: list[str], fault: dict[str, Any]) -> faults.Done:
         return self.forks.run(words, self.folder, environment=self._environment(), **fault)
 
     def race(self, *commands: list[str]) -> list[faults.Done]:

@@ -8,7 +8,7 @@ from torch import nn
 
 from robustctl.architectures import Classifier, build
 from robustctl.data import ImageData
-from robustctl.errors import RequestError
+from robustctl.errors import RequestError, RunError
 from robustctl.processes import World
 from robustctl.spec import Architecture, ModelSpec
 from robustctl.training import state_file
@@ -35,7 +35,7 @@ def test_disk_without_room_for_the_checkpoints_is_a_request_error(
     settings = settings_for({"name": "at"})
     require_space(conv_model, settings, tmp_path / "not" / "there" / "yet")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10, 9, 1))
-    with pytest.raises(RequestError, match="checkpoints of this run need"):
+    with pytest.raises(RunError, match="checkpoints of this run need"):
         require_space(conv_model, settings, tmp_path)
 
 
