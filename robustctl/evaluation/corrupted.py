@@ -9,17 +9,16 @@ import torch
 from torch import Tensor
 
 from robustctl import corruptions
-from robustctl.checkpoint import weights_sha256
 from robustctl.corruptions import SEVERITIES, corrupt
 from robustctl.corruptions.published import Published
 from robustctl.evaluation import by_processes, referee
 from robustctl.evaluation.audit import chunks
+from robustctl.evaluation.identity import model_and_images
 from robustctl.evaluation.kind_threat import Setup
 from robustctl.evaluation.store import Row, Store
 from robustctl.evaluation.store_key import Key, sha256_of_code
 from robustctl.processes import ALONE, World
 from robustctl.progress import Advance, silent
-from robustctl.version import __version__
 
 TIMED = 4
 """Images of each corruption that are timed."""
@@ -28,14 +27,9 @@ TIMED = 4
 def key(setup: Setup, sha256: dict[str, str]) -> Key:
     """Everything that the verdicts depend on. Published images do not depend on the seed."""
     return {
-        "robustctl": __version__,
         "evaluation": "corruptions",
-        "weights": weights_sha256(setup.model),
-        "architecture": setup.spec.architecture.model_dump(),
-        "normalisation": setup.spec.normalization.model_dump() if setup.spec.normalization else None,
-        "images": setup.data.content_sha256,
+        **model_and_images(setup.model, setup.spec, setup.data),
         "list of images": setup.data.index_sha256,
-        "n": len(setup.data),
         "corrupted images": sha256 or f"made with seed {setup.seed} by {sha256_of_code(corruptions.files())}",
         "passes": setup.passes,
     }

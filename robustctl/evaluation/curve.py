@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from robustctl.checkpoint import weights_sha256
 from robustctl.evaluation import by_processes, decision, earlier, fewest, kind_threat, nearest, referee
 from robustctl.evaluation.audit import chunks, clean_verdicts
+from robustctl.evaluation.identity import model_and_images
 from robustctl.evaluation.kind_threat import Setup
 from robustctl.evaluation.memory import Pieces, fitting
 from robustctl.evaluation.nearest import Known, Round
@@ -25,7 +25,6 @@ from robustctl.evaluation.store_key import Key, read_key
 from robustctl.processes import ALONE, World
 from robustctl.progress import Advance, silent
 from robustctl.threats import CurveNorm, Reach
-from robustctl.version import __version__
 
 NEARER = 0.95
 """A distance below this share of another one is nearer, beyond what bisection leaves."""
@@ -49,12 +48,7 @@ def key(setup: Setup, reach: Reach) -> Key:
     """Everything that the distances depend on; ``reach`` is the norm with the bound."""
     steps = fewest.PARAMETERS if reach.norm == "l0" else nearest.PARAMETERS
     return {
-        "robustctl": __version__,
-        "weights": weights_sha256(setup.model),
-        "architecture": setup.spec.architecture.model_dump(),
-        "normalisation": setup.spec.normalization.model_dump() if setup.spec.normalization else None,
-        "images": setup.data.content_sha256,
-        "n": len(setup.data),
+        **model_and_images(setup.model, setup.spec, setup.data),
         "protocol": "curve",
         "threats": earlier.CURVE,
         "norm": reach.norm,

@@ -18,10 +18,7 @@ from robustctl.version import __version__
 def evaluation_key(model: Classifier, spec: ModelSpec, data: ImageData, request: UnionRequest) -> Key:
     """Everything that the verdicts of a confirmed request depend on, by the names that messages use."""
     return {
-        "robustctl": __version__,
-        "weights": weights_sha256(model),
-        "architecture": spec.architecture.model_dump(),
-        "normalisation": spec.normalization.model_dump() if spec.normalization else None,
+        **model_and_images(model, spec, data),
         "threats": {threat.norm: threat.eps for threat in request.threats},
         "protocol": request.protocol,
         "attack parameters": _parameters(request),
@@ -32,6 +29,16 @@ def evaluation_key(model: Classifier, spec: ModelSpec, data: ImageData, request:
         "union only": request.union_only,
         **({"audit": _budget(request)} if request.until is not None else {}),
         "seed": request.seed,
+    }
+
+
+def model_and_images(model: Classifier, spec: ModelSpec, data: ImageData) -> dict[str, object]:
+    """The fields that the keys of all kinds of verdicts have."""
+    return {
+        "robustctl": __version__,
+        "weights": weights_sha256(model),
+        "architecture": spec.architecture.model_dump(),
+        "normalisation": spec.normalization.model_dump() if spec.normalization else None,
         "images": data.content_sha256,
         "n": len(data),
     }

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from robustctl import seeds
 from robustctl.architectures import Classifier
-from robustctl.checkpoint import weights_sha256
 from robustctl.data import ImageData
 from robustctl.evaluation import by_processes, referee
 from robustctl.evaluation.audit import BATCH, TIE, chunks, clean_verdicts
 from robustctl.evaluation.earlier import broken_in, is_alike, nearest_in
+from robustctl.evaluation.identity import model_and_images
 from robustctl.evaluation.memory import Pieces, fitting
 from robustctl.evaluation.store import EARLIER, Row, Store
 from robustctl.evaluation.store import decode as unpacked
@@ -32,7 +32,6 @@ from robustctl.perturbations.base import EFFORTS, Effort, Family, Kind, Limit, T
 from robustctl.processes import ALONE, World
 from robustctl.progress import Advance, silent
 from robustctl.spec import ModelSpec
-from robustctl.version import __version__
 
 PROBE = 16
 """Images that tell how long a threat takes."""
@@ -81,13 +80,8 @@ class Setup:
 def key(setup: Setup, limit: Limit) -> Key:
     """Everything that the verdicts depend on, by the names that messages use."""
     return {
-        "robustctl": __version__,
         "evaluation": "threat",
-        "weights": weights_sha256(setup.model),
-        "architecture": setup.spec.architecture.model_dump(),
-        "normalisation": setup.spec.normalization.model_dump() if setup.spec.normalization else None,
-        "images": setup.data.content_sha256,
-        "n": len(setup.data),
+        **model_and_images(setup.model, setup.spec, setup.data),
         "kind": limit.name,
         "code of the kind": sha256_of_code(base.files(limit.name)),
         BUDGET: limit.budget,

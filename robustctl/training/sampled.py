@@ -3,7 +3,7 @@ it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Generic, TypeVar
 
 from pydantic import Field, field_validator
 
@@ -11,6 +11,7 @@ from robustctl.errors import RequestError
 from robustctl.recipe.method import AttackName, MethodConfig, OuterName
 from robustctl.sampling.perturbation import Perturbation
 from robustctl.threats import Norm, Threat
+from robustctl.training.methods import TrainingMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,6 +56,19 @@ class PerturbedConfig(MethodConfig):
     def perturbation(self, threats: tuple[Threat, ...]) -> Perturbation:
         """The distribution that is trained on."""
         return Perturbation.parse(self.distribution or str(threats[0]))
+
+
+AnyConfig = TypeVar("AnyConfig", bound=PerturbedConfig)
+
+
+class SampledMethod(TrainingMethod, Generic[AnyConfig]):
+    """A method that draws perturbations from a distribution and attacks nothing."""
+
+    attacks = False
+
+    def __init__(self, config: AnyConfig, threats: tuple[Threat, ...]) -> None:
+        self.config = config
+        self.perturbation = config.perturbation(threats)
 
 
 def random_losses(step: Step, perturbation: Perturbation, samples: int) -> Tensor:

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from robustctl.threats import Threat
-from robustctl.training.methods import TrainingMethod
-from robustctl.training.sampled import PerturbedConfig, random_losses
+from robustctl.training.sampled import PerturbedConfig, SampledMethod, random_losses
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,13 +25,7 @@ class Config(PerturbedConfig):
     rho: Annotated[float, Field(gt=0, le=1)]
 
 
-class Method(TrainingMethod):
-    attacks = False
-
-    def __init__(self, config: Config, threats: tuple[Threat, ...]) -> None:
-        self.config = config
-        self.perturbation = config.perturbation(threats)
-
+class Method(SampledMethod[Config]):
     def loss(self, step: Step) -> Tensor:
         values = random_losses(step, self.perturbation, self.config.samples).exp()
         return step.mean(cvar(values, self.config.rho))

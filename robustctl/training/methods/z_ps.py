@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from robustctl.threats import Threat
-from robustctl.training.methods import TrainingMethod
-from robustctl.training.sampled import PerturbedConfig, log_losses
+from robustctl.training.sampled import PerturbedConfig, SampledMethod, log_losses
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,14 +30,11 @@ class Config(PerturbedConfig):
     leapfrog: Annotated[int, Field(ge=1)]
 
 
-class Method(TrainingMethod):
+class Method(SampledMethod[Config]):
     """Remembers the step size of HMC, as a share of the widest, and whether this epoch has tuned it."""
 
-    attacks = False
-
     def __init__(self, config: Config, threats: tuple[Threat, ...]) -> None:
-        self.config = config
-        self.perturbation = config.perturbation(threats)
+        super().__init__(config, threats)
         self.step_share = 1.0
         self.tuned = False
 
