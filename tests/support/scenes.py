@@ -258,7 +258,7 @@ def attempt(stage: Stage, scene: Scene, expected: Any, paths: set[str], fault: d
     killed = any(name.startswith("kill") for name in fault)
     if first.rc not in ((0, 1, -signal.SIGKILL) if killed else (0, 1)) or _is_broken(first):
         return f"{fault}: rc {first.rc}: {first.err[-400:]}"
-    if first.rc == 1 and first.err.count("robustctl: ") != 1:
+    if first.rc == 1 and len(re.findall("^robustctl: ", first.err, re.MULTILINE)) != 1:  # a study quotes its steps
         return f"{fault}: not one message: {first.err[-400:]}"
     second, said = first, ""
     if first.rc:
