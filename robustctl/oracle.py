@@ -12,6 +12,7 @@ from robustctl import geometry, losses
 from robustctl.architectures import device_of
 from robustctl.devices import true_float32
 from robustctl.fast_copy import FastCopy
+from robustctl.pieces import Pieces
 from robustctl.precision import Precision
 from robustctl.trusted_copy import Trusted
 
@@ -28,6 +29,7 @@ class Oracle:
             model's weights reach a copy by its ``refresh`` alone.
         draws: passes that logits, losses and gradients are averaged over: 1, or more for a random model (expectation
             over transformation, arXiv:1802.00420).
+        pieces: in which batches are taken through the network; None takes them whole.
 
     Attributes:
         attacked: the network that attacks run on.
@@ -35,9 +37,12 @@ class Oracle:
         forwards, gradients: images that went through a forward pass alone, and through forward and backward.
     """
 
-    def __init__(self, model: nn.Module, fast: Trusted | None = None, draws: int = 1) -> None:
+    def __init__(
+        self, model: nn.Module, fast: Trusted | None = None, draws: int = 1, pieces: Pieces | None = None
+    ) -> None:
         self.model = model
         self.draws = draws
+        self.pieces = pieces
         self.precision: Precision = fast.precision if fast else "float32"
         self.attacked = fast.network if fast else model
         self.forwards = 0
@@ -92,7 +97,9 @@ class Oracle:
         """Logits (n, k), float32, of images (n, c, h, w) in [0,1]."""
         self.forwards += self.draws * len(x)
         with torch.no_grad():
-            return self._mean_of(self.attacked, x)
+            if self.pieces is None or not len(x):
+                return self._mean_of(self.attacked, x)
+            return torch.cat(self.pieces.run(lambda rows: self._mean_of(self.attacked, x[rows]), len(x)))
 
     def exact(self, x: Tensor) -> Tensor:
         """Logits of the model itself, in true float32; what breaks a point is confirmed with these."""
@@ -122,8 +129,16 @@ class Oracle:
         """Logits (n, k), per-example loss (n,) and its gradient in x (n, c, h, w); none carries a graph.
 
         Args:
+            loss: of logits and labels; the loss of a row depends on this row alone.
             exact: of the model itself in true float32, as ``exact`` has it.
         """
+        if self.pieces is None or not len(x):
+            return self._loss_and_grad(x, y, loss, exact)
+        parts = self.pieces.run(lambda rows: self._loss_and_grad(x[rows], y[rows], loss, exact), len(x))
+        logits, values, grad = (torch.cat(part) if len(part) > 1 else part[0] for part in zip(*parts, strict=True))
+        return logits, values, grad
+
+    def _loss_and_grad(self, x: Tensor, y: Tensor, loss: Loss, exact: bool) -> tuple[Tensor, Tensor, Tensor]:
         self.gradients += self.draws * len(x)
         x = x.detach().requires_grad_(True)
         network = self.model if exact else self.attacked

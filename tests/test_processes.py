@@ -28,6 +28,7 @@ CASES = {
     "max": ["--recipe", "max"],
     "ramp": ["--recipe", "ramp"],  # its pairing is a mean over a mask that differs between the processes
     "trades": ["--recipe", "trades"],
+    "checkpoint": ["--recipe", "ramp", "--set", "train.checkpoint=true"],
 }
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
@@ -67,6 +68,23 @@ def test_two_processes_reach_the_weights_of_one(case: str, model: Path, tmp_path
     apart = sum(float((a[name].double() - b[name].double()).square().sum()) for name in a) ** 0.5
     assert apart < 2e-3 * moved, f"moved {moved}, apart {apart}"
     assert json.loads((tmp_path / "two" / "run.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.slow
+def test_two_processes_in_micro_batches_reach_the_weights_of_one_with_whole_batches(tmp_path: Path) -> None:
+    architecture = Architecture(name="kw-small", args={"width": 2, "hidden": 8})  # no batch norms
+    spec = ModelSpec(architecture=architecture, input_shape=(1, 8, 8), n_classes=10, dataset="digits")
+    torch.manual_seed(0)
+    model = tmp_path / "model"
+    model.mkdir()
+    checkpoint.save_model(build(spec), spec, model)
+    common = ["--recipe", "ramp", "--set", "optim.lr=0.02", "--set", "selection.images=20", "--max-steps", 4]
+    one = run([], model, *common, "--out", tmp_path / "one")
+    both = run(TWO, model, *common, "--set", "train.micro_batch=10", "--out", tmp_path / "two")
+    assert (one.returncode, both.returncode) == (0, 0), one.stderr + both.stderr
+    a, b = (checkpoint.read_tensors(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    for name in a:
+        torch.testing.assert_close(b[name], a[name], rtol=0, atol=1e-5)
 
 
 def workers(launcher: int) -> list[int]:

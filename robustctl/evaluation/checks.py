@@ -11,9 +11,10 @@ from robustctl.data import ImageData
 from robustctl.data.image_data import extremes
 from robustctl.data.suspicion import suspicions
 from robustctl.errors import RequestError
-from robustctl.evaluation.memory import Pieces, fitting
+from robustctl.evaluation.memory import fitting
 from robustctl.evaluation.referee import PASSES, logits
 from robustctl.oracle import Oracle
+from robustctl.pieces import Pieces
 from robustctl.results.statistics import wilson
 
 PROBE = 64  # images that the guards look at; the clean accuracy takes all

@@ -18,10 +18,11 @@ from robustctl.evaluation import by_processes, decision, earlier, fewest, kind_t
 from robustctl.evaluation.audit import chunks, clean_verdicts
 from robustctl.evaluation.identity import model_and_images
 from robustctl.evaluation.kind_threat import Setup
-from robustctl.evaluation.memory import Pieces, fitting
+from robustctl.evaluation.memory import fitting
 from robustctl.evaluation.nearest import Known, Round
 from robustctl.evaluation.store import EARLIER, Row, Store, decode, encode
 from robustctl.evaluation.store_key import Key, read_key
+from robustctl.pieces import Pieces
 from robustctl.processes import ALONE, World
 from robustctl.progress import Advance, silent
 from robustctl.threats import CurveNorm, Reach

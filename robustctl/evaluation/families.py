@@ -10,9 +10,10 @@ from robustctl import losses, seeds
 from robustctl.attacks import Run, Settings, for_evaluation
 from robustctl.data import ImageData
 from robustctl.devices import is_host
-from robustctl.evaluation.memory import Pieces, fitting
+from robustctl.evaluation.memory import fitting
 from robustctl.evaluation.row_scheduler import FamilyRun, Finished, FullBatch
 from robustctl.oracle import Oracle
+from robustctl.pieces import Pieces
 
 BY_ROWS = "apgd"
 """The attack that keeps its batch full: ``row_scheduler`` puts a new attempt in the place of one that has ended."""

@@ -22,13 +22,14 @@ from robustctl.evaluation import by_processes, referee
 from robustctl.evaluation.audit import BATCH, TIE, chunks, clean_verdicts
 from robustctl.evaluation.earlier import broken_in, is_alike, nearest_in
 from robustctl.evaluation.identity import model_and_images
-from robustctl.evaluation.memory import Pieces, fitting
+from robustctl.evaluation.memory import fitting
 from robustctl.evaluation.store import EARLIER, Row, Store
 from robustctl.evaluation.store import decode as unpacked
 from robustctl.evaluation.store_key import Key, differing, plain, read_key, sha256_of_code
 from robustctl.oracle import Oracle
 from robustctl.perturbations import base
 from robustctl.perturbations.base import EFFORTS, Effort, Family, Kind, Limit, Task
+from robustctl.pieces import Pieces
 from robustctl.processes import ALONE, World
 from robustctl.progress import Advance, silent
 from robustctl.spec import ModelSpec

@@ -1,18 +1,13 @@
-"""How many images go through a model at once: no more than memory holds, and fewer after running out of it."""
+"""How many images of an evaluation go through a model at once: no more than memory holds."""
 
 import functools
-import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from robustctl.devices import is_host, out_of_memory, release_memory
-from robustctl.errors import RunError
-
-Result = TypeVar("Result")
+from robustctl.devices import is_host
+from robustctl.pieces import NO_LIMIT, Pieces
 
 SHARE = 0.5
 """The share of the available memory that one pass may take."""
@@ -21,44 +16,6 @@ TRANSIENT = 2.0
 freed tensors come on top."""
 IMAGE_COPIES = 12
 """An attack's own state and its temporaries, in copies of the image."""
-NO_LIMIT = 2**31
-
-
-class Pieces:
-    """Does work on slices of a batch; after running out of memory on half as many rows, from there on.
-
-    The rows of the work must not depend on each other: then the results are the same, however often it was halved.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def run(self, work: Callable[[slice], Result], n: int) -> list[Result]:
-        """Results of ``work`` on consecutive slices that cover ``range(n)``.
-
-        Raises:
-            RunError: out of memory with a single row. Other errors of ``work`` go on.
-        """
-        results: list[Result] = []
-        start = 0
-        while start < n:
-            stop = min(start + self.size, n)
-            try:
-                results.append(work(slice(start, stop)))
-                start = stop
-                continue
-            except RuntimeError as error:
-                if not out_of_memory(error):
-                    raise
-            # Only here, outside the handler, is the error gone, and with its traceback all that the failed pass held.
-            self._halve(stop - start)
-        return results
-
-    def _halve(self, failed: int) -> None:
-        if failed == 1:
-            raise RunError("out of memory with a single image; what was done is kept")
-        self.size = math.ceil(failed / 2)
-        release_memory()
 
 
 def fitting(model: nn.Module, image: Tensor) -> int:

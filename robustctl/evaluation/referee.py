@@ -12,7 +12,7 @@ from robustctl.architectures import device_of
 from robustctl.data import ImageData
 from robustctl.devices import true_float32
 from robustctl.errors import RequestError, RunError
-from robustctl.evaluation.memory import Pieces
+from robustctl.pieces import Pieces
 from robustctl.threats import CurveNorm, Reach, Threat
 
 TOLERANCE = 1e-6  # relative, on the norm; the box has none

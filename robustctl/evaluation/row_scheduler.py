@@ -18,9 +18,10 @@ from robustctl.attacks.apgd import Apgd, Rows, Schedule
 from robustctl.data import ImageData
 from robustctl.devices import upload
 from robustctl.errors import RunError
-from robustctl.evaluation.memory import Pieces, fitting
+from robustctl.evaluation.memory import fitting
 from robustctl.evaluation.protocols import Family
 from robustctl.oracle import Loss, Oracle
+from robustctl.pieces import Pieces
 from robustctl.threats import Threat
 
 SHRINK = 0.8

@@ -81,12 +81,20 @@ class Reported(Block):
 
 class Train(Block):
     """The threats, the passes and the batches of a training. ``threats`` belong to the inner maximisation; ``epochs``
-    are passes over the data. ``freeze`` are beginnings of the names of parameters that stay as they are."""
+    are passes over the data. ``freeze`` are beginnings of the names of parameters that stay as they are.
+
+    Attributes:
+        micro_batch: the most images that a device takes through the network at once; a step is still one of
+            ``batch_size`` images. ``auto`` is as many as its memory holds by arithmetic; left out, the whole batch.
+        checkpoint: whether the network's blocks are computed twice instead of kept for the backward pass.
+    """
 
     threats: Radii
     epochs: PositiveInt
     batch_size: PositiveInt
     freeze: tuple[str, ...] = ()
+    micro_batch: PositiveInt | Literal["auto"] | None = None
+    checkpoint: bool = False
 
 
 class Evaluate(Block):
@@ -356,6 +364,8 @@ class Settings(Block):
             faults += _extra_faults(self.extra, phases or {self.train.batch_size})
         if self.awp and not self.method.takes:
             faults.append(f"awp cannot be combined with method {self.method.name}, which brings its own attack")
+        if self.compile and self.train.checkpoint:
+            faults.append("compile cannot be combined with train.checkpoint, whose blocks it would take apart")
         if self.average and self.projection:
             faults.append("average cannot be combined with projection, which moves the weights itself")
         if faults:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from robustctl.fast_copy import FastCopy
 from robustctl.oracle import Oracle
+from robustctl.pieces import NO_LIMIT, Pieces
 from robustctl.processes import World
 from robustctl.progress import say
 from robustctl.trusted_copy import Trusted, trusted_copy
@@ -28,10 +29,14 @@ class Attacked:
     Args:
         model: the classifier that is trained.
         world: the first process decides for all.
+        pieces: in which attacks take a batch; None: whole, or smaller after memory has run out.
     """
 
-    def __init__(self, model: nn.Module, world: World, tell: Tell = lambda line: None) -> None:
+    def __init__(
+        self, model: nn.Module, world: World, tell: Tell = lambda line: None, pieces: Pieces | None = None
+    ) -> None:
         self.model, self.world, self.tell = model, world, tell
+        self.pieces = pieces or Pieces(NO_LIMIT)
         self.reason: str | None = None  # why not the copy, "" if it is the copy, None if nobody has asked yet
         self._trusted: Trusted | None = None
 
@@ -45,7 +50,7 @@ class Attacked:
             with torch.autocast(x.device.type, enabled=False):
                 self._trusted = self._compare(x) if self.reason is None else self._as_before(x, self.reason)
         self._trusted.refresh()
-        return Oracle(self.model, self._trusted if self._trusted.copied else None)
+        return Oracle(self.model, self._trusted if self._trusted.copied else None, pieces=self.pieces)
 
     def _compare(self, x: Tensor) -> Trusted:
         trusted = trusted_copy(self.model, "float32", x)

@@ -5,7 +5,6 @@
 A position in the training is two numbers, pass and step; every random choice is a function of the seed and of them.
 """
 
-import copy
 import json
 import time
 from collections.abc import Sequence
@@ -20,9 +19,10 @@ from robustctl import checkpoint
 from robustctl.allocator import kept_memory
 from robustctl.architectures import Classifier
 from robustctl.checkpoint import weights_sha256
-from robustctl.errors import InterruptedRun, RequestError
+from robustctl.errors import InterruptedRun, RequestError, RunError
 from robustctl.progress import Advance, progress, say
 from robustctl.training import optim, state_file
+from robustctl.training.footprint import fit
 from robustctl.training.guards import WATCHED_STEPS, StopSignal, require_finite, stop_signal
 from robustctl.training.metrics_log import Listener, MetricsLog
 from robustctl.training.monitor import Monitor
@@ -30,11 +30,13 @@ from robustctl.training.parts import Parts
 from robustctl.training.passes import Pass, Position
 from robustctl.training.probe import StartProbe
 from robustctl.training.projection import GradientProjection
+from robustctl.training.recompute import lent_buffers
+from robustctl.training.room import Kept, retried
 from robustctl.training.selection import OverfittingGuard
 from robustctl.training.step import Step
 from robustctl.training.step_context import StepContext
 from robustctl.training.watch import Watch
-from robustctl.training.weight_perturbation import kept_buffers, moved_uphill
+from robustctl.training.weight_perturbation import moved_uphill
 
 BEST = "best.safetensors"
 SAVE_SECONDS = 600.0
@@ -107,6 +109,7 @@ class Loop:
         self.saved = time.monotonic()
         with kept_memory(), stop_signal() as stop:
             if self.position.step == 0:
+                self._fit()
                 self.save()  # whatever stops the run from here on, it can be resumed
                 self._prepare(stop)
             self.model.train()
@@ -120,6 +123,12 @@ class Loop:
         self.save()
         self.world.wait()
         return Outcome(self.position.step, self.best, self.monitor.seconds)
+
+    def _fit(self) -> None:
+        """Decide how many images go through the network at once if the recipe leaves it open."""
+        if self.settings.train.micro_batch == "auto":
+            fit(self.parts, self.context)
+            self.log.write({"kind": "memory", "step": 0, **self.context.room.state()})
 
     def _prepare(self, stop: StopSignal) -> None:
         """Let the method look at the start, and save what it found; the model is as before afterwards."""
@@ -164,16 +173,11 @@ class Loop:
 
     def _one_step(self, this: Pass) -> None:
         """One step of the optimiser on one batch; then the position is one step further."""
-        torch.manual_seed((self.parts.seed * 1_000_003 + self.position.step) % 2**63)  # dropout and the like
         step = self._next_batch(this)
         optimizer = self.optimizers["method" if this.kind == "method" else "natural"]
         lr = self._lr(this)
         optim.set_lr(optimizer, lr)
-        optimizer.zero_grad(set_to_none=True)
-        loss = self._backward(this, step)
-        if this.kind == "method":
-            self.method.after_backward(step)
-        step.record("loss", loss)
+        self._gradients(this, step, optimizer)
         step.record("grad_norm", optim.grad_norm(self.model.parameters()))
         step.record("lr", lr)
         optimizer.step()
@@ -182,6 +186,37 @@ class Loop:
         self.monitor.images += this.phase.batch_size
         self.position.next_step()
 
+    def _gradients(self, this: Pass, step: Step, optimizer: torch.optim.Optimizer) -> None:
+        """Put the step's gradients on the parameters. If memory runs out, the step begins again and takes less."""
+        kept = Kept(self.model, self.method, self.monitor.meter)
+
+        def work() -> None:
+            torch.manual_seed((self.parts.seed * 1_000_003 + self.position.step) % 2**63)  # dropout and the like
+            optimizer.zero_grad(set_to_none=True)
+            one = step.begun_again()
+            one.record("loss", self._backward(this, one))
+            if this.kind == "method":
+                self.method.after_backward(one)
+
+        def give_way(error: RuntimeError) -> None:
+            optimizer.zero_grad(set_to_none=True)
+            kept.restore()
+            self._give_way(len(step.x), error)
+
+        retried(work, give_way)
+
+    def _give_way(self, batch: int, error: RuntimeError) -> None:
+        """Take less room for a batch of this process; said, and written into the metrics."""
+        if self.world.size > 1:
+            raise RunError(
+                f"memory ran out in one of {self.world.size} processes ({error}); take fewer images at once: "
+                "--set train.micro_batch=auto"
+            )
+        room = self.context.room
+        change = room.give_way(batch)
+        say(f"memory ran out in step {self.position.step + 1}: {change}")
+        self.log.write({"kind": "memory", "step": self.position.step, **room.state()})
+
     def _backward(self, this: Pass, step: Step) -> Tensor:
         """Put the loss's gradient on the parameters; with weight perturbation, that at weights moved uphill."""
         awp = self.settings.awp
@@ -189,15 +224,15 @@ class Loop:
             loss = self._loss(this, step)
             loss.backward()  # type: ignore[no-untyped-call]
             return loss
-        before = copy.deepcopy(self.method.state())
-        with kept_buffers(self.model):
+        before = self.method.remembered()
+        with lent_buffers(self.model):
             uphill = self._loss(this, step)
-        after = copy.deepcopy(self.method.state())
-        self.method.load_state(before, self.world)
+        after = self.method.remembered()
+        self.method.recall(before)
         with moved_uphill(self.model, uphill, awp.gamma):
             loss = self._loss(this, step.replay())
             loss.backward()  # type: ignore[no-untyped-call]
-        self.method.load_state(after, self.world)
+        self.method.recall(after)
         return loss
 
     def _next_batch(self, this: Pass) -> Step:
@@ -281,6 +316,7 @@ class Loop:
             "start_norm": self.start_norm,
             "attacked": self.context.attacked.state(),
             "helper": weights_sha256(self.parts.helper) if self.parts.helper else None,
+            "room": self.context.room.state(),
             "metrics_bytes": self.log.size(),
         }
         state_file.save(self.directory, state)
@@ -309,6 +345,7 @@ class Loop:
         self.method.load_state(state["method"], self.world)
         self.monitor.load_state(state)
         self.context.attacked.load_state(state.get("attacked"))  # an earlier version had no copy
+        self.context.room.load_state(state.get("room"))
         if self.overfitting:
             self.overfitting.best = state["check_accuracy"]
         self.best, self.start_norm = state["best"], state["start_norm"]

@@ -26,6 +26,14 @@ class Meter:
         """Mean of each name's values since the last ``clear``."""
         return {name: float(total) / self._counts[name] for name, total in self._sums.items()}
 
+    def kept(self) -> tuple[dict[str, Tensor | float], dict[str, int]]:
+        """The sums and counts of now, which ``go_back`` takes; nothing is read from the device."""
+        return dict(self._sums), dict(self._counts)
+
+    def go_back(self, kept: tuple[dict[str, Tensor | float], dict[str, int]]) -> None:
+        """Forget what was added since ``kept``."""
+        self._sums, self._counts = dict(kept[0]), dict(kept[1])
+
     def clear(self) -> None:
         self._sums.clear()
         self._counts.clear()

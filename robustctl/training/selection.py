@@ -10,6 +10,7 @@ from robustctl.attacks.apgd import apgd
 from robustctl.attacks.pgd import pgd
 from robustctl.errors import RunError
 from robustctl.oracle import Oracle
+from robustctl.pieces import Pieces
 from robustctl.processes import World
 from robustctl.recipe.schema import OverfittingCheck
 from robustctl.seeds import Purpose
@@ -36,7 +37,7 @@ class Selector:
         names = ["clean", *(threat.norm for threat in self.threats), "union"]
         right = torch.zeros(len(names), dtype=torch.float64)
         own = torch.arange(len(self.images.y))[self.world.rank :: self.world.size]
-        with Oracle(model) as oracle:
+        with Oracle(model, pieces=Pieces(BATCH)) as oracle:
             for positions in torch.split(own, BATCH):
                 right += self._right(oracle, positions.to(self.images.y.device)).double().sum(1).cpu()
         total = self.world.sum(right.to(self.images.y.device, torch.float32)).tolist()
@@ -80,7 +81,7 @@ class OverfittingGuard:
 
 def pgd_accuracy(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, steps: int, seed: int) -> float:
     """Accuracy on a batch under PGD from a random start, with steps of 2.5 radii over their number."""
-    with Oracle(model) as oracle:
+    with Oracle(model, pieces=Pieces(BATCH)) as oracle:
         start = geometry.random_start(x, threat.norm, threat.eps, seeds.generator(seed, Purpose.CHECK, 0))
         x_adv = pgd(oracle, x, y, threat, steps=steps, step_size=2.5 * threat.eps / steps, start=start)
         return float((oracle.logits(x_adv).argmax(1) == y).float().mean())

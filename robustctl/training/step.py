@@ -83,6 +83,14 @@ class Step:
             out = self.context.network(x)
         return out if out.dtype == torch.float64 else out.float()
 
+    def in_parts(self, work: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Rows with a graph that ``work``, a function of the model besides its logits, gives for images (n, c, h, w).
+
+        Processes do not share its gradients.
+        """
+        with self.context.autocast():
+            return self.context.passes.run(work, x).float()
+
     @cached_property
     def clean_logits(self) -> Tensor:
         """``logits`` of the clean batch, computed once."""
@@ -94,6 +102,10 @@ class Step:
         weights."""
         with self.context.autocast(), self.context.attacked.oracle(self.x) as oracle:
             yield oracle
+
+    def begun_again(self) -> "Step":
+        """The same step from its beginning."""
+        return Step(self.context, self.x, self.y, self.number, self.watch)
 
     def replay(self) -> "Step":
         """The same step once more: the same random choices and points, no attack, and nothing is measured."""

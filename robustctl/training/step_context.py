@@ -15,6 +15,8 @@ from robustctl.recipe.outer import Outer
 from robustctl.recipe.schema import Apgd, Pgd, Settings
 from robustctl.training.attacked import Attacked, Tell
 from robustctl.training.meter import Meter
+from robustctl.training.micro_batches import MicroBatches
+from robustctl.training.room import Room
 
 
 @dataclass(frozen=True)
@@ -23,14 +25,17 @@ class StepContext:
 
     Attributes:
         model: the classifier.
-        network: the same model as the training's forward pass sees it (compiled, or shared between processes).
+        network: the same model as the training's forward pass sees it (in micro-batches, compiled, or shared between
+            processes).
         attacked: makes the oracles of attacks.
+        passes: ``network`` in this process, by itself.
         autocast: makes the context of mixed precision.
         helper: a frozen network whose labels the outer loss takes, if it needs one (HAT).
     """
 
     model: nn.Module
     network: Callable[[Tensor], Tensor]
+    passes: MicroBatches
     attacked: Attacked
     attack: Apgd | Pgd | None
     outer: Outer
@@ -53,10 +58,13 @@ class StepContext:
         helper: nn.Module | None = None,
     ) -> "StepContext":
         """The context that a recipe asks for; ``tell`` takes the line that says what is attacked."""
+        room = Room.of(model, settings)
+        passes = MicroBatches(model, room, settings.compile)
         return cls(
             model=model,
-            network=network(model, settings.compile, world),
-            attacked=Attacked(model, world, tell),
+            network=network(passes, world),
+            passes=passes,
+            attacked=Attacked(model, world, tell, room.attacks),
             attack=settings.attack,
             outer=settings.outer,
             autocast=autocast(settings.precision, device),
@@ -67,18 +75,22 @@ class StepContext:
         )
 
     @property
+    def room(self) -> Room:
+        """The room that the training takes on the device."""
+        return self.passes.room
+
+    @property
     def pgd(self) -> Pgd:
         """The recipe's attack, for a method that takes no other."""
         assert isinstance(self.attack, Pgd), "the recipe was checked"
         return self.attack
 
 
-def network(model: nn.Module, compiled: bool, world: World) -> Callable[[Tensor], Tensor]:
-    """The forward pass of training: shared between processes, and compiled if the recipe says so."""
-    shared: nn.Module = model
-    if world.size > 1:
-        shared = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=True)
-    return torch.compile(shared) if compiled else shared
+def network(passes: MicroBatches, world: World) -> Callable[[Tensor], Tensor]:
+    """The forward pass of training, shared between processes."""
+    if world.size == 1:
+        return passes
+    return nn.parallel.DistributedDataParallel(passes, broadcast_buffers=False, find_unused_parameters=True)
 
 
 def autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[None]]:

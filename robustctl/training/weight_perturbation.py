@@ -33,14 +33,3 @@ def moved_uphill(model: nn.Module, loss: Tensor, gamma: float) -> Iterator[None]
         with torch.no_grad():
             for weight, old in zip(weights, before, strict=True):
                 weight.copy_(old)
-
-
-@contextmanager
-def kept_buffers(model: nn.Module) -> Iterator[None]:
-    """Set the model's buffers (statistics of batch norms) back to their values at the end of the block."""
-    before = [buffer.clone() for buffer in model.buffers()]
-    try:
-        yield
-    finally:
-        for buffer, old in zip(model.buffers(), before, strict=True):
-            buffer.copy_(old)

@@ -19,7 +19,7 @@ from robustctl.recipe.schema import About, Settings
 from robustctl.threats import Threat
 from robustctl.training import optim
 from robustctl.training.build import copies_on_disk
-from robustctl.training.footprint import footprint
+from robustctl.training.footprint import fit, footprint
 from robustctl.training.meter import Meter
 from robustctl.training.parts import Parts
 from robustctl.training.passes import Pass
@@ -115,17 +115,14 @@ def cost(parts: Parts, about: About | None, *, weights_are_here: bool) -> Cost:
     return Cost(steps, *from_header(about, parts.settings.train.epochs), None, disk)
 
 
-def on_a_card(parts: Parts) -> str:
-    """The memory that the training would take on an accelerator, and the batches that cards of usual sizes hold.
-
-    The model's running statistics change.
-    """
+def on_a_card(parts: Parts) -> list[str]:
+    """The memory that the training would take on an accelerator, and the batches that cards of usual sizes hold."""
     context = StepContext.of(
         parts.model, parts.settings, Meter(), parts.world, parts.seed, parts.device, helper=parts.helper
     )
     parts.method.prepare(lambda _threat, _steps: 0.0, parts.start_norm)
-    parts.model.train()
-    return footprint(parts, context).line(parts.settings.train.batch_size)
+    room = context.room
+    return footprint(parts, context).lines(parts.settings.train.batch_size, room.rows, recompute=room.recompute)
 
 
 def from_header(about: About | None, epochs: int) -> tuple[float | None, str]:
@@ -140,6 +137,7 @@ def _measured(parts: Parts) -> tuple[float, str]:
     context = StepContext.of(
         parts.model, parts.settings, Meter(), parts.world, parts.seed, parts.device, helper=parts.helper
     )
+    fit(parts, context)
     parts.model.train()
     kinds = list(dict.fromkeys(one.kind for one in parts.passes))
     firsts = {kind: next(one for one in parts.passes if one.kind == kind) for kind in kinds}

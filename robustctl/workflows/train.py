@@ -96,7 +96,7 @@ def _rehearse(
     parts = start_parts(plan, model, spec, device, w)
     _say(w, rehearsal.decisions(parts))
     taken = rehearsal.cost(parts, plan.settings.about, weights_are_here=not plan.weights_are_absent)
-    _say(w, [*taken.lines(), rehearsal.on_a_card(parts)])
+    _say(w, [*taken.lines(), *rehearsal.on_a_card(parts)])
     if plan.weights_are_absent and client.is_offline():
         raise RunError(
             f"nothing was started: the weights of {plan.model} are not here, and HF_HUB_OFFLINE forbids to fetch them; "

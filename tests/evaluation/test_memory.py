@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from robustctl.errors import RunError
 from robustctl.evaluation import memory
-from robustctl.evaluation.memory import Pieces, fitting
+from robustctl.evaluation.memory import fitting
+from robustctl.pieces import Pieces
 
 
 @pytest.mark.parametrize("room", [1, 2, 3, 5, 8, 100])

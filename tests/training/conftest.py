@@ -20,6 +20,8 @@ from robustctl.training.attacked import Attacked
 from robustctl.training.build import build_parts
 from robustctl.training.loop import SAVE_SECONDS, Loop
 from robustctl.training.meter import Meter
+from robustctl.training.micro_batches import MicroBatches
+from robustctl.training.room import Room
 from robustctl.training.step import Step
 from robustctl.training.step_context import StepContext
 
@@ -46,6 +48,7 @@ class Example:
         context = StepContext(
             model=self.model,
             network=self.model,
+            passes=MicroBatches(self.model, Room(self.model)),
             attacked=Attacked(self.model, World()),
             attack=self.attack,
             outer=outer or CrossEntropy(name="cross-entropy"),

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from robustctl.threats import Threat
 from robustctl.training.methods.e_at import Config, Method
-from robustctl.training.weight_perturbation import kept_buffers, moved_uphill
+from robustctl.training.recompute import lent_buffers
+from robustctl.training.weight_perturbation import moved_uphill
 
 
 def test_weights_move_by_gamma_times_their_layers_length_along_the_gradient() -> None:
@@ -38,7 +39,7 @@ def test_a_layer_without_gradient_stays() -> None:
 
 def test_statistics_of_batch_norms_come_back() -> None:
     norm = nn.BatchNorm1d(2)
-    with kept_buffers(norm):
+    with lent_buffers(norm):
         norm(torch.rand(4, 2) + 3)
         assert (norm.running_mean > 0).all()
     assert torch.equal(norm.running_mean, torch.zeros(2)) and int(norm.num_batches_tracked) == 0

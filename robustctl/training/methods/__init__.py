@@ -60,6 +60,15 @@ class TrainingMethod(ABC):
         """The next batch depends on this besides the weights: tensors, numbers, and lists and dicts of them."""
         return {}
 
+    def remembered(self) -> dict[str, Any]:
+        """All that the method remembers now, for ``recall`` within the same step; nothing is read from the device."""
+        return {name: list(value) if isinstance(value, list) else value for name, value in vars(self).items()}
+
+    def recall(self, remembered: dict[str, Any]) -> None:
+        """Remember what ``remembered`` gave, and nothing of what came after it."""
+        vars(self).clear()
+        vars(self).update({name: list(one) if isinstance(one, list) else one for name, one in remembered.items()})
+
     def gathered_state(self, world: World) -> dict[str, Any]:
         """The ``state`` of all processes together. A method overrides it if each process keeps something of its own
         images."""

@@ -48,12 +48,11 @@ class Method(TrainingMethod):
 
         net = clip_of(step)
         start = self._start(net)
-        with torch.no_grad(), step.context.autocast():
-            wanted = start.embed(step.x).float()
+        with torch.no_grad():
+            wanted = step.in_parts(start.embed, step.x)
         threat = self.threats[step.choose([1 / len(self.threats)] * len(self.threats))]
         x_adv = step.look(lambda _: farthest(step, net, wanted, threat))
-        with step.context.autocast():
-            moved = distance(net.embed(x_adv).float(), wanted)
+        moved = distance(step.in_parts(net.embed, x_adv), wanted)
         step.record(f"embedding_distance/{threat.norm}", step.mean(moved))
         return step.mean(moved)
 
@@ -109,7 +108,7 @@ def farthest(step: Step, net: Any, wanted: Tensor, threat: Threat) -> Tensor:
 
     attack = step.context.pgd
     start = geometry.random_start(step.x, threat.norm, threat.eps, step.generators)
-    with step.context.autocast(), Oracle(Tower()) as oracle:
+    with step.context.autocast(), Oracle(Tower(), pieces=step.context.room.attacks) as oracle:
         return pgd(
             oracle,
             step.x,

@@ -1,0 +1,112 @@
+"""How much of a batch the device takes at once, and what gives way when its memory runs out."""
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from robustctl.devices import out_of_memory, release_memory
+from robustctl.errors import RequestError, RunError
+from robustctl.pieces import NO_LIMIT, Pieces
+from robustctl.recipe.schema import Settings
+from robustctl.training.meter import Meter
+from robustctl.training.methods import TrainingMethod
+from robustctl.training.recompute import blocks_of
+
+Result = TypeVar("Result")
+
+
+class Room:
+    """The room that a training takes.
+
+    Args:
+        compiled: the network is compiled as a whole, so that no block of it can be computed twice.
+
+    Attributes:
+        rows: the most images that go through the network at once in training's own passes.
+        recompute: whether the blocks are computed twice instead of kept (activation checkpointing).
+        attacks: the pieces in which attacks take a batch; in eval mode images do not touch each other.
+        blocks: of the network; empty if it has none, or is compiled.
+    """
+
+    def __init__(
+        self, model: nn.Module, rows: int = NO_LIMIT, *, recompute: bool = False, compiled: bool = False
+    ) -> None:
+        self.rows, self.recompute = rows, recompute
+        self.attacks = Pieces(self.rows)
+        self.blocks = [] if compiled else blocks_of(model)
+        self.has_batch_norms = any(isinstance(module, _BatchNorm) for module in model.modules())
+        if self.recompute and not self.blocks:
+            raise RequestError("train.checkpoint: this network has no repeated blocks to compute twice")
+
+    @classmethod
+    def of(cls, model: nn.Module, settings: Settings) -> "Room":
+        """The room that a recipe asks for; ``auto`` begins with whole batches.
+
+        Raises:
+            RequestError: the network has no blocks to compute twice.
+        """
+        asked = settings.train.micro_batch
+        rows = asked if isinstance(asked, int) else NO_LIMIT
+        return cls(model, rows, recompute=settings.train.checkpoint, compiled=settings.compile)
+
+    def give_way(self, batch: int) -> str:
+        """Take less room from the next step on; returns what gives way, for people.
+
+        Args:
+            batch: images of the batch that did not fit.
+
+        Raises:
+            RunError: a single image does not fit.
+        """
+        release_memory()
+        if self.has_batch_norms and self.blocks and not self.recompute:
+            self.recompute = True  # first, because this changes no result and smaller parts do
+            return "the network's blocks are computed twice from here on (train.checkpoint: true); no result changes"
+        rows = min(self.rows, batch)
+        if rows == 1:
+            raise RunError("out of memory with a single image; what was done is kept")
+        self.rows = math.ceil(rows / 2)
+        effect = "batch norms take their statistics over these" if self.has_batch_norms else "no result changes"
+        return f"the network takes {self.rows} images at once from here on (train.micro_batch: {self.rows}); {effect}"
+
+    def state(self) -> dict[str, Any]:
+        return {"rows": self.rows, "recompute": self.recompute, "attacks": self.attacks.size}
+
+    def load_state(self, state: dict[str, Any] | None) -> None:
+        """Take as much room as before; None is the state of a version without micro-batches."""
+        if state is not None:
+            self.rows, self.recompute, self.attacks.size = state["rows"], state["recompute"], state["attacks"]
+
+
+class Kept:
+    """Values that a try of a step changes besides gradients: buffers, the method's memory, the meter."""
+
+    def __init__(self, model: nn.Module, method: TrainingMethod, meter: Meter) -> None:
+        self.model, self.method, self.meter = model, method, meter
+        self.buffers = [buffer.clone() for buffer in model.buffers()]
+        self.remembered, self.measured = method.remembered(), meter.kept()
+
+    def restore(self) -> None:
+        """Set all of it back."""
+        with torch.no_grad():
+            for buffer, old in zip(self.model.buffers(), self.buffers, strict=True):
+                buffer.copy_(old)
+        self.method.recall(self.remembered)
+        self.meter.go_back(self.measured)
+
+
+def retried(work: Callable[[], Result], give_way: Callable[[RuntimeError], None]) -> Result:
+    """Do ``work`` until memory holds it; ``give_way`` is called before each new try."""
+    while True:
+        try:
+            return work()
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            reason = RuntimeError(str(error))
+        # Only here, outside the handler, is the error gone, and with its traceback all that the failed try held.
+        give_way(reason)
