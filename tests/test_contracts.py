@@ -45,6 +45,7 @@ ROOMS = (
     "precision",
     "fast_copy",
     "trusted_copy",
+    "pieces",
     "oracle",
     "attacks",
     "perturbations",

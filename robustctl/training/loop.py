@@ -31,7 +31,7 @@ from robustctl.training.passes import Pass, Position
 from robustctl.training.probe import StartProbe
 from robustctl.training.projection import GradientProjection
 from robustctl.training.recompute import lent_buffers
-from robustctl.training.room import Kept, retried
+from robustctl.training.retry import Kept, retried
 from robustctl.training.selection import OverfittingGuard
 from robustctl.training.step import Step
 from robustctl.training.step_context import StepContext

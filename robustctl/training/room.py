@@ -1,22 +1,16 @@
 """How much of a batch the device takes at once, and what gives way when its memory runs out."""
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from robustctl.devices import out_of_memory, release_memory
+from robustctl.devices import release_memory
 from robustctl.errors import RequestError, RunError
 from robustctl.pieces import NO_LIMIT, Pieces
 from robustctl.recipe.schema import Settings
-from robustctl.training.meter import Meter
-from robustctl.training.methods import TrainingMethod
 from robustctl.training.recompute import blocks_of
-
-Result = TypeVar("Result")
 
 
 class Room:
@@ -80,33 +74,3 @@ class Room:
         """Take as much room as before; None is the state of a version without micro-batches."""
         if state is not None:
             self.rows, self.recompute, self.attacks.size = state["rows"], state["recompute"], state["attacks"]
-
-
-class Kept:
-    """Values that a try of a step changes besides gradients: buffers, the method's memory, the meter."""
-
-    def __init__(self, model: nn.Module, method: TrainingMethod, meter: Meter) -> None:
-        self.model, self.method, self.meter = model, method, meter
-        self.buffers = [buffer.clone() for buffer in model.buffers()]
-        self.remembered, self.measured = method.remembered(), meter.kept()
-
-    def restore(self) -> None:
-        """Set all of it back."""
-        with torch.no_grad():
-            for buffer, old in zip(self.model.buffers(), self.buffers, strict=True):
-                buffer.copy_(old)
-        self.method.recall(self.remembered)
-        self.meter.go_back(self.measured)
-
-
-def retried(work: Callable[[], Result], give_way: Callable[[RuntimeError], None]) -> Result:
-    """Do ``work`` until memory holds it; ``give_way`` is called before each new try."""
-    while True:
-        try:
-            return work()
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            reason = RuntimeError(str(error))
-        # Only here, outside the handler, is the error gone, and with its traceback all that the failed try held.
-        give_way(reason)

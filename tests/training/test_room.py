@@ -15,7 +15,8 @@ from robustctl.errors import RequestError, RunError
 from robustctl.pieces import NO_LIMIT
 from robustctl.processes import World
 from robustctl.training.loop import Loop
-from robustctl.training.room import Room, retried
+from robustctl.training.retry import retried
+from robustctl.training.room import Room
 
 Make = Callable[..., Any]
 
