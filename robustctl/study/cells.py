@@ -15,6 +15,7 @@ from robustctl import runs
 from robustctl.conventions import CONVENTIONS
 from robustctl.discovery import names, unknown
 from robustctl.errors import RequestError
+from robustctl.files import is_temporary, remove_tree
 from robustctl.models.find import FoundModel, find_model
 from robustctl.recipe import read as recipes
 from robustctl.recipe.fields import threats as threats_of
@@ -122,9 +123,9 @@ class Training:
         path = self.run.path
         if not path.is_dir() or (path / WEIGHTS).exists() or (path / "state").exists():
             return
-        for file in path.iterdir():
-            if file.is_file():
-                file.unlink()
+        for one in path.iterdir():
+            if one.is_file() or is_temporary(one):
+                remove_tree(one)
         path.rmdir()
 
     def progress(self) -> tuple[int, int]:
