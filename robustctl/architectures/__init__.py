@@ -4,7 +4,9 @@ The network that a builder returns keeps the zoo's own parameter names, so that 
 """
 
 import copy
+import importlib
 import inspect
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -127,6 +129,7 @@ def empty_copy(spec: ModelSpec) -> nn.Module | None:
     _check_numbers(spec)
     if "/" in spec.architecture.name:
         return None
+    _import_library(spec.architecture.name)
     with torch.device("meta"):
         net = _build(spec)
     count = sum(parameter.numel() for parameter in net.parameters())
@@ -134,6 +137,14 @@ def empty_copy(spec: ModelSpec) -> nn.Module | None:
         what = f"architecture {spec.architecture.name} with {spec.architecture.args}"
         raise RequestError(f"{what} has {count / 1e9:.1f} billion parameters, more than {MAX_PARAMETERS / 1e9:.0f}")
     return net
+
+
+def _import_library(name: str) -> None:
+    """Import the ``LIBRARY`` that an architecture declares: the tensors of its modules must not become meta ones."""
+    library = getattr(discovery.load(__name__, name, "architecture"), "LIBRARY", None)
+    if library is not None:
+        with suppress(ImportError, RuntimeError):  # building says what is missing
+            importlib.import_module(library)
 
 
 def _build(spec: ModelSpec) -> nn.Module:

@@ -16,6 +16,9 @@ from robustctl.errors import RequestError
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
+LIBRARY = "transformers.models.clip.modeling_clip"
+"""Imported before a network is built on the meta device."""
+
 
 class Clip(nn.Module):
     """``vision``: a ``CLIPVisionModelWithProjection``; ``head``: from unit embeddings to logits."""

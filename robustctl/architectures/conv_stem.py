@@ -21,6 +21,9 @@ STEMS: dict[str, tuple[tuple[int, int], ...]] = {
 }
 """(channels, stride) of each 3x3 convolution of the stem, for each of timm's models that the paper changes."""
 
+LIBRARY = "timm"
+"""Imported before a network is built on the meta device."""
+
 
 class Stem(nn.Module):
     """3x3 convolutions, each with a norm over channels and a GELU, and a 1x1 convolution if ``embedding`` is given.

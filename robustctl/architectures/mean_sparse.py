@@ -14,6 +14,9 @@ from robustctl.errors import RequestError
 
 MODELS = ("convnext_large", "dm-wide-resnet")
 
+LIBRARY = "timm"
+"""Imported before a network is built on the meta device."""
+
 
 class MeanSparse(nn.Module):
     """Features within ``threshold`` standard deviations of their channel's mean become that mean (eq. 5).

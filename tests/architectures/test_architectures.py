@@ -1,5 +1,6 @@
 """Of ``robustctl/architectures/__init__.py``, and of every family found there."""
 
+import os
 import resource
 import sys
 from pathlib import Path
@@ -152,3 +153,30 @@ def test_published_kw_small_loads_strictly_and_classifies(shared: Path) -> None:
 @torch.no_grad()
 def _correct(model: torch.nn.Module, test: data.ImageData) -> int:
     return int((model(test.images(range(len(test)))).argmax(1) == test.y).sum())
+
+
+def test_a_library_is_imported_with_real_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "constants_of_a_library.py").write_text("import torch\nONE = torch.ones(1)\n", encoding="utf-8")
+    own = Path(os.environ["ROBUSTCTL_HOME"]) / "architectures"
+    own.mkdir(parents=True)
+    code = [
+        "from torch import nn",
+        'LIBRARY = "constants_of_a_library"',
+        "def build(n_classes, input_shape):",
+        "    import constants_of_a_library",
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(16, n_classes))",
+    ]
+    (own / "with_a_library.py").write_text("\n".join(code), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = ModelSpec(
+        schema="robustctl.model/1",
+        architecture=Architecture(name="with-a-library"),
+        input_shape=(1, 4, 4),
+        n_classes=3,
+        dataset="digits",
+    )
+    net = empty_copy(spec)
+    assert net is not None and next(net.parameters()).is_meta
+    import constants_of_a_library  # type: ignore[import-not-found]
+
+    assert not constants_of_a_library.ONE.is_meta
