@@ -111,7 +111,7 @@ class _Game:
 
     def play(self, one: Round) -> None:
         """Take the steps of one round."""
-        {"all": self._all, "strata": self._strata, "closest": self._closest}[one.points](one)
+        {"all": self._all, "strata": self._strata}[one.points](one)
 
     def _all(self, one: Round) -> None:
         for number in range(one.most):
@@ -128,26 +128,36 @@ class _Game:
 
     def _strata(self, one: Round) -> None:
         ranked = self._ranked()
-        size, quiet = max(math.ceil(one.share * len(ranked)), 1), 0
+        size, quiet, met = max(math.ceil(one.share * len(ranked)), one.least), 0, set[int]()
         for number, start in enumerate(range(0, len(ranked), size)):
-            met = [position for position in ranked[start : start + size] if position not in self.broken]
-            step = self._step(one, _numbered(one.families[0], number), met)
-            broken = self._do(step)
-            quiet = 0 if broken else quiet + 1
+            stratum = ranked[start : start + size]
+            if one.boundary and number == 0:
+                stratum += [position for position in ranked[size:] if self._at_boundary(position)]
+            stratum = [position for position in stratum if position not in met]
+            if not stratum:  # all of them joined the first one
+                continue
+            met |= set(stratum)
+            steps = self._meet(one, number, stratum)
+            quiet = 0 if sum(broken for _, broken in steps) else quiet + 1
+            stops = quiet == one.quiet
             ranks = f"ranks {start + 1} to {min(start + size, len(ranked))} of {len(ranked)}"
-            self._record(step, broken, f"{ranks}{': ranking stops here' if quiet == one.quiet else ''}")
-            if quiet == one.quiet:
+            for step, broken in steps:
+                ends = stops and step is steps[-1][0]
+                self._record(step, broken, f"{ranks}{': ranking stops here' if ends else ''}")
+            if stops:
                 return
 
-    def _closest(self, one: Round) -> None:
-        ranked = self._ranked()
-        closest = set(ranked[: math.ceil(one.share * len(ranked))])
-        closest |= {position for position in ranked if self.margins[position] > -BOUNDARY * abs(self.clean[position])}
+    def _meet(self, one: Round, number: int, stratum: list[int]) -> list[tuple[Step, int]]:
+        """The stratum meets every family in turn; the steps and how many points each broke."""
+        steps = []
         for family in one.families:
-            met = [position for position in ranked if position in closest and position not in self.broken]
-            if met:
-                step = self._step(one, family, met)
-                self._record(step, self._do(step), f"the closest {len(closest)} of {len(ranked)}")
+            if met := [position for position in stratum if position not in self.broken]:
+                step = self._step(one, _numbered(family, number), met)
+                steps.append((step, self._do(step)))
+        return steps
+
+    def _at_boundary(self, position: int) -> bool:
+        return self.margins[position] > -BOUNDARY * abs(self.clean[position])
 
     def _left(self) -> list[int]:
         return [position for position in self.right if position not in self.broken]

@@ -98,23 +98,24 @@ class Round:
 
     Attributes:
         name: as results and the line on stderr call it.
-        families: the repetitions of a round on all survivors take them in turn; a round by strata has one; the closest
-            meet each of them.
-        points: which survivors meet it: all; one stratum after the other, ranked by margin, the closest first; or the
-            closest alone, with all that are within rounding of the boundary.
+        families: the repetitions of a round on all survivors take them in turn; a stratum meets each of them.
+        points: which survivors meet it: all; or one stratum after the other, ranked by margin, the closest first.
         share: all: repeat while more than this share of them breaks. Strata: a stratum is this share of the survivors.
-            Closest: this share of the survivors.
         most: all: repetitions at most.
         quiet: strata: so many in a row that break nothing end the round.
+        least: strata: points that a stratum has at least; so few say little about the next ones.
+        boundary: strata: all points within rounding of the boundary join the first one.
         exact: attack in float32 whatever the precision.
     """
 
     name: str
     families: tuple[Family, ...]
-    points: Literal["all", "strata", "closest"]
+    points: Literal["all", "strata"]
     share: float
     most: int = 1
     quiet: int = 1
+    least: int = 1
+    boundary: bool = False
     exact: bool = False
 
     def __str__(self) -> str:
@@ -123,17 +124,17 @@ class Round:
         again = f", again while over {self.share:.0%} break, at most {self.most} times" if self.most > 1 else ""
         rules = {
             "all": f"all{again}",
-            "strata": f"strata of {self.share:.0%} until {self.quiet} in a row break nothing",
-            "closest": f"the closest {self.share:.0%} and the boundary{', in float32' if self.exact else ''}",
+            "strata": f"strata of {self.share:.0%}, at least {self.least}"
+            f"{', and the boundary' if self.boundary else ''}, until {self.quiet} in a row break nothing",
         }
-        return f"{self.name} [{families}; {rules[self.points]}]"
+        return f"{self.name} [{families}; {rules[self.points]}{', in float32' if self.exact else ''}]"
 
 
 LADDER = ((8.0, 6), (5.0, 6), (3.0, 6), (2.0, 6), (1.5, 6), (1.0, 10))
 HIGH_LADDER = ((16.0, 6), (8.0, 6), (4.0, 6), (2.0, 6), (1.5, 6), (1.0, 10))
 # Shorter ones for the first repetition, which most networks meet alone.
-PROBE_LADDER = ((8.0, 4), (5.0, 4), (3.0, 4), (2.0, 3), (1.5, 3), (1.0, 6))
-HIGH_PROBE_LADDER = ((16.0, 4), (8.0, 4), (4.0, 4), (2.0, 3), (1.5, 3), (1.0, 6))
+PROBE_LADDER = ((8.0, 3), (4.0, 3), (2.0, 3), (1.0, 6))
+HIGH_PROBE_LADDER = ((16.0, 3), (8.0, 3), (4.0, 3), (2.0, 2), (1.0, 5))
 
 
 def _first(norm: Norm) -> Family:
@@ -142,6 +143,8 @@ def _first(norm: Norm) -> Family:
     return Family("first", "probability_margin", 1, 0, 10, False, from_image=True)
 
 
+REPETITIONS = 16
+"""Diverse starts at most; only networks that mask their gradients come so far."""
 Start = tuple[tuple[tuple[float, int], ...], LossName]
 
 
@@ -151,12 +154,12 @@ def _diverse(norm: Norm) -> tuple[Family, ...]:
     if norm == "linf":
         losses: tuple[LossName, ...] = ("margin", "ce", "dlr", "probability_margin")
         return tuple(Family("diverse", loss, 1, 0, 20, False) for loss in losses)
+    starts: list[Start]
     if norm == "l2":
-        later: list[Start] = [(LADDER, "margin"), (HIGH_LADDER, "margin")] * 4
-        starts = [(PROBE_LADDER, "margin"), *later[:7]]
+        starts = [(PROBE_LADDER, "margin"), *([(LADDER, "margin"), (HIGH_LADDER, "margin")] * 8)]
     else:
-        later = [(HIGH_LADDER, "margin"), (LADDER, "ce"), (HIGH_LADDER, "margin"), (LADDER, "probability_margin")] * 2
-        starts = [(HIGH_PROBE_LADDER, "margin"), *later[:7]]
+        long: list[Start] = [(LADDER, "ce"), (HIGH_LADDER, "margin"), (LADDER, "probability_margin")]
+        starts = [(HIGH_PROBE_LADDER, "margin"), *([(HIGH_LADDER, "margin"), *long] * 4)]
     return tuple(
         Family("diverse", loss, 1, 0, sum(steps for _, steps in ladder), False, ladder=ladder)
         for ladder, loss in starts
@@ -165,19 +168,18 @@ def _diverse(norm: Norm) -> tuple[Family, ...]:
 
 def _adaptive(norm: Norm) -> tuple[Round, ...]:
     l1 = norm == "l1"
-    few = Family("few-targets", "dlr_targeted", 1, 4, 40, l1)
-    every = Family("all-targets", "dlr_targeted", 1, 5 if l1 else 9, 100 if l1 else 50, l1)  # as many as standard
+    few = Family("few-targets", "dlr_targeted", 1, 4, 25, l1)
+    quiet = 2 if l1 else 1
     return (
         Round("first", (_first(norm),), "all", share=1),
-        Round("diverse", _diverse(norm), "all", share=0.02 if l1 else 0.05, most=8),
-        Round("few-targets", (few,), "strata", share=0.1, quiet=2 if l1 else 1),
-        Round("all-targets", (every,), "strata", share=0.05, quiet=2 if l1 else 1),
-        Round("closest", STANDARD[norm], "closest", share=0.02, exact=True),
+        Round("diverse", _diverse(norm), "all", share=0.02 if l1 else 0.05, most=REPETITIONS),
+        Round("few-targets", (few,), "strata", share=0.05, quiet=quiet, least=8),
+        Round("closest", STANDARD[norm], "strata", share=0.01, quiet=2, least=2, boundary=True, exact=True),
     )
 
 
 def _other_kinds() -> tuple[Round, ...]:
-    return tuple(Round(family.name, (family,), "strata", share=0.05) for family in REST)
+    return tuple(Round(family.name, (family,), "strata", share=0.05, least=8) for family in REST)
 
 
 ROUNDS: dict[str, dict[Norm, tuple[Round, ...]]] = {
