@@ -156,10 +156,16 @@ def _diverse(norm: Norm) -> tuple[Family, ...]:
         return tuple(Family("diverse", loss, 1, 0, 20, False) for loss in losses)
     starts: list[Start]
     if norm == "l2":
-        starts = [(PROBE_LADDER, "margin"), *([(LADDER, "margin"), (HIGH_LADDER, "margin")] * 8)]
+        later: list[Start] = [(LADDER, "margin"), (HIGH_LADDER, "margin")]
+        starts = [(PROBE_LADDER, "margin"), *later * 8]
     else:
-        long: list[Start] = [(LADDER, "ce"), (HIGH_LADDER, "margin"), (LADDER, "probability_margin")]
-        starts = [(HIGH_PROBE_LADDER, "margin"), *([(HIGH_LADDER, "margin"), *long] * 4)]
+        later = [
+            (HIGH_LADDER, "margin"),
+            (LADDER, "ce"),
+            (HIGH_LADDER, "margin"),
+            (LADDER, "probability_margin"),
+        ]
+        starts = [(HIGH_PROBE_LADDER, "margin"), *later * 4]
     return tuple(
         Family("diverse", loss, 1, 0, sum(steps for _, steps in ladder), False, ladder=ladder)
         for ladder, loss in starts
