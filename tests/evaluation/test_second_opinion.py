@@ -43,10 +43,10 @@ def test_the_sample_is_small_and_depends_on_seed_and_index_alone():
 def _blindfolded(plain):
     """The attacks, of which those by projected gradients propose the images themselves."""
 
-    def run(oracle, data, positions, threat, family, **more):
-        if family.attack == "apgd":
-            return iter([Finished(list(positions), data.images(positions))])
-        return plain(oracle, data, positions, threat, family, **more)
+    def run(asked, positions):
+        if asked.family.attack == "apgd":
+            return iter([Finished(list(positions), asked.data.images(positions))])
+        return plain(asked, positions)
 
     return run
 

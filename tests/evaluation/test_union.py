@@ -103,9 +103,9 @@ def test_another_model_does_not_get_the_verdicts_of_the_first(result, linear, li
 def test_a_cheating_attack_breaks_nothing(linear, linear_spec, linear_data, tmp_path, monkeypatch):
     """An attack that hands out the image of another class is inside the box, but far outside the ball."""
 
-    def cheat(oracle, data, positions, threat, family, *, seed, batch_size):
-        others = [int((data.y != data.y[position]).nonzero()[0]) for position in positions]
-        yield Finished(list(positions), data.images(others))
+    def cheat(run, positions):
+        y = run.data.y
+        yield Finished(list(positions), run.data.images([int((y != y[one]).nonzero()[0]) for one in positions]))
 
     monkeypatch.setattr(jobs, "run_family", cheat)
     result = evaluate(linear, linear_spec, linear_data, STANDARD, tmp_path / "c.sqlite")
@@ -114,7 +114,7 @@ def test_a_cheating_attack_breaks_nothing(linear, linear_spec, linear_data, tmp_
 
 
 def test_an_attack_that_returns_nan_stops_and_stores_nothing(linear, linear_spec, linear_data, tmp_path, monkeypatch):
-    def broken(oracle, data, positions, threat, family, *, seed, batch_size):
+    def broken(run, positions):
         yield Finished(list(positions), torch.full((len(positions), 1, 6, 6), torch.nan))
 
     monkeypatch.setattr(jobs, "run_family", broken)
