@@ -43,7 +43,7 @@ def _without_encoding(path: Path) -> list[int]:
     return found
 
 
-BINARY = {"rb", "wb", "ab", "rb+"}
+BINARY = {"rb", "wb", "ab", "rb+", "r+b"}
 TEXT = ("text", "universal_newlines")
 OURS = {"read_text", "reading.read_text"}  # of robustctl.reading
 NOT_TEXT = {"os.open", "Image.open", "archive.open", "members.open", "webbrowser.open", "terminal.open"}

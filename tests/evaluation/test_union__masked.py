@@ -47,10 +47,10 @@ def test_a_black_box_attack_that_does_better_than_gradients_is_flagged(
 ):
     plain = jobs.run_family
 
-    def masked(oracle, data, positions, threat, family, **more):
-        if family.name == "square":
-            return plain(oracle, data, positions, threat, family, **more)
-        return iter([Finished(list(positions), data.images(positions))])
+    def masked(run, positions):
+        if run.family.name == "square":
+            return plain(run, positions)
+        return iter([Finished(list(positions), run.data.images(positions))])
 
     monkeypatch.setattr(jobs, "run_family", masked)
     request = UnionRequest((Threat.parse("linf:0.4"),), "full", seed=0, batch_size=50)

@@ -37,9 +37,9 @@ def test_union_only_takes_less_work_and_begins_with_the_cheapest_attacks(
     order = []
     plain = jobs.run_family
 
-    def watched(oracle, data, positions, threat, family, **more):
-        order.append((threat.norm, family.name, len(positions)))
-        return plain(oracle, data, positions, threat, family, **more)
+    def watched(run, positions):
+        order.append((run.threat.norm, run.family.name, len(positions)))
+        return plain(run, positions)
 
     monkeypatch.setattr(jobs, "run_family", watched)
     evaluate(linear, linear_spec, linear_data, STANDARD, tmp_path / "s.sqlite")

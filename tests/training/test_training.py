@@ -13,6 +13,7 @@ from robustctl.architectures import build
 from robustctl.data import ImageData
 from robustctl.models import find
 from robustctl.recipe import read as recipe
+from robustctl.recipe.outer import Hat
 from robustctl.recipe.schema import Phase, Settings
 from robustctl.spec import Architecture, ModelSpec
 from robustctl.training.build import build_parts, learning_rate
@@ -65,7 +66,9 @@ def loop_of(name: str, folder: Path, *, resuming: bool = False) -> Loop:
         spec = spec.model_copy(update={"architecture": Architecture(name="clip", args=tiny)})
     torch.manual_seed(0)
     data, cpu = random_data(spec.input_shape), torch.device("cpu")
-    loop = Loop(build_parts(build(spec), spec, data, settings, seed=0, device=cpu), folder)
+    model = build(spec)
+    helper = build(spec) if isinstance(settings.outer, Hat) else None
+    loop = Loop(build_parts(model, spec, data, settings, seed=0, device=cpu, helper=helper), folder)
     if resuming:
         loop.resume()
     return loop
