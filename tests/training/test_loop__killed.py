@@ -16,6 +16,7 @@ import torch
 from robustctl import checkpoint, data, discovery
 from robustctl.architectures import build
 from robustctl.recipe import read as recipe
+from robustctl.recipe.outer import Hat
 from robustctl.spec import Architecture, ModelSpec
 from robustctl.training import state_file
 from robustctl.training.build import build_parts
@@ -41,7 +42,10 @@ def make_loop(name: str, directory: Path, resuming: bool = False) -> Loop:
     directory.mkdir(exist_ok=True)
     torch.manual_seed(0)
     settings = recipe.from_resolved(content)
-    parts = build_parts(build(SPEC), SPEC, images(), settings, seed=0, device=torch.device("cpu"))
+    model = build(SPEC)
+    torch.manual_seed(5)  # the helper of a run that goes on must have the weights that it had
+    helper = build(SPEC) if isinstance(settings.outer, Hat) else None
+    parts = build_parts(model, SPEC, images(), settings, seed=0, device=torch.device("cpu"), helper=helper)
     loop = Loop(parts, directory, save_seconds=0.0)
     if resuming:
         loop.resume()
