@@ -29,6 +29,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "mixed": {"name": "mixed"},
     "mixed-margin": {"name": "mixed", "choice": "margin"},
     "msd": {"name": "msd"},
+    "mng-ac": {"name": "mng-ac"},
     "natural": {"name": "natural"},
     "ramp": {"name": "ramp", "pair": ["linf", "l1"], "weight": 0.5},
     "rcrt": {"name": "rcrt", "order": ["linf", "l2", "l1"], "every": 1},

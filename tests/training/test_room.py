@@ -46,6 +46,7 @@ def memory_lines(directory: Path) -> list[dict[str, Any]]:
         {"name": "fgsm", "start": "previous", "step": 1.0},
         {"name": "free", "replays": 2},
         {"name": "mixed"},
+        {"name": "mng-ac"},
         {"name": "ramp", "pair": ["linf", "l1"], "weight": 0.5},
     ],
     ids=lambda method: str(method["name"]),

@@ -61,7 +61,10 @@ class TrainingMethod(ABC):
         return {}
 
     def remembered(self) -> dict[str, Any]:
-        """All that the method remembers now, for ``recall`` within the same step; nothing is read from the device."""
+        """All that the method remembers now, for ``recall`` within the same step; nothing is read from the device.
+
+        Lists are copied and tensors are not: a method puts a new tensor in an old one's place and changes none.
+        """
         return {name: list(value) if isinstance(value, list) else value for name, value in vars(self).items()}
 
     def recall(self, remembered: dict[str, Any]) -> None:

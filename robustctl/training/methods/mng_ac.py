@@ -96,7 +96,7 @@ class Method(TrainingMethod):
         model.eval()  # the statistics of batch norm are the classifier's own business
         try:
             with torch.enable_grad():
-                weights = [one.requires_grad_() for one in self.weights]
+                weights = [one.detach().requires_grad_() for one in self.weights]
                 known = {name: one.detach().clone().requires_grad_() for name, one in model.named_parameters()}
                 noisy = fit(step.x, noise(weights, drawn(step)), threat)
                 inner = losses.ce(functional_call(model, known, (noisy,)), step.y).mean()
@@ -111,9 +111,10 @@ class Method(TrainingMethod):
             model.train(was_training)
         step.record("generator_loss", loss.detach())
         with torch.no_grad():
-            for one, velocity, slope in zip(self.weights, self.velocity, found, strict=True):
-                velocity.mul_(MOMENTUM).add_(slope + DECAY * one)
-                one.requires_grad_(False).sub_(self.config.rate * velocity)
+            # New tensors: a step that is done again goes back to the old ones, which ``remembered`` holds.
+            decayed = [slope + DECAY * one for slope, one in zip(found, self.weights, strict=True)]
+            self.velocity = [MOMENTUM * old + slope for old, slope in zip(self.velocity, decayed, strict=True)]
+            self.weights = [one - self.config.rate * v for one, v in zip(self.weights, self.velocity, strict=True)]
             return fit(step.x, noise(self.weights, drawn(step)), threat)
 
     def state(self) -> dict[str, Any]:

@@ -105,6 +105,19 @@ def test_a_replay_learns_nothing_and_finds_the_same_loss(example: Any) -> None:
     assert all(torch.equal(one, other) for one, other in zip(weights, target.weights, strict=True))
 
 
+def test_a_step_that_is_done_again_from_what_was_remembered_learns_once(example: Any) -> None:
+    target, other = method(), method()
+    for one in (target, other):
+        one.loss(example.step())
+    remembered = target.remembered()
+    target.loss(example.step(number=1))
+    target.recall(remembered)
+    for one in (target, other):
+        one.loss(example.step(number=1))
+    for found, expected in ((target.weights, other.weights), (target.velocity, other.velocity)):
+        assert all(map(torch.equal, found, expected))
+
+
 def test_it_goes_on_from_its_state_as_if_nothing_had_happened(example: Any) -> None:
     target, other = method(), method()
     target.loss(example.step())
