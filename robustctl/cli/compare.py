@@ -13,7 +13,8 @@ def command(
     result: Annotated[
         list[str],
         typer.Argument(
-            help="Result files or runs; the first is what others are compared to.", autocompletion=options.result_names
+            help="Result files, runs or studies (.yaml); the first is what others are compared to.",
+            autocompletion=options.result_names,
         ),
     ],
     markdown: Annotated[bool, typer.Option("--markdown", help="Tables in Markdown.")] = False,
@@ -24,7 +25,9 @@ def command(
     """
     from robustctl.report import suite_table, table
     from robustctl.workflows.named_results import read_all, read_suites
+    from robustctl.workflows.study import opened
 
+    result = opened(result)
     if len(result) < 2:
         raise RequestError("compare needs at least two results, e.g. robustctl compare before.json after.json")
     suites = read_suites(result)

@@ -16,7 +16,8 @@ def command(
     result: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Result files or runs; without, all under the runs' root.", autocompletion=options.result_names
+            help="Result files, runs or studies (.yaml); without, all under the runs' root.",
+            autocompletion=options.result_names,
         ),
     ] = None,
     output: Annotated[
@@ -39,8 +40,9 @@ def command(
     from robustctl.files import write_text
     from robustctl.report import method_formats, methods, page, points, q_table, table
     from robustctl.workflows.named_results import read_both, read_plain
+    from robustctl.workflows.study import opened
 
-    plain, others = read_plain(result)
+    plain, others = read_plain(opened(result) if result else None)
     found, curves = read_both(others or []) if others or others is None else ([], [])
     if not found and not curves and not plain:
         raise RequestError("there is no result yet; make one with robustctl eval")

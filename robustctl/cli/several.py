@@ -43,7 +43,7 @@ def carry_out(
         studies.run(plan, name, pool, where, at_once, again)
     except RunError as error:
         failure = error
-    there, _ = studies.results(plan)
+    there = [studies.scored(one) for one in plan.evaluations if one.done()]
     if there:
         terminal.show(method_formats.text(methods.build(there, methods.COLUMNS)))
     elif failure is None:

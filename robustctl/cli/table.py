@@ -8,7 +8,8 @@ import typer
 from robustctl import terminal
 from robustctl.cli import options
 from robustctl.errors import RequestError
-from robustctl.progress import say
+
+ENDINGS = {".txt": "text", ".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json"}
 
 
 def command(
@@ -18,7 +19,10 @@ def command(
             help="Result files, runs (their newest result) or studies (.yaml).", autocompletion=options.result_names
         ),
     ],
-    format: Annotated[str, typer.Option("--format", "-f", help="text, markdown, latex, csv or json.")] = "text",
+    format: Annotated[
+        str | None,
+        typer.Option("--format", "-f", help="text, markdown, latex, csv or json; without, as the ending of -o says."),
+    ] = None,
     rows: Annotated[
         str, typer.Option("--rows", help="method (its seeds in one row) or result (each a row of its own).")
     ] = "method",
@@ -28,7 +32,9 @@ def command(
     against: Annotated[
         str | None, typer.Option("--against", help="A row, e.g. e-at: the others get p-values against it.")
     ] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the table here.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write the table here: .txt, .md, .tex, .csv or .json.")
+    ] = None,
 ) -> None:
     """One row per method: mean and standard deviation over seeds, the points' interval, the best marked.
 
@@ -38,11 +44,15 @@ def command(
     from robustctl.files import write_text
     from robustctl.report.method_formats import FORMATS
     from robustctl.report.methods import COLUMNS, build
+    from robustctl.workflows import study
     from robustctl.workflows.method_results import scored
-    from robustctl.workflows.study import read_study, results
 
-    if format not in FORMATS:
+    if format is not None and format not in FORMATS:
         raise unknown("format", format, FORMATS)
+    ending = output.suffix.lower() if output is not None else ".txt"
+    if ending not in ENDINGS or (format not in (None, ENDINGS[ending]) and output is not None):
+        listed = ", ".join(f"{one} ({name})" for one, name in ENDINGS.items())
+        raise RequestError(f"-o {output}: the ending says what is written; choose {listed}")
     if rows not in ("method", "result"):
         raise RequestError(f"--rows {rows}: choose method or result")
     chosen = [part.strip() for part in columns.split(",")]
@@ -53,18 +63,10 @@ def command(
         raise RequestError(f"-o {output}: there is no directory {output.absolute().parent}")
     found = []
     for text in result:
-        if not text.endswith((".yaml", ".yml")):
-            found.append(scored(text))
-            continue
-        there, missing = results(read_study(Path(text), to_run=False))
-        found += there
-        if missing:
-            say(
-                f"{text}: {len(missing)} of its {len(there) + len(missing)} results are missing; robustctl study {text}"
-            )
+        found += [study.scored(one) for one in study.evaluated(Path(text))] if study.is_study(text) else [scored(text)]
     if not found:
         raise RequestError(f"there is no result yet; make some with robustctl study {result[0]}")
-    text = FORMATS[format](build(found, [name for name in COLUMNS if name in chosen], rows, against))
+    text = FORMATS[format or ENDINGS[ending]](build(found, [name for name in COLUMNS if name in chosen], rows, against))
     if output is None:
         terminal.show(text)
     else:

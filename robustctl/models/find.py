@@ -89,6 +89,8 @@ def find_model(text: str) -> FoundModel:
         return _from_directory(directory, text)
     if text.startswith(FILE) or (REPO_ID.fullmatch(repo) and not Path(text).exists()):
         raise RequestError(f"model {text!r} is neither a directory nor a pulled repo; fetch it: robustctl pull {text}")
+    if Path(text.partition(":")[0]).suffix == ".py":
+        raise RequestError(f"model {text!r} is code, which runs only if it is named as such: --model-code {text!r}")
     if Path(text).exists():
         raise RequestError(f"model {text!r} is a file; register it first: robustctl models import {text} --name ...")
     raise unknown("model", text, [*entry_files(), *pulled()])

@@ -22,6 +22,7 @@ from robustctl.results.verification import claim_sha256
 from robustctl.spec import CONFIG, model_sha256
 from robustctl.workflows.claimed_figures import newest_verdict
 from robustctl.workflows.claims import RECORDS, Claim, find_claims, published_claims, read_claim
+from robustctl.workflows.study import evaluated, is_study, scored
 
 STEPS = 40
 """Steps between the radii of a curve."""
@@ -92,7 +93,7 @@ def _once(entrants: Sequence[Entrant]) -> list[Entrant]:
 
 def _entrants(text: str) -> Iterator[Entrant]:
     path = Path(text)
-    if text.endswith((".yaml", ".yml")):
+    if is_study(text):
         yield from _of_study(path)
     elif path.is_dir():
         yield from _of_directory(path)
@@ -102,12 +103,7 @@ def _entrants(text: str) -> Iterator[Entrant]:
 
 
 def _of_study(path: Path) -> Iterator[Entrant]:
-    from robustctl.workflows.study import read_study, results
-
-    found, missing = results(read_study(path, to_run=False))
-    if missing:
-        say(f"{path}: {len(missing)} of its {len(found) + len(missing)} results are missing")
-    for one in found:
+    for one in map(scored, evaluated(path)):
         seed = "" if one.seed is None else f", seed {one.seed}"
         yield _entrant(f"{one.method}{seed}", one.result, _model_of(one.result.model))
 

@@ -38,7 +38,8 @@ def of_run(run: Run | None, result: UnionResult, method: str | None = None) -> S
     record = run.read()
     name = method or Path(record.recipe_name).stem
     changed = f" ({', '.join(record.overrides)})" if record.overrides and method is None else ""
-    return Scored(name + changed, record.base or record.model, record.seed, result, paper_of(run, record, result))
+    start = record.base or record.model_code or record.model
+    return Scored(name + changed, start, record.seed, result, paper_of(run, record, result))
 
 
 def _made_by(path: Path, result: UnionResult) -> Run | None:

@@ -75,7 +75,7 @@ def decisions(parts: Parts) -> list[str]:
 def outline(settings: Settings) -> str:
     """Optimiser, schedule and projection in a line."""
     schedule = settings.schedule.model_dump(exclude={"name"})
-    texts = ", ".join(f"{key} {_short(value)}" for key, value in schedule.items())
+    texts = ", ".join(f"{key} {_short(value)}" for key, value in schedule.items() if value not in ((), []))
     projection = f"beta {settings.projection.beta:g} after each epoch" if settings.projection else "none"
     return (
         f"schedule: {settings.schedule.name}{f' ({texts})' if texts else ''}, {settings.optim.name}, "

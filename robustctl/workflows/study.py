@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from robustctl.conventions import CONVENTIONS
 from robustctl.errors import RequestError
 from robustctl.models.find import find_model
+from robustctl.progress import say
 from robustctl.reading import parse_yaml
 from robustctl.report.methods import Scored
 from robustctl.results.union import read
@@ -179,19 +180,40 @@ def run(plan: Plan, name: str, pool: Pool, places: Sequence[Place], jobs: int, a
         carry_out(plan, pool, places, jobs, again)
 
 
-def results(plan: Plan) -> tuple[list[Scored], list[Evaluation]]:
-    """The results of a plan that are there, and the evaluations that are missing."""
+def is_study(text: str) -> bool:
+    """Whether a text that names results is the file of a study."""
+    return text.endswith((".yaml", ".yml"))
+
+
+def evaluated(path: Path) -> list[Evaluation]:
+    """The evaluations of a study's file whose results are there; the number of missing ones is said.
+
+    Raises:
+        RequestError: as ``read_study``; images need not be here.
+    """
+    plan = read_study(path, to_run=False)
     there = [one for one in plan.evaluations if one.done()]
-    return [_scored(one) for one in there], [one for one in plan.evaluations if not one.done()]
+    if missing := len(plan.evaluations) - len(there):
+        say(f"{path}: {missing} of its {len(plan.evaluations)} results are missing; robustctl study {path}")
+    return there
 
 
-def _scored(one: Evaluation) -> Scored:
+def opened(texts: Sequence[str]) -> list[str]:
+    """Names of results, with the files of its results in the place of each study; RequestError as ``evaluated``."""
+    found: list[str] = []
+    for text in texts:
+        found += [str(one.result) for one in evaluated(Path(text))] if is_study(text) else [text]
+    return found
+
+
+def scored(one: Evaluation) -> Scored:
+    """The result of an evaluation, for a table of methods."""
     from robustctl.spec import read_spec
     from robustctl.workflows.method_results import reported
 
     result, training = read(one.result), one.of
     start = one.start
-    name = Path(start.name).name or start.name
+    name = str(start.code) if start.code else Path(start.name).name or start.name
     if training is None:
         return Scored(START, name, None, result)
     paper = None

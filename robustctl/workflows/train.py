@@ -1,6 +1,7 @@
 """Trains or fine-tunes a model: from a request to a finished run directory."""
 
 import os
+import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -152,7 +153,9 @@ def _run_loop(loop: Loop, run: Run, max_steps: int | None, w: World) -> None:
         _update(w, run, status="failed", step=loop.position.step, message=kept, seconds=loop.monitor.seconds)
         raise RunError(kept) from error
     _update(w, run, status="finished", step=outcome.step, best=outcome.best, seconds=outcome.seconds)
-    _say(w, [f"done in {outcome.seconds:.0f} s; next: robustctl eval {run.path} --union"])
+    code = run.read().model_code
+    named = f" --model-code {shlex.quote(code)}" if code else ""
+    _say(w, [f"done in {outcome.seconds:.0f} s; next: robustctl eval {run.path} --union{named}"])
 
 
 def _update(w: World, run: Run, **changes: Any) -> None:

@@ -1,5 +1,6 @@
 """A study in processes of its own: killed on the way, it ends with the same table."""
 
+import csv
 import os
 import signal
 import subprocess
@@ -151,6 +152,22 @@ def test_code_of_the_users_own_is_trained_and_evaluated_by_a_torchrun_group(stud
     assert read(result).data.n == 20
 
 
+def test_rows_of_one_code_with_other_arguments_have_names_of_their_own(study: Path, capsys) -> None:
+    (study.parent / "net.py").write_text(NET)
+    codes = [f"{study.parent}/net.py:build(width={width})" for width in (2, 3)]
+    listed = "".join(f"  - {{code: '{code}'}}\n" for code in codes)
+    study.write_text(f"models:\n{listed}data: digits\nn: 10\nprotocols: fast\nprecision: float32\n")
+    assert robust("study", study, "--jobs", "2") == 0
+    capsys.readouterr()
+    place = study.parent / "table.csv"
+    assert robust("table", study, "-o", place, "--columns", "clean") == 0
+    names = [line["method"] for line in csv.DictReader(place.read_text().splitlines())]
+    assert names == [f"{code} start" for code in codes]
+    for command in ("report", "compare"):
+        assert robust(command, study) == 0
+        assert "linf" in capsys.readouterr().out
+
+
 def test_a_table_of_a_study_without_results_says_how_to_make_them(study: Path, capsys) -> None:
     assert robust("table", study) == 2
     assert f"robustctl study {study}" in capsys.readouterr().err
@@ -158,7 +175,13 @@ def test_a_table_of_a_study_without_results_says_how_to_make_them(study: Path, c
 
 @pytest.mark.parametrize(
     ("option", "said"),
-    [(["--format", "tex"], "latex"), (["--columns", "linf,onion"], "union"), (["--rows", "seed"], "method or result")],
+    [
+        (["--format", "tex"], "latex"),
+        (["-o", "table.pdf"], ".tex (latex)"),
+        (["-o", "table.md", "--format", "csv"], ".csv (csv)"),
+        (["--columns", "linf,onion"], "union"),
+        (["--rows", "seed"], "method or result"),
+    ],
 )
 def test_a_table_in_a_form_that_is_not_there_is_refused(study: Path, option: list[str], said: str, capsys) -> None:
     assert robust("table", study, *option) == 2

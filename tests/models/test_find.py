@@ -10,3 +10,9 @@ from robustctl.models.find import find_model
 def test_a_repo_that_is_not_here_says_how_to_fetch_it(model: str) -> None:
     with pytest.raises(RequestError, match=f"fetch it: robustctl pull {model}$"):
         find_model(model)
+
+
+@pytest.mark.parametrize("model", ["net.py", "place/net.py:build(width=4)"])
+def test_code_that_is_named_as_a_model_says_how_to_run_it(model: str) -> None:
+    with pytest.raises(RequestError, match="--model-code"):
+        find_model(model)

@@ -1,6 +1,8 @@
 """Models that the user's own code builds, from ``--model-code`` to a push, and code that must never run."""
 
 import json
+import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -70,6 +72,17 @@ def test_eval_takes_code_with_a_file_of_weights(here: Path, run: Run) -> None:
     by_hand = robustctl.evaluate(net, data="digits", n=10, threats="linf:0.15", protocol="fast")
     assert result["weights_sha256"] == by_hand.weights_sha256 and result["points"] == by_hand.points.model_dump()
     assert result["model"] == "net.build"
+
+
+def test_the_command_that_training_suggests_runs(here: Path, run: Run) -> None:
+    small = [f"--set={one}" for one in TINY["overrides"]]
+    code, _, err = run("train", "--model-code", "net.py:build(width=3)", "--recipe", "digits/linf-at", *small,
+                       "--max-steps", "1", "--set", "train.epochs=1")  # fmt: skip
+    assert code == 0, err
+    found = re.search("^done .*; next: robustctl (.*)$", err, re.MULTILINE)
+    assert found, err
+    code, _, err = run(*shlex.split(found[1]), *FEW[2:])
+    assert code == 0, err
 
 
 @pytest.mark.parametrize("name", ["loaded", "Opened"])
