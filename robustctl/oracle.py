@@ -1,7 +1,7 @@
 """A classifier frozen for attacks: logits and input gradients, no weight gradients, every mode restored afterwards."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from types import TracebackType
 from typing import Self
 
@@ -12,6 +12,7 @@ from robustctl import geometry, losses
 from robustctl.architectures import device_of
 from robustctl.devices import true_float32
 from robustctl.fast_copy import FastCopy
+from robustctl.modes import frozen
 from robustctl.pieces import Pieces
 from robustctl.precision import Precision
 from robustctl.trusted_copy import Trusted
@@ -47,27 +48,16 @@ class Oracle:
         self.attacked = fast.network if fast else model
         self.forwards = 0
         self.gradients = 0
-        self._modes: list[tuple[nn.Module, bool]] = []
-        self._trainable: list[nn.Parameter] = []
+        self._frozen = ExitStack()
 
     def __enter__(self) -> Self:
-        # Module by module: some may be frozen (batch norms in eval mode), and ``train()`` at the exit would wake them.
-        self._modes = [(module, module.training) for module in self.model.modules()]
-        self._trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.model.eval()
-        for parameter in self._trainable:
-            parameter.requires_grad_(
-                False
-            )  # nobody reads their gradients here, and a backward pass without them is shorter
+        self._frozen.enter_context(frozen(self.model))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for module, mode in self._modes:
-            module.training = mode
-        for parameter in self._trainable:
-            parameter.requires_grad_(True)
+        self._frozen.close()
 
     @property
     def evaluations(self) -> float:

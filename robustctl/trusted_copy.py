@@ -16,6 +16,7 @@ from robustctl import geometry, losses
 from robustctl.architectures import device_of
 from robustctl.devices import kept_random, true_float32
 from robustctl.fast_copy import FastCopy
+from robustctl.modes import frozen
 from robustctl.precision import Precision
 
 PROBE = 8
@@ -153,7 +154,7 @@ def _probe(network: nn.Module, image: Tensor, ranked: Tensor | None) -> tuple[di
     Args:
         ranked: the order to use; None is the network's own.
     """
-    with _frozen(network), _seeded(image.device), torch.enable_grad():
+    with frozen(network), true_float32(device_of(network)), _seeded(image.device), torch.enable_grad():
         x = image.detach().clone().requires_grad_(True)
         out: Tensor = network(x)
         logits = out.float()
@@ -190,24 +191,6 @@ def _length(values: Tensor) -> float:
 def _cosine(a: Tensor, b: Tensor) -> float:
     """The same as ``torch.cosine_similarity``, which however calls gradients shorter than 1e-8 orthogonal."""
     return float((a.double() * b.double()).sum()) / max(_length(a) * _length(b), TINY)
-
-
-@contextmanager
-def _frozen(network: nn.Module) -> Iterator[None]:
-    """Inside, the network is in eval mode, its weights get no gradient and arithmetic is true float32."""
-    modes = [(module, module.training) for module in network.modules()]
-    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    network.eval()
-    for parameter in trainable:
-        parameter.requires_grad_(False)
-    try:
-        with true_float32(device_of(network)):
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for parameter in trainable:
-            parameter.requires_grad_(True)
 
 
 @contextmanager

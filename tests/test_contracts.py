@@ -30,6 +30,7 @@ ROOMS = (
     "locks",
     "user_code",
     "allocator",
+    "modes",
     "results",
     "spec",
     "seeds",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from robustctl import discovery, user_code
 from robustctl.devices import HOST
 from robustctl.errors import RequestError
+from robustctl.modes import kept_modes
 from robustctl.progress import say
 from robustctl.spec import Architecture, CodeRecord, ModelSpec, Normalization
 from robustctl.user_code import UserCode
@@ -75,18 +76,14 @@ def opens_logits(net: nn.Module, image: Tensor) -> bool:
     Raises:
         RequestError: it cannot take the image, or gives something else than one row of logits.
     """
-    modes = [(part, part.training) for part in net.modules()]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), kept_modes(net):
             out = net.eval()(image.to(device_of(net)))
     except Exception as error:  # the network is the user's code, and may raise anything
         raise RequestError(
             f"{type(net).__name__} cannot take an image {list(image.shape)} of floats in [0,1]: "
             f"{type(error).__name__}: {error}"
         ) from error
-    finally:
-        for part, mode in modes:
-            part.training = mode
     opens = not isinstance(out, Tensor) and isinstance(getattr(out, "logits", None), Tensor)
     logits = out.logits if opens else out
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1 or logits.shape[1] < 2:

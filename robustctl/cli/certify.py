@@ -10,18 +10,9 @@ from robustctl.cli.output import Json, require_target, save, say_table
 
 
 def command(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            help="Entry, pulled repo, model directory or run; the newest run without.",
-            autocompletion=options.model_names,
-        ),
-    ] = None,
+    model: options.ModelOrNewestRun = None,
     norms: options.Norms = None,
-    eps: Annotated[
-        list[str] | None,
-        typer.Option(help="Radii, e.g. linf:2/255,l2:0.1; the others as the recipe or data set has them."),
-    ] = None,
+    eps: options.Eps = None,
     model_code: options.ModelCode = None,
     weights: options.Weights = None,
     data: options.Data = None,

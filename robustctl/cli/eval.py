@@ -28,13 +28,7 @@ NO_SUITE_OPTIONS = ("union", "like", "union_only", "norms", "eps", "precision", 
 
 def command(
     context: typer.Context,
-    model: Annotated[
-        Text,
-        typer.Argument(
-            help="Entry, pulled repo, model directory or run; the newest run without.",
-            autocompletion=options.model_names,
-        ),
-    ] = None,
+    model: options.ModelOrNewestRun = None,
     union: Annotated[
         bool, typer.Option("--union", help="Accuracy in each norm and in their union (the default).")
     ] = True,
@@ -42,10 +36,7 @@ def command(
         bool, typer.Option("--union-only", help="Only the union, faster; the norms' own figures become upper bounds.")
     ] = False,
     norms: options.Norms = None,
-    eps: Annotated[
-        list[str] | None,
-        typer.Option(help="Radii, e.g. linf:8/255,l1:12; the others as the recipe or data set has them."),
-    ] = None,
+    eps: options.Eps = None,
     attack: Annotated[
         str,
         typer.Option(
@@ -271,9 +262,7 @@ def _refuse_unread(context: typer.Context, *, q_curve: bool, suite: bool, curve:
     reader = "the evaluation of the union, without --intermediate-q" if q_curve else "--intermediate-q"
     _refuse(context, UNION_OPTIONS if q_curve else CURVE_OPTIONS, f"is read by {reader}; leave it out here")
     _refuse(context, NO_SUITE_OPTIONS if suite else (), "is not read with --suite and --threat; leave it out")
-    _refuse(
-        context, NO_CURVE_OPTIONS if curve else ("up_to", "decision"), f"is {'not ' if curve else ''}read with --curve"
-    )
+    _refuse(context, NO_CURVE_OPTIONS if curve else ONLY_CURVE, f"is {'not ' if curve else ''}read with --curve")
 
 
 def _refuse(context: typer.Context, unread: Iterable[str], why: str) -> None:

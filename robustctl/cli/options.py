@@ -91,7 +91,17 @@ Device = Annotated[
     str, typer.Option(help="auto, cpu, cuda, cuda:N or another device of torch.", autocompletion=devices)
 ]
 Model = Annotated[str, typer.Option(help="Entry, pulled repo, model directory or run.", autocompletion=model_names)]
+ModelOrNewestRun = Annotated[
+    str | None,
+    typer.Argument(
+        help="Entry, pulled repo, model directory or run; the newest run without.", autocompletion=model_names
+    ),
+]
 Norms = Annotated[str | None, typer.Option(help="Norms to attack in, e.g. linf,l2,l1.")]
+Eps = Annotated[
+    list[str] | None,
+    typer.Option(help="Radii, e.g. linf:8/255,l1:12; the others as the recipe or data set has them."),
+]
 Columns = Annotated[
     str | None,
     typer.Option("--columns", help="Columns of the data, if they have no usual names: image=img,label=fine_label."),

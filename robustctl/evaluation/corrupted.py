@@ -58,11 +58,9 @@ def evaluate(
             for severity in severities:
                 _judge(setup, name, severity, published, store, positions, advance)
 
-    if world.size > 1:
-        mine = world.share(everything)
-        by_processes.fill(world, path, key(setup, sha256), lambda store: work(store, mine, advance))
-        if not world.leads:
-            return {}
+    mine = world.share(everything)
+    if not by_processes.fill(world, path, key(setup, sha256), lambda store: work(store, mine, advance)):
+        return {}
     with Store(path, key(setup, sha256)) as store:
         work(store, everything, advance if world.size == 1 else silent)
         return {

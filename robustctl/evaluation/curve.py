@@ -81,7 +81,7 @@ def evaluate(
         RunError: the store cannot be used, or the model's logits are not finite.
     """
     started = time.monotonic()
-    others = [one for one in others if one != path and ".process" not in one.name]
+    others = [one for one in others if one != path and not by_processes.is_part(one)]
 
     def work(store: Store, world: World, advance: Advance) -> tuple[list[bool], Known]:
         correct = clean_verdicts(setup.model, setup.data, store, setup.batch_size, setup.passes)
@@ -92,10 +92,8 @@ def evaluate(
             _run(setup, reach, store, known, one, mine, advance)
         return correct, known
 
-    if world.size > 1:
-        by_processes.fill(world, path, key(setup, reach), lambda store: work(store, world, advance))
-        if not world.leads:
-            return None
+    if not by_processes.fill(world, path, key(setup, reach), lambda store: work(store, world, advance)):
+        return None
     with Store(path, key(setup, reach)) as store:
         try:
             correct, known = work(store, ALONE, advance if world.size == 1 else silent)

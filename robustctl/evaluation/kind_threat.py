@@ -105,7 +105,7 @@ def evaluate(
         RunError: the store cannot be used, or an attack proposes what is not finite.
     """
     started = time.monotonic()
-    others = [one for one in others if one != path and ".process" not in one.name]
+    others = [one for one in others if one != path and not by_processes.is_part(one)]
 
     def work(store: Store, world: World, advance: Advance) -> list[int]:
         right = _right(setup, store)
@@ -115,10 +115,8 @@ def evaluate(
             _run(setup, limit, store, name, family, mine, advance)
         return right
 
-    if world.size > 1:
-        by_processes.fill(world, path, key(setup, limit), lambda store: work(store, world, advance))
-        if not world.leads:
-            return None
+    if not by_processes.fill(world, path, key(setup, limit), lambda store: work(store, world, advance)):
+        return None
     with Store(path, key(setup, limit)) as store:
         try:
             right = work(store, ALONE, advance if world.size == 1 else silent)

@@ -12,6 +12,7 @@ from robustctl.architectures import device_of
 from robustctl.data import ImageData
 from robustctl.devices import true_float32
 from robustctl.errors import RequestError, RunError
+from robustctl.modes import kept_modes
 from robustctl.pieces import Pieces
 from robustctl.threats import CurveNorm, Reach, Threat
 
@@ -54,14 +55,9 @@ class Votes:
 @contextmanager
 def float32_eval(model: nn.Module) -> Iterator[None]:
     """Eval mode and true float32 arithmetic while the block runs; everything is put back afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with true_float32(device_of(model)):
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with kept_modes(model), true_float32(device_of(model)):
+        model.eval()
+        yield
 
 
 def logits(model: nn.Module, x: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import platform
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -46,7 +45,7 @@ from robustctl.results.union import AttackInfo, Points, UnionResult, summarize
 from robustctl.spec import ModelSpec
 from robustctl.threats import Norm, require_plausible
 from robustctl.trusted_copy import PROBE, Trusted, trusted_copy
-from robustctl.version import __version__
+from robustctl.version import versions
 
 MEASURED = 128
 """Fewer images are attacked in float32 without measuring. The measurement takes up to a second, which is a good part of
@@ -181,12 +180,10 @@ def evaluate_union(
             external.attack(one, model, data, store, request, mine)
         return beside
 
-    if world.size > 1:
-        by_processes.fill(world, store_path, key, lambda store: work(store, world))
-        if not world.leads:
-            return None
+    start = time.monotonic()
+    if not by_processes.fill(world, store_path, key, lambda store: work(store, world)):
+        return None
     with Store(store_path, key) as store:
-        start = time.monotonic()
         try:
             beside = work(store, World())
             correct = clean_verdicts(model, data, store, request.batch_size, request.passes)
@@ -358,7 +355,7 @@ def _result(
         single_pass=mean_accuracies(model, data, store, request.threats, request.passes) if request.random else None,
         seconds=round(store.seconds(), 3),
         device=device_name(device),
-        versions={"robustctl": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        versions=versions(),
         points=points,
         external=foreign,
         earlier=earlier.counts(store, request.threats),

@@ -4,12 +4,9 @@ Witnesses prove which points are broken. Nothing can prove that a point is robus
 points is found by attacks alone: with a seed that nobody could know before, and of a kind that no protocol uses.
 """
 
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-import torch
 
 from robustctl.architectures import Classifier, device_of
 from robustctl.checkpoint import weights_sha256
@@ -24,7 +21,7 @@ from robustctl.results.union import NormAccuracy, UnionResult
 from robustctl.results.verification import Checked, Finding, Sample, Verdict, Verification, claim_sha256
 from robustctl.spec import ModelSpec, model_sha256
 from robustctl.threats import NORMS, Norm, Threat
-from robustctl.version import __version__
+from robustctl.version import versions
 
 
 @dataclass
@@ -99,11 +96,6 @@ def verify(
 def today() -> str:
     """The time in UTC, as results write it."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def versions() -> dict[str, str]:
-    """Versions of what judged."""
-    return {"robustctl": __version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
 def in_order(result: UnionResult) -> list[tuple[Norm, NormAccuracy]]:

@@ -2,11 +2,8 @@
 
 import itertools
 import math
-import platform
 import statistics
 from collections.abc import Iterator, Sequence
-
-import torch
 
 from robustctl.data import ImageData
 from robustctl.intermediate.measure import Kind, Measure, carried_by_few
@@ -25,7 +22,7 @@ from robustctl.intermediate.results import (
 )
 from robustctl.results.result_file import Accuracy
 from robustctl.results.statistics import wilson_mean
-from robustctl.version import __version__
+from robustctl.version import versions
 
 FAULTS = {
     "mc": "it is too small, and so is its interval",
@@ -73,7 +70,7 @@ def summarize(
         flags=[*flags, *_flags(measures, request, estimates, adversarial)],
         seconds=seconds,
         device=device,
-        versions={"robustctl": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        versions=versions(),
     )
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustctl.devices import memory_of
+from robustctl.modes import kept_modes
 from robustctl.pieces import NO_LIMIT
 from robustctl.recipe.schema import Adam, Settings
 from robustctl.training.meter import Meter
@@ -119,13 +120,11 @@ def footprint(parts: Parts, context: StepContext) -> Footprint:
     one = next(one for one in parts.passes if one.kind == "method")
     x, y = parts.batches.get(0, 0, *one.size, parts.world.part(one.phase.batch_size))
     x, y = x[:FEW].clone(), y[:FEW]  # a slice would keep the whole batch
-    remembered, modes = parts.method.remembered(), [(module, module.training) for module in parts.model.modules()]
-    parts.model.train()
-    with lent_buffers(parts.model):
+    remembered = parts.method.remembered()
+    with kept_modes(parts.model), lent_buffers(parts.model):
+        parts.model.train()
         found = _measured(parts, context, x, y)
     parts.method.recall(remembered)
-    for module, mode in modes:
-        module.training = mode
     return found
 
 

@@ -1,16 +1,15 @@
 """Certifies a model that a user names: accuracy that no attack within the threats can take away."""
 
-import platform
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from robustctl import checkpoint
+from robustctl.architectures import device_of
 from robustctl.certify import bounds, margins
 from robustctl.checkpoint import weights_sha256
-from robustctl.devices import device_name, pick_device
+from robustctl.devices import device_name
 from robustctl.errors import RequestError
 from robustctl.evaluation import checks
 from robustctl.evaluation.store_key import digest
@@ -21,9 +20,9 @@ from robustctl.results import certificate, union
 from robustctl.results.certificate import Certificate
 from robustctl.results.union import UnionResult
 from robustctl.threats import Threat, require_plausible
-from robustctl.version import __version__
-from robustctl.workflows.evaluate import recorded_accuracy
+from robustctl.version import __version__, versions
 from robustctl.workflows.images import NamedImages
+from robustctl.workflows.prepared import prepare
 from robustctl.workflows.subject import Subject
 
 FOLDER = "certificates"
@@ -57,18 +56,14 @@ def certify(
     started = time.monotonic()
     spec = subject.found_model.spec
     require_plausible(threats, spec.input_shape, way_on="")
-    data = named.load(spec)
-    checks.require_pixels(data)
-    where = pick_device(device)
-    model = checkpoint.load_from(spec, subject.found_model.weights).to(where).eval()
-    flags = checks.pixel_flags(data, spec.dataset, recorded_accuracy(subject), False)
-    flags += checks.model_flags(model, data, spec.n_classes)
+    about = prepare(subject, named, device)
+    model, data, where, flags = about.model, about.data, device_of(about.model), about.flags()
     if checks.is_random(model, data):
         raise RequestError("this model is random: no bound on its margins is known")
     weights = weights_sha256(model)
     right = torch.cat([model(data.images([i]).to(where)).argmax(1).cpu() for i in range(len(data))]) == data.y
     network = model.double().requires_grad_(False)
-    folder = subject.eval_dir / FOLDER
+    folder = about.eval_dir / FOLDER
     make_folder(folder)
     eps = {threat.norm: threat.eps_text for threat in threats}
     asked = {"version": __version__, "weights": weights, "images": data.content_sha256, "spec": spec.model_dump_json()}
@@ -80,13 +75,13 @@ def certify(
         margin, broken = margins.margins(network, data, threats, rows, seconds, kept, advance)
     points = certificate.verdicts(data.indices.tolist(), data.y.tolist(), right.int().tolist(), margin)
     figures = certificate.figures(points, eps)
-    earlier = _results(subject.eval_dir)
+    earlier = _results(about.eval_dir)
     attacked = {
         one.norm: certificate.unbroken(earlier, points, weights, data.content_sha256, one, broken[one.norm])
         for one in threats
     }
     result = Certificate(
-        model=subject.found_model.name,
+        model=about.name,
         weights_sha256=weights,
         data=data.info,
         bound="CROWN and MILP" if seconds else "CROWN",
@@ -101,7 +96,7 @@ def certify(
         flags=flags,
         seconds=round(time.monotonic() - started, 3),
         device=device_name(where),
-        versions={"robustctl": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        versions=versions(),
     )
     path = kept.with_name(kept.name.replace("margins", "certificate")).with_suffix(".json")
     result.write(path)

@@ -6,7 +6,7 @@ from pathlib import Path
 from robustctl import checkpoint
 from robustctl.conventions import CONVENTIONS
 from robustctl.devices import pick_device
-from robustctl.evaluation import union
+from robustctl.evaluation import by_processes, union
 from robustctl.evaluation.checks import KnownAccuracy
 from robustctl.evaluation.external import External, Others
 from robustctl.evaluation.identity import evaluation_key
@@ -82,7 +82,7 @@ def evaluate(
 def _earlier(store_path: Path) -> list[Path]:
     """The verdict stores of other evaluations beside this one."""
     found = sorted([*store_path.parent.glob("*.sqlite"), *(store_path.parent / CURVES).glob("*.sqlite")])
-    return [path for path in found if path != store_path and ".process" not in path.name]
+    return [path for path in found if path != store_path and not by_processes.is_part(path)]
 
 
 def _say_if_afresh(store_path: Path, key: Key) -> None:

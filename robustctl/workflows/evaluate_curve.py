@@ -1,12 +1,9 @@
 """Evaluates accuracy against radius for a model that a user names, one curve a norm."""
 
 import math
-import platform
 import time
 from collections.abc import Sequence
 from pathlib import Path
-
-import torch
 
 from robustctl.architectures import device_of
 from robustctl.checkpoint import weights_sha256
@@ -23,7 +20,7 @@ from robustctl.progress import progress, say
 from robustctl.results.curve import CurveResult, NormCurve, area_of, median_of
 from robustctl.spec import ModelSpec
 from robustctl.threats import CurveNorm, Reach, Threat, require_plausible
-from robustctl.version import __version__
+from robustctl.version import versions
 from robustctl.workflows.evaluate import CURVES, THREATS
 from robustctl.workflows.images import NamedImages
 from robustctl.workflows.prepared import Prepared, prepare
@@ -152,7 +149,7 @@ def curve_of(
         flags=flags,
         seconds=round(time.monotonic() - started, 3),
         device=device_name(device_of(about.model)),
-        versions={"robustctl": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        versions=versions(),
     )
     result.write(path)
     return result, path

@@ -4,14 +4,11 @@ Each member has a store of its own, which it shares with other suites: a threat 
 there.
 """
 
-import platform
 import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from robustctl.architectures import device_of
 from robustctl.checkpoint import weights_sha256
@@ -41,7 +38,7 @@ from robustctl.results.union import UnionResult
 from robustctl.spec import ModelSpec
 from robustctl.suites import Suite
 from robustctl.threats import Threat
-from robustctl.version import __version__
+from robustctl.version import versions
 from robustctl.workflows.evaluate import CURVES, THREATS, evaluate
 from robustctl.workflows.images import NamedImages
 from robustctl.workflows.prepared import Prepared, prepare
@@ -180,7 +177,7 @@ def evaluate_prepared(
         flags=list(dict.fromkeys(flags)),
         seconds=round(time.monotonic() - started, 3),
         device=device_name(device_of(about.model)),
-        versions={"robustctl": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        versions=versions(),
         points=points,
     )
     result.write(path)

@@ -12,6 +12,7 @@ from torch import nn
 from robustctl.architectures import Classifier, OwnClassifier, device_of, opens_logits
 from robustctl.data import ImageData
 from robustctl.devices import kept_random
+from robustctl.modes import kept_modes
 from robustctl.spec import Architecture, ModelSpec
 
 
@@ -48,19 +49,16 @@ def left_alone(module: nn.Module) -> Iterator[None]:
     Kept are: the mode of every submodule, ``requires_grad`` and ``grad`` of every parameter, parameters and buffers bit
     by bit, and the generators of Python, NumPy and torch.
     """
-    modes = [(part, part.training) for part in module.modules()]
     parameters = [(one, one.requires_grad, one.grad) for one in module.parameters()]
     state = [(tensor, tensor.detach().clone()) for tensor in [*module.parameters(), *module.buffers()]]
     python, numpy = random.getstate(), np.random.get_state()
     try:
-        with kept_random(*(tensor.device for tensor, _ in state)):
+        with kept_modes(module), kept_random(*(tensor.device for tensor, _ in state)):
             module.eval()
             yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
-        for part, mode in modes:
-            part.training = mode
         for parameter, trainable, gradient in parameters:
             parameter.requires_grad_(trainable)
             parameter.grad = gradient

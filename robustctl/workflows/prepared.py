@@ -1,4 +1,4 @@
-"""A model on its device beside the images that it is evaluated on: suites and curves begin with it."""
+"""A model on its device beside the images that it is evaluated on: suites, curves and certificates begin with it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

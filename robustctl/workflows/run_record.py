@@ -1,6 +1,5 @@
 """Records what a training does: the run directory with its ``run.json`` and its recipe."""
 
-import platform
 import time
 from contextlib import ExitStack
 from typing import Any
@@ -14,7 +13,7 @@ from robustctl.devices import device_name
 from robustctl.files import write_text
 from robustctl.processes import World
 from robustctl.runs import Run, RunRecord
-from robustctl.version import __version__
+from robustctl.version import versions
 from robustctl.workflows.training_plan import TrainingPlan
 
 
@@ -63,7 +62,7 @@ def _record(plan: TrainingPlan, model: Classifier, device: torch.device) -> RunR
         },
         device=str(device),
         hardware=device_name(device),
-        versions=_versions(),
+        versions=versions(),
         started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     )
 
@@ -72,7 +71,3 @@ def _said_about(reading: Reading) -> dict[str, Any]:
     """Columns and classes as the user gave them, for a resumption and for evaluations."""
     found: dict[str, Any] = {"columns": str(reading.columns), "classes": reading.classes}
     return {key: value for key, value in found.items() if value}
-
-
-def _versions() -> dict[str, str]:
-    return {"robustctl": __version__, "torch": torch.__version__, "python": platform.python_version()}

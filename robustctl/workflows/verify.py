@@ -18,6 +18,7 @@ from robustctl.publish.card import CARD_SHA256, section_sha256_in
 from robustctl.publish.figures import contradictions, figures_in
 from robustctl.results.verification import SHOWN, VERDICTS, Finding, Verification, record_path
 from robustctl.spec import ModelSpec, model_sha256
+from robustctl.version import versions
 from robustctl.workflows.claimed_images import claimed_images
 from robustctl.workflows.claims import Claim, Claims, find_claims, joined, published_record
 
@@ -110,7 +111,7 @@ def _refused(model: Classifier, spec: ModelSpec, name: str, claim: Claim) -> Ver
         findings=[Finding(verdict="not reproduced", text=claim.fault)],
         date=verification.today(),
         device=device_name(HOST),
-        versions=verification.versions(),
+        versions=versions(),
     )
 
 

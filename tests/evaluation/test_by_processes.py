@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from robustctl import checkpoint, runs
+from robustctl import runs
 from robustctl.errors import RequestError
 from robustctl.evaluation.store_tables import checksum
 from robustctl.evaluation.union import require_protocol
@@ -20,27 +20,21 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 
 @pytest.fixture
-def evaluate(conv_model, conv_spec, tmp_path):
-    """Run ``robustctl eval`` on 12 points under a launcher; stdout and result."""
-    model, images, script, result = (tmp_path / name for name in ("model", "images.npz", "main.py", "result.json"))
-    model.mkdir()
-    checkpoint.save_model(conv_model, conv_spec, model)
+def command(conv_model, model_dir, tmp_path):
+    """``robustctl eval`` on 12 points, without its launcher."""
+    images, script = tmp_path / "images.npz", tmp_path / "main.py"
     x = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         np.savez(images, x=x.numpy(), y=conv_model(x).argmax(1).numpy())
     script.write_text("from robustctl.cli import main\nmain()\n")
-    command = [
-        script,
-        "--quiet",
-        "eval",
-        model,
-        "--data",
-        images,
-        "--eps",
-        "linf=0.15,l2=0.5",
-        "--precision",
-        "float32",
-    ]
+    return [script, "--quiet", "eval", model_dir, "--data", images]
+
+
+@pytest.fixture
+def evaluate(command, tmp_path):
+    """Evaluate the union under a launcher; stdout and result."""
+    result = tmp_path / "result.json"
+    command = [*command, "--eps", "linf=0.15,l2=0.5", "--precision", "float32"]
 
     def evaluate(launcher, attack="fast"):
         done = subprocess.run(
@@ -97,14 +91,7 @@ def test_the_reference_attack_is_refused_under_torchrun(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["suite", "curve"])
-def test_two_processes_end_a_suite_and_a_curve_as_one_does(kind, conv_model, conv_spec, tmp_path):
-    model, images, script = tmp_path / "model", tmp_path / "images.npz", tmp_path / "main.py"
-    model.mkdir()
-    checkpoint.save_model(conv_model, conv_spec, model)
-    x = torch.rand(9, 1, 8, 8, generator=torch.Generator().manual_seed(2))
-    with torch.no_grad():
-        np.savez(images, x=x.numpy(), y=conv_model(x).argmax(1).numpy())
-    script.write_text("from robustctl.cli import main\nmain()\n")
+def test_two_processes_end_a_suite_and_a_curve_as_one_does(kind, command, tmp_path):
     asked = {
         "suite": ["--threat", "elastic:1", "--threat", "l0:2", "--threat", "linf:0.1", "--threat", "contrast"],
         "curve": ["--curve", "--eps", "linf=0.1,l1=1,l0=2"],
@@ -112,9 +99,9 @@ def test_two_processes_end_a_suite_and_a_curve_as_one_does(kind, conv_model, con
     found = []
     for launcher, home in (([sys.executable], "one"), (TORCHRUN, "two")):
         result = tmp_path / f"{home}.json"
-        command = [*launcher, script, "--quiet", "eval", model, "--data", images, "--json", result, *asked]
         environment = {**os.environ, "ROBUSTCTL_RUNS": str(tmp_path / home)}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+        asked_here = [*launcher, *command, "-n", "9", "--json", result, *asked]
+        done = subprocess.run(asked_here, capture_output=True, text=True, timeout=300, env=environment)
         assert done.returncode == 0, done.stderr
         assert not list((tmp_path / home).rglob("*.process*"))
         found.append((suites if kind == "suite" else curves).read(result))

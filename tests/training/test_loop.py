@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from method_cases import cases
 
 from robustctl import checkpoint
 from robustctl.errors import InterruptedRun, RunError
@@ -19,31 +20,7 @@ from robustctl.training import state_file
 from robustctl.training.guards import WATCHED_STEPS, StopSignal
 from robustctl.training.step import Step
 
-METHODS: dict[str, dict[str, Any]] = {
-    "at": {"name": "at"},
-    "avg": {"name": "avg"},
-    "e-at": {"name": "e-at"},
-    "fgsm-previous": {"name": "fgsm", "start": "previous", "step": 1.0},
-    "fgsm-uniform": {"name": "fgsm", "start": "uniform", "step": 1.25},
-    "free": {"name": "free", "replays": 2},
-    "max": {"name": "max"},
-    "msd": {"name": "msd"},
-    "natural": {"name": "natural"},
-    "ramp": {"name": "ramp", "pair": ["linf", "l1"], "weight": 0.5},
-    "ramp-auto": {"name": "ramp", "pair": "auto", "weight": 0.5, "auto_steps": 2},
-    "sat": {"name": "sat"},
-}
-EXTRAS: dict[str, dict[str, Any]] = {
-    "projection": {"projection": {"beta": 0.5}, "pretrain": {"epochs": 1, "lr": 0.05}},
-    "average": {"average": {"decay": 0.9}, "augment": {"crop": 1, "flip": True, "cutout": 3}},
-    "mixup": {"augment": {"mixup": 1.4}, "regularize": {"l1": 1e-5, "l2": 1e-4}},
-    "trades": {"outer": {"name": "trades"}, "attack": {"name": "apgd", "steps": 2, "start": "random"}},
-    "adam": {"optim": {"name": "adam", "lr": 0.001, "weight_decay": 0.0}},
-}
-CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    **{name: (method, {}) for name, method in METHODS.items()},
-    **{name: ({"name": "e-at"}, changes) for name, changes in EXTRAS.items()},
-}
+CASES = cases("e-at", but=("mixed", "mixed-margin", "mng-ac", "rcrt", "prl", "z-mc", "z-ps", "mart", "awp", "bf16"))
 
 Make = Callable[..., Any]
 

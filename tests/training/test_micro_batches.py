@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from method_cases import METHODS, cases
 from torch import Tensor, nn
 
 from robustctl import checkpoint
@@ -19,37 +20,7 @@ from robustctl.training.micro_batches import MicroBatches
 from robustctl.training.recompute import blocks_of
 from robustctl.training.room import Room
 
-METHODS: dict[str, dict[str, Any]] = {
-    "at": {"name": "at"},
-    "avg": {"name": "avg"},
-    "e-at": {"name": "e-at"},
-    "fgsm": {"name": "fgsm", "start": "previous", "step": 1.0},
-    "free": {"name": "free", "replays": 2},
-    "max": {"name": "max"},
-    "mixed": {"name": "mixed"},
-    "mixed-margin": {"name": "mixed", "choice": "margin"},
-    "msd": {"name": "msd"},
-    "mng-ac": {"name": "mng-ac"},
-    "natural": {"name": "natural"},
-    "ramp": {"name": "ramp", "pair": ["linf", "l1"], "weight": 0.5},
-    "rcrt": {"name": "rcrt", "order": ["linf", "l2", "l1"], "every": 1},
-    "sat": {"name": "sat"},
-    "prl": {"name": "prl", "samples": 3, "rho": 0.5},
-    "z-mc": {"name": "z-mc", "samples": 3, "q": 5},
-    "z-ps": {"name": "z-ps", "samples": 3, "q": 5, "leapfrog": 2},
-}
-EXTRAS: dict[str, dict[str, Any]] = {
-    "projection": {"projection": {"beta": 0.5}, "pretrain": {"epochs": 1, "lr": 0.05}},
-    "average": {"average": {"decay": 0.9}, "augment": {"crop": 1, "flip": True, "cutout": 3}},
-    "mixup": {"augment": {"mixup": 1.4}, "regularize": {"l1": 1e-5, "l2": 1e-4}},
-    "trades": {"outer": {"name": "trades"}, "attack": {"name": "apgd", "steps": 2, "start": "random"}},
-    "mart": {"outer": {"name": "mart"}},
-    "awp": {"awp": {"gamma": 0.01}},
-}
-CASES = {
-    **{name: (method, {}) for name, method in METHODS.items()},
-    **{name: (METHODS["ramp"], changes) for name, changes in EXTRAS.items()},
-}
+CASES = cases("ramp", but=("fgsm-uniform", "ramp-auto", "adam", "bf16"))
 STEPS = 6
 Make = Callable[..., Any]
 

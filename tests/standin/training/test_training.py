@@ -8,40 +8,13 @@ from typing import Any
 import pytest
 import standin
 import torch
+from method_cases import cases
 
 from robustctl import checkpoint, geometry
 from robustctl.training import optim
 from robustctl.training.guards import WATCHED_STEPS
 
-METHODS: dict[str, dict[str, Any]] = {
-    "at": {"name": "at"},
-    "avg": {"name": "avg"},
-    "e-at": {"name": "e-at"},
-    "fgsm-previous": {"name": "fgsm", "start": "previous", "step": 1.0},
-    "free": {"name": "free", "replays": 2},
-    "max": {"name": "max"},
-    "mixed": {"name": "mixed"},
-    "mng-ac": {"name": "mng-ac", "rate": 0.01},
-    "msd": {"name": "msd"},
-    "natural": {"name": "natural"},
-    "ramp": {"name": "ramp", "pair": ["linf", "l1"], "weight": 0.5},
-    "sat": {"name": "sat"},
-    "prl": {"name": "prl", "samples": 3, "rho": 0.5},
-    "z-mc": {"name": "z-mc", "samples": 3, "q": 5},
-    "z-ps": {"name": "z-ps", "samples": 3, "q": 5, "leapfrog": 2},
-}
-EXTRAS: dict[str, dict[str, Any]] = {
-    "projection": {"projection": {"beta": 0.5}, "pretrain": {"epochs": 1, "lr": 0.05}},
-    "average": {"average": {"decay": 0.9}, "augment": {"crop": 1, "flip": True, "cutout": 3}},
-    "mixup": {"augment": {"mixup": 1.4}, "regularize": {"l1": 1e-5, "l2": 1e-4}},
-    "trades": {"outer": {"name": "trades"}, "attack": {"name": "apgd", "steps": 2, "start": "random"}},
-    "adam": {"optim": {"name": "adam", "lr": 0.001, "weight_decay": 0.0}},
-    "bf16": {"precision": "bfloat16"},
-}
-CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    **{name: (method, {}) for name, method in METHODS.items()},
-    **{name: ({"name": "e-at"}, changes) for name, changes in EXTRAS.items()},
-}
+CASES = cases("e-at", but=("fgsm-uniform", "mixed-margin", "ramp-auto", "rcrt", "mart", "awp"))
 READS = {"mixed": 14}
 """Reads of a step; 0 for the others. Mixed attacks each norm's images alone, and the host must know their number."""
 Make = Callable[..., Any]
