@@ -3,25 +3,23 @@
 The commands as functions (docs/python.md). They import what they need when they are called.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustctl.beyond import evaluate_curve as evaluate_curve
-from robustctl.beyond import evaluate_suite as evaluate_suite
+from robustctl.evaluate_functions import evaluate as evaluate
+from robustctl.evaluate_functions import evaluate_curve as evaluate_curve
+from robustctl.evaluate_functions import evaluate_intermediate as evaluate_intermediate
+from robustctl.evaluate_functions import evaluate_suite as evaluate_suite
 from robustctl.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from torch.utils.data import Dataset
 
     from robustctl.architectures import Classifier
     from robustctl.data import ImageData
-    from robustctl.intermediate.results import IntermediateResult
-    from robustctl.results.union import UnionResult
     from robustctl.results.verification import Verification
     from robustctl.runs import Run
-    from robustctl.workflows.evaluate_given import Model, Threats
     from robustctl.workflows.publish_run import Published
 
 
@@ -45,148 +43,6 @@ def load_model(name: str | Path, *, model_code: str | None = None) -> "Classifie
     found_model = obtain(str(run.path if run else name), pull=True)
     with user_code.granted(user_code.parse("model_code", model_code) if model_code else None):
         return checkpoint.load_from(found_model.spec, found_model.weights)
-
-
-def evaluate(
-    model: "Model",
-    images: Any = None,
-    labels: Any = None,
-    *,
-    data: "str | Path | ImageData | Dataset[Any] | None" = None,
-    split: str = "test",
-    n: int | None = None,
-    threats: "Threats | None" = None,
-    protocol: str | None = None,
-    attacks: "Sequence[str | Callable[..., Tensor]]" = (),
-    x_adv: str | Path | None = None,
-    seed: int = 0,
-    batch_size: int | None = None,
-    device: str | None = None,
-    precision: str = "auto",
-    union_only: bool = False,
-    until: float | None = None,
-    force: bool = False,
-    store: str | Path | None = None,
-    name: str | None = None,
-) -> "UnionResult":
-    """Evaluate a model: clean accuracy, robust accuracy in each norm, in their union and on average.
-
-    Args:
-        model: any ``nn.Module`` from [0,1] pixels to logits, which is as before afterwards (modes, parameters, buffers,
-            gradients) as is the random state; or the name of an entry, a pulled repo, a run, or a model directory.
-        images: tensor or array (n, c, h, w), uint8 or floats in [0,1].
-        labels: (n,) whole numbers.
-        data: instead of both: what ``--data`` takes, an ``ImageData``, or a map-style ``torch.utils.data.Dataset`` of
-            (image, label). A named model without any takes its usual data.
-        split: of a named data set.
-        n: take only the first n images.
-        threats: ``"linf:8/255,l2:0.5"``, a list of such texts or of ``Threat``, or ``{"linf": "8/255"}``; without, the
-            usual ones of the model or the data set.
-        protocol: ``adaptive`` (the default), ``adaptive+``, ``standard``, ``fast``, ``full`` or ``autoattack``.
-        attacks: attacks of your own beside the protocol (docs/own.md): functions ``(model, x, y, eps, norm) -> x_adv``
-            or ``(oracle, x, y, threat) -> x_adv``, or ``"FILE.py:NAME"``.
-        x_adv: ``.npz`` file of adversarial images made anywhere: ``index``, ``x_adv``, ``norm``.
-        seed: of the attacks, >= 0.
-        batch_size: images per forward pass; without, what suits the device.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; without, a module is evaluated on its own device (on another
-            device a copy is), and a named model on the GPU if there is one.
-        precision: of the attacks: ``float32``, ``bf16`` or ``auto``; verdicts are always taken in float32.
-        union_only: attack for the union alone, which is faster; the norms' own accuracies are then upper bounds.
-        until: with an adaptive protocol, go on with random survivors under the full budget until at most so many
-            percentage points of breaks are missed, at 95 % confidence; the result's ``missed`` has the bounds.
-        force: go on although the clean accuracy is not the recorded one.
-        store: SQLite file of the verdicts; the same call goes on from them. Without, a named model on named data has
-            its usual place, and everything else a temporary file.
-        name: what the result calls the model.
-
-    Returns:
-        The result, as ``robustctl eval --json`` writes it (its ``write`` does that).
-
-    Raises:
-        RequestError: model, images or options are wrong; nothing was attacked.
-        RunError: an attack failed, or the store is another evaluation's.
-    """
-    from robustctl.evaluation.protocols import DEFAULT
-    from robustctl.workflows.evaluate_given import Images, evaluate_given
-    from robustctl.workflows.outside_attacks import given_attacks
-
-    return evaluate_given(
-        model,
-        Images(images, labels, data, split, n),
-        threats=threats,
-        protocol=protocol or DEFAULT,
-        attacks=given_attacks(attacks, x_adv),
-        seed=seed,
-        batch_size=batch_size,
-        device=device,
-        precision=precision,
-        union_only=union_only,
-        until=until,
-        force=force,
-        store=Path(store) if store is not None else None,
-        name=name,
-    )
-
-
-def evaluate_intermediate(
-    model: "Model",
-    images: Any = None,
-    labels: Any = None,
-    *,
-    data: "str | Path | ImageData | Dataset[Any] | None" = None,
-    split: str = "test",
-    n: int | None = None,
-    qs: Sequence[float] = (1, 10, 100, 1000),
-    distribution: str | None = None,
-    estimator: str = "both",
-    samples: int = 320,
-    most_samples: int | None = None,
-    leapfrog: int = 10,
-    chains: int = 4,
-    rhos: Sequence[float] = (0.1, 0.05, 0.01),
-    seed: int = 0,
-    batch_size: int | None = None,
-    device: str | None = None,
-    store: str | Path | None = None,
-    name: str | None = None,
-) -> "IntermediateResult":
-    """Evaluate intermediate-q robustness, between random (q = 1) and adversarial perturbations (docs/intermediate.md).
-
-    Args:
-        model, images, labels, data, split, n, seed, batch_size, device, store, name: as for ``evaluate``.
-        qs: orders, each >= 1.
-        distribution: ``linf:8/255``, ``l2:0.5``, ``gaussian:0.1`` or ``spatial``; without, the usual l_inf ball.
-        estimator: ``path`` (sampling), ``mc`` (Monte Carlo), ``both``, ``ais`` (annealed importance
-            sampling) or ``all``.
-        samples: recorded samples per image and estimator.
-        most_samples: samples up to which chains run longer if few effective ones carry an image's value; without, five
-            times ``samples``.
-        leapfrog: gradients per sample of the chains.
-        chains: independent chains per image.
-        rhos: tolerances of ProbAcc, in (0,1).
-
-    Raises:
-        RequestError, RunError: as ``evaluate``.
-    """
-    from robustctl.workflows.evaluate_given import Images, evaluate_intermediate_given
-    from robustctl.workflows.evaluate_intermediate import IntermediateOptions
-
-    options = IntermediateOptions(
-        qs=",".join(map(str, qs)),
-        distribution=distribution,
-        estimator=estimator,
-        samples=samples,
-        most_samples=most_samples,
-        leapfrog=leapfrog,
-        chains=chains,
-        probacc=",".join(map(str, rhos)),
-        seed=seed,
-    )
-    given = Images(images, labels, data, split, n)
-    place = Path(store) if store is not None else None
-    return evaluate_intermediate_given(
-        model, given, options, batch_size=batch_size, device=device, store=place, name=name
-    )
 
 
 def finetune(

@@ -63,7 +63,7 @@ ROOMS = (
     "study",
     "publish",
     "workflows",
-    "beyond",
+    "evaluate_functions",
     "bench",
     "cli",
     "__main__",
