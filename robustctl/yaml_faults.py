@@ -2,7 +2,6 @@
 here.
 """
 
-import difflib
 from collections.abc import Iterator, Sequence
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -79,11 +78,13 @@ def messages(
             yield f"{place}: {name}: unknown key.{did_you_mean(str(key[-1]), options)} Known: {', '.join(options)}."
         elif fault["type"] == "missing":
             yield f"{place}: {name}: missing"
+        elif fault["type"] in ("union_tag_invalid", "union_tag_not_found"):
+            kinds = _blocks(model, key[len(prefix) :], text.values, prefix)
+            yield _unnamed(text, (*key, "name"), fault["input"].get("name"), sorted(filter(None, map(_tag, kinds))))
         elif not key:
             yield from (_placed(text, line) for line in _reason(fault).splitlines())
         else:
-            value = fault["input"]
-            yield f"{place}: {name}: {_reason(fault)}{_given(value)}"
+            yield f"{place}: {name}: {_reason(fault)}{_given(fault)}"
 
 
 def _placed(text: Document, line: str) -> str:
@@ -92,17 +93,25 @@ def _placed(text: Document, line: str) -> str:
     return f"{text.place(key)}: {line}"
 
 
+def _unnamed(text: Document, key: Key, given: object, names: list[str]) -> str:
+    """The message about a block of several kinds whose name is missing (None), or is none of the kinds'."""
+    if given is None:
+        return f"{text.place(key)}: {dotted(key)}: missing; give one of {', '.join(names)}"
+    near = did_you_mean(str(given), names)
+    return f"{text.place(key)}: {dotted(key)}: unknown name {given!r}.{near} Available: {', '.join(names)}"
+
+
 def _reason(fault: Any) -> str:
-    if fault["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        expected = str(fault["ctx"].get("expected_tags", "")).replace("'", "")
-        near = difflib.get_close_matches(str(fault["ctx"].get("tag", "")), expected.split(", "), n=1)
-        return f"unknown name.{f' Did you mean {near[0]!r}?' if near else ''} Available: {expected or 'see the docs'}"
     message: str = fault["msg"].removeprefix("Value error, ")
     return message[:1].lower() + message[1:]
 
 
-def _given(value: Any) -> str:
-    return f" (given: {value!r})" if isinstance(value, str | int | float | bool | None) else ""
+def _given(fault: Any) -> str:
+    """The value as the user gave it, unless it is a block or the message has it already."""
+    value = fault["input"]
+    if not isinstance(value, str | int | float | bool | None):
+        return ""
+    return "" if isinstance(value, str) and repr(value) in fault["msg"] else f" (given: {value!r})"
 
 
 def _own_key(values: Any, prefix: Key, location: Sequence[str | int], missing: bool) -> Key:
@@ -122,6 +131,11 @@ def _own_key(values: Any, prefix: Key, location: Sequence[str | int], missing: b
 
 def _fields(model: type[BaseModel], key: Key, values: Any, prefix: Key) -> list[str]:
     """Names of the keys that may stand in the block at ``key`` of a model."""
+    return sorted({name for block in _blocks(model, key, values, prefix) for name in block.model_fields})
+
+
+def _blocks(model: type[BaseModel], key: Key, values: Any, prefix: Key) -> list[type[BaseModel]]:
+    """The models that the block at ``key`` of a model may be of: all kinds, or the one that its ``name`` tells."""
     block = values
     for part in prefix:
         block = block[part]
@@ -138,7 +152,7 @@ def _fields(model: type[BaseModel], key: Key, values: Any, prefix: Key) -> list[
         ]
         tagged = [option for option in options if isinstance(block, dict) and _tag(option) == block.get("name")]
         options = tagged or options
-    return sorted({name for option in options for name in option.model_fields})
+    return options
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -14,7 +14,8 @@ from robustctl import discovery, reading
 from robustctl.discovery import unknown
 from robustctl.errors import RequestError
 from robustctl.recipe import base
-from robustctl.recipe.schema import Settings
+from robustctl.recipe.method import MethodConfig
+from robustctl.recipe.schema import Settings, takes_no_attack
 from robustctl.threats import hull_l2_radius
 from robustctl.yaml_faults import Document, Key, counted, dotted, messages
 
@@ -215,11 +216,13 @@ class _Text(Document):
             raise RequestError(f"--set {override!r} is not of the form key=value, e.g. optim.lr=0.01")
         value = reading.parse_yaml(text, f"--set {override!r}: its value")
         block = self.values
-        for part in parts[:-1]:
+        for depth, part in enumerate(parts[:-1], start=1):
             if not isinstance(block.get(part), dict):
                 block[part] = {}
+                self.places.pop(tuple(parts[:depth]), None)  # the place of what is replaced
             block = block[part]
         block[parts[-1]] = value
+        self.places = {key: place for key, place in self.places.items() if key[: len(parts)] != tuple(parts)}
         for i in range(1, len(parts) + 1):
             self.places.setdefault(tuple(parts[:i]), f"--set {override}")
         self.places[tuple(parts)] = f"--set {override}"
@@ -230,6 +233,7 @@ def _check(text: _Text) -> Settings:
     values = dict(text.values)
     method_faults = list(_method(text, values))
     faults += method_faults
+    faults += _needless_attack(text, values)
     settings = None
     try:
         settings = Settings.model_validate(values)
@@ -239,6 +243,15 @@ def _check(text: _Text) -> Settings:
         listed = "\n  ".join(dict.fromkeys(faults))
         raise RequestError(f"recipe {text.path} has {counted(len(set(faults)))}:\n  {listed}")
     return settings
+
+
+def _needless_attack(text: _Text, values: dict[str, Any]) -> list[str]:
+    """Take out an attack that the method does not take, so that nothing is asked of its keys; what is wrong with it."""
+    method = values["method"] if isinstance(values.get("method"), MethodConfig) else None
+    if method is None or method.takes or values.get("attack") is None:
+        return []
+    del values["attack"]
+    return [f"{text.place(('attack',))}: {takes_no_attack(method)}"]
 
 
 def _method(text: _Text, values: dict[str, Any]) -> Iterator[str]:

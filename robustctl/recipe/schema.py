@@ -272,11 +272,16 @@ class OverfittingCheck(Block):
     drop: Share = 0.2
 
 
+def takes_no_attack(method: MethodConfig) -> str:
+    """The fault of an ``attack`` block beside a method that takes none."""
+    return f"attack: method {method.name} takes no attack block; remove it"
+
+
 def _attack_faults(method: MethodConfig, attack: Apgd | Pgd | None) -> list[str]:
     if attack is None:
         return [f"attack: missing; method {method.name} needs one of {', '.join(method.takes)}"] if method.takes else []
     if not method.takes:
-        return [f"attack: method {method.name} takes no attack block; remove it"]
+        return [takes_no_attack(method)]
     if attack.name not in method.takes:
         return [f"attack.name: method {method.name} needs {' or '.join(method.takes)}, not {attack.name}"]
     if attack.start not in method.starts:

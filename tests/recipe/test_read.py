@@ -186,7 +186,7 @@ def test_three_faults_are_listed_with_their_lines(tmp_path: Path) -> None:
             "optim:\n  name: adam\n  momentum: 0.5",
             "line 14: optim.momentum: unknown key. Known: decay_on, lr,",
         ),
-        ("optim:", "optim:\n  name: adamm", "line 12: optim: unknown name. Did you mean 'adam'?"),
+        ("optim:", "optim:\n  name: adamm", "line 13: optim.name: unknown name 'adamm'. Did you mean 'adam'?"),
         (
             "selection:",
             "extra: {path: x, share: 0.999}\nselection:",
@@ -242,6 +242,28 @@ def test_override_is_checked_like_the_file_and_recorded(tmp_path: Path) -> None:
     found = message(tmp_path, GOOD, "optim.lrr=1", "train.epochs=none")
     assert "--set optim.lrr=1: optim.lrr: unknown key. Did you mean 'lr'?" in found
     assert "--set train.epochs=none: train.epochs:" in found
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "expected"),
+    [
+        ("natural", "attack.steps=2", "attack: method natural takes no attack block; remove it"),
+        ("fgsm", "attack={name: 3}", "attack: method fgsm takes no attack block; remove it"),
+        ("e-at", "attack={steps: 2}", "attack.name: missing; give one of apgd, pgd"),
+        ("e-at", "attack.name=", "attack.name: missing; give one of apgd, pgd"),
+        ("e-at", "attack.name=zzz", "attack.name: unknown name 'zzz'. Available: apgd, pgd"),
+        ("e-at", "outer.beta=3", "outer.name: missing; give one of cross-entropy, hat, mart, score, trades, trades-x"),
+        ("e-at", "optim.lr.kind=1", "optim.lr.kind: unknown architecture 'kind'. The nearest of "),
+    ],
+)
+def test_override_of_a_block_is_told_what_the_block_lacks_and_nothing_that_is_not_near(
+    name: str, override: str, expected: str
+) -> None:
+    with pytest.raises(RequestError) as caught:
+        recipe.load(f"digits/{name}", [override])
+    (fault,) = (line for line in str(caught.value).splitlines()[1:] if not line.startswith("hint: "))
+    assert fault.startswith(f"  --set {override}: {expected}")
+    assert "Did you mean" not in fault and "(given:" not in fault
 
 
 @pytest.mark.parametrize("override", ["optim.lr", "=3", "optim..lr=3", "optim.lr=[1"])
