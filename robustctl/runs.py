@@ -153,6 +153,10 @@ class Run:
         self.write(record)
         return record
 
+    def has_state(self) -> bool:
+        """Whether there is a saved state to go on from: the last one, or the one before it."""
+        return any((self.path / STATE).glob("*.pt"))
+
     @contextmanager
     def training(self) -> Iterator[None]:
         """Hold the run's lock while the block trains.
@@ -246,7 +250,7 @@ def _is_false_start(run: Run) -> bool:
     if RECORD not in names:  # it is written first
         return not names
     try:
-        began = run.read().step > 0 or run.read().status == "finished" or any((run.path / STATE).glob("*.pt"))
+        began = run.read().step > 0 or run.read().status == "finished" or run.has_state()
     except RequestError:
         return False
     return not began
@@ -258,15 +262,15 @@ def list_runs() -> list[Run]:
     return sorted(found, key=_age)
 
 
-def unfinished(state: Path) -> Iterator[Run]:
-    """Runs with steps left (also after ``--max-steps``) and a saved ``state`` that no process trains, newest first."""
+def unfinished() -> Iterator[Run]:
+    """Runs with steps left (also after ``--max-steps``) and a saved state that no process trains, newest first."""
     for run in reversed(list_runs()):
         try:
             record = run.read()
         except RequestError:  # a damaged run is none to go on with unasked; ``robustctl runs`` tells of it
             continue
         steps_left = record.status != "finished" or record.step < record.steps
-        if steps_left and (run.path / state).is_file() and not run.is_held():
+        if steps_left and run.has_state() and not run.is_held():
             yield run
 
 

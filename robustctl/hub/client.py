@@ -40,7 +40,8 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from robustctl.errors import RequestError, RunError
 from robustctl.hub.download import RETRIED, TIMEOUT_SECONDS, Again, RemoteFile, Wanted, require_inside, retried, shown
-from robustctl.hub.names import COMMIT
+from robustctl.hub.names import COMMIT, REPO_ID
+from robustctl.progress import say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,7 +107,17 @@ def list_files(repo: str, revision: str, kind: Kind = "model") -> tuple[str, lis
         RunError: the hub does not answer, or with something that is no commit.
     """
     api = HfApi(endpoint=endpoint())
-    commit = call(repo, lambda: api.repo_info(repo, repo_type=kind, revision=revision, timeout=TIMEOUT_SECONDS).sha)
+
+    def ask() -> tuple[object, object]:
+        try:
+            info = api.repo_info(repo, repo_type=kind, revision=revision, timeout=TIMEOUT_SECONDS)
+        except RevisionNotFoundError:
+            raise RequestError(f"{repo} has no branch, tag or commit {revision!r} on {shown_endpoint()}") from None
+        return info.sha, info.id
+
+    commit, now = call(repo, ask)
+    if isinstance(now, str) and REPO_ID.fullmatch(now) and now.lower() != repo.lower():
+        say(f"{repo} has moved: it is {now} now")
     if not isinstance(commit, str) or not COMMIT.fullmatch(commit):  # it becomes the name of a folder here
         raise RunError(f"{repo}: {shown_endpoint()} does not say which commit {revision!r} is, but {commit!r:.80}")
     tree = call(

@@ -233,7 +233,9 @@ def _refuse(wanted: Wanted, response: Response) -> None:
         asked = response.headers.get("retry-after", "")
         raise Again(f"the server answered {status}", float(asked) if asked.isdecimal() else 0.0)
     if status in (401, 403) and "gated" in response.headers.get("x-error-code", "").lower():
-        raise RequestError(f"{wanted}: access refused ({status}); the repo is gated: accept its terms on its page")
+        page = str(wanted).partition("/resolve/")[0]
+        token = " and set HF_TOKEN" if status == 401 else ", with the account of your token"
+        raise RequestError(f"access refused ({status}): the repo is gated; accept its terms on {page}{token}")
     if status in (401, 403):
         raise RequestError(f"{wanted}: access refused ({status}); it needs a token (HF_TOKEN) that may read it")
     if status in (404, 410):

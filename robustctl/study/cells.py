@@ -15,13 +15,11 @@ from robustctl import runs
 from robustctl.conventions import CONVENTIONS
 from robustctl.discovery import names, unknown
 from robustctl.errors import RequestError
-from robustctl.files import is_temporary, remove_tree
 from robustctl.models.find import FoundModel, find_model
 from robustctl.recipe import read as recipes
 from robustctl.recipe.fields import threats as threats_of
 from robustctl.recipe.read import Recipe
 from robustctl.runs import Run
-from robustctl.spec import WEIGHTS
 from robustctl.study.schema import START, Coded, Study, StudyData
 from robustctl.threats import Threat, require_plausible
 from robustctl.user_code import parse as parse_code
@@ -106,7 +104,7 @@ class Training:
     def arguments(self, device: str) -> list[str]:
         """The command line that does it, or goes on with it."""
         run = self.run
-        if (run.path / "state").is_dir() and any((run.path / "state").iterdir()):
+        if run.has_state():
             go_on = ["--resume", "--out", str(run.path), *self.start.granting()]
             return [self.command, *go_on, "--device", device]
         written = [self.command, *self.start.arguments(), "--recipe", str(self.recipe.path), "--seed", str(self.seed)]
@@ -117,16 +115,6 @@ class Training:
             if self.data.classes is not None and self.command == "finetune":
                 written += ["--classes", str(self.data.classes)]
         return [*written, "--device", device, "--out", str(run.path)]
-
-    def clear(self) -> None:
-        """Remove a run directory that holds nothing to go on from: it was stopped before its first save."""
-        path = self.run.path
-        if not path.is_dir() or (path / WEIGHTS).exists() or (path / "state").exists():
-            return
-        for one in path.iterdir():
-            if one.is_file() or is_temporary(one):
-                remove_tree(one)
-        path.rmdir()
 
     def progress(self) -> tuple[int, int]:
         """Steps done and steps in all; (0, 0) before its record is there."""

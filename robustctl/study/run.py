@@ -115,7 +115,6 @@ class _Study:
                     continue
                 if step.run.is_held():  # another process trains it: its result will do
                     continue
-                step.clear()
             elif step.of is not None and not step.of.done():
                 continue
             slot = self.free.pop(0)

@@ -21,7 +21,6 @@ from robustctl.runs import Run
 from robustctl.spec import ModelSpec
 from robustctl.training.build import require_outputs, require_space, resizing_spec
 from robustctl.training.loop import Loop
-from robustctl.training.state_file import STATE
 from robustctl.workflows import rehearsal
 from robustctl.workflows.run_record import create_run
 from robustctl.workflows.start_model import start_model, start_parts
@@ -144,7 +143,7 @@ def _run_loop(loop: Loop, run: Run, max_steps: int | None, w: World) -> None:
         _update(w, run, status="interrupted", step=loop.position.step, message=str(stop), seconds=loop.monitor.seconds)
         raise
     except KeyboardInterrupt:  # asked twice: within a step
-        if not (run.path / STATE).is_file():
+        if not run.has_state():
             raise
         go_on = f"go on with --resume --out {run.path}"
         raise InterruptedRun(f"interrupted at once; the state of the last save is kept, {go_on}") from None

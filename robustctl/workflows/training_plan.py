@@ -19,7 +19,6 @@ from robustctl.runs import Run
 from robustctl.spec import IMAGENET, ModelSpec, read_spec
 from robustctl.study.cells import dataset_of
 from robustctl.threats import require_plausible
-from robustctl.training import state_file
 from robustctl.training.build import input_shape, learning_rate
 from robustctl.user_code import UserCode
 from robustctl.workflows import rehearsal
@@ -160,7 +159,7 @@ def run_to_resume(request: TrainingRequest) -> Run:
     """The run of ``--out``, else the newest unfinished one; RequestError if there is none."""
     if request.out is not None:
         return runs.Run(request.out)
-    for run in runs.unfinished(state_file.STATE):
+    for run in runs.unfinished():
         record = run.read()
         if request.model in (None, record.model) and record.command == request.command:
             return run
@@ -170,7 +169,7 @@ def run_to_resume(request: TrainingRequest) -> Run:
 def plan_resumption(request: TrainingRequest, run: Run) -> TrainingPlan:
     """The plan that a run recorded; a request that says otherwise is a RequestError, which names the difference."""
     record = run.read()
-    if not (run.path / state_file.STATE).is_file():
+    if not run.has_state():
         raise RequestError(f"{run.path} has no saved state to go on from; start it again without --resume")
     require_licence(request.push, request.licence or record.licence, record.base)
     changed = [

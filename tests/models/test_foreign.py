@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from hub_server import Fault, Server
+from command import robust
+from hub_server import TOKEN, Fault, Server
 
 from robustctl.errors import RequestError
 from robustctl.models.find import home
 from robustctl.models.pull import pull
+from robustctl.runs import Run
 
 
 @pytest.mark.parametrize(
@@ -48,15 +50,73 @@ def test_a_spec_of_ours_that_is_wrong_is_told_without_paths_of_this_machine(hub:
 
 
 def test_a_gated_repo_says_that_its_terms_are_to_be_accepted_with_a_token_too(hub: Server, model_dir: Path) -> None:
-    hub.add("bob/net", {path.name: path.read_bytes() for path in model_dir.iterdir()})
+    hub.add("bob/net", _all(model_dir))
     gated = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to model bob/net is restricted."}
     for pattern in ("/api/models/bob/net", "/resolve/"):
         hub.faults = [Fault(pattern, 403, 9, gated)]
-        with pytest.raises(RequestError, match="gated: accept its terms"):
+        with pytest.raises(RequestError, match="gated[:;] accept its terms"):
             pull("bob/net")
 
 
 def test_a_branch_may_have_a_number_sign_in_its_name(hub: Server, model_dir: Path) -> None:
-    files = {path.name: path.read_bytes() for path in model_dir.iterdir()}
+    files = _all(model_dir)
     hub.add("bob/net", files, branch="fix#7+a")
     assert (pull("bob/net", "fix#7+a") / "model.safetensors").read_bytes() == files["model.safetensors"]
+
+
+def _all(model_dir: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in model_dir.iterdir()}
+
+
+def test_a_repo_that_was_renamed_is_found_by_its_old_name_and_the_new_one_is_said(
+    hub: Server, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert robust("push", "--repo", "alice/new") == 0
+    hub.moved = {"alice/old": "alice/new", "alice/circle": "alice/circle"}
+    capsys.readouterr()
+    assert robust("pull", "alice/old") == 0
+    assert "alice/old has moved: it is alice/new now" in capsys.readouterr().err
+    assert robust("models", "verify", "alice/old") == 0
+    assert robust("push", "--repo", "alice/old", "--dry-run") == 0
+    assert robust("pull", "alice/circle") == 1
+    assert capsys.readouterr().err.count("robustctl: ") == 1
+
+
+@pytest.mark.parametrize(("token", "said"), [(None, "and set HF_TOKEN"), (TOKEN, "with the account of your token")])
+def test_the_terms_of_a_gated_repo_are_to_be_accepted_by_whoever_asks(
+    hub: Server,
+    model_dir: Path,
+    token: str | None,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    hub.add("bob/net", _all(model_dir))
+    hub.repos["bob/net"].accepted = {"dave"}
+    if token is None:
+        monkeypatch.delenv("HF_TOKEN")
+    assert robust("pull", "bob/net") == 2
+    text = capsys.readouterr().err
+    assert "gated; accept its terms on " in text and f"/bob/net{', ' if token else ' '}{said}" in text
+    assert text.count("\n") == 1 and "resolve" not in text and TOKEN not in text
+    hub.repos["bob/net"].accepted = {"alice"}
+    assert robust("pull", "bob/net") == (0 if token else 2)
+
+
+def test_a_model_is_pushed_to_a_branch_with_a_number_sign_and_pulled_from_it(hub: Server, run: Run) -> None:
+    assert robust("push", "--repo", "alice/net", "--revision", "fix#7") == 0
+    assert robust("pull", "alice/net@fix#7") == 0
+    assert robust("models", "verify", "alice/net@fix#7") == 0
+
+
+@pytest.mark.parametrize(
+    "command", [["pull"], ["verify"], ["leaderboard", "-o", "site"], ["propose", "--result", "r.json"]]
+)
+def test_every_command_that_fetches_says_of_a_foreign_repo_what_it_is(
+    hub: Server, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.add("bob/net", {"config.json": b'{"model_type": "vit"}', "pytorch_model.bin": b"x"})
+    assert robust(command[0], "bob/net", *command[1:]) == 2
+    text = capsys.readouterr().err
+    assert "its weights are pytorch_model.bin" in text and "models import pytorch_model.bin" in text
+    assert text.count("\n") == 1 and str(home()) not in text

@@ -140,7 +140,7 @@ def test_refusals_are_request_errors(hub: Server, repo: str, status: int, messag
 def test_an_unknown_repo_and_an_unknown_revision_are_told_apart(repo: str) -> None:
     with pytest.raises(RequestError, match="alice/x is not on"):
         pull("alice/x")
-    with pytest.raises(RequestError, match="no such revision"):
+    with pytest.raises(RequestError, match="alice/m has no branch, tag or commit 'v9' on"):
         pull(repo, "v9")
 
 

@@ -45,6 +45,7 @@ class Repo:
     branches: dict[str, str] = field(default_factory=dict)
     commits: dict[str, dict[str, Path | bytes]] = field(default_factory=dict)
     pull_requests: int = 0
+    accepted: set[str] | None = None  # users who have accepted the terms of a gated repo; None: it has none
 
 
 class Server:
@@ -54,6 +55,7 @@ class Server:
         self.folder = folder
         self.users = users
         self.repos: dict[str, Repo] = {}
+        self.moved: dict[str, str] = {}  # old names of repos, and their new ones
         self.files: dict[str, bytes] = {}
         self.headers: dict[str, str] = {}  # of answers about ``files``
         self.faults: list[Fault] = []
@@ -143,6 +145,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def route(self) -> None:
         parts = urlsplit(self.path)
+        for old, new in self.hub.moved.items():
+            if re.search(f"/{old}(?=[/.]|$)", parts.path):
+                self.drain()
+                self.answer(307, b"", {"Location": self.path.replace(f"/{old}", f"/{new}", 1)})
+                return
         path, query = unquote(parts.path), parse_qs(parts.query)
         for pattern, method in ROUTES:
             if found := re.fullmatch(pattern, f"{self.command} {path}"):
@@ -234,6 +241,11 @@ class _Handler(BaseHTTPRequestHandler):
         repo = self.repo(name)
         sha = repo and self.commit_id(repo, revision)
         if not repo or not sha:
+            return
+        user = self.user()
+        if repo.accepted is not None and (user is None or user[0] not in repo.accepted):
+            headers = {"X-Error-Code": "GatedRepo", "X-Error-Message": f"Access to model {name} is restricted."}
+            self.json(403 if user else 401, {"error": headers["X-Error-Message"]}, headers)
             return
         stored = repo.commits[sha].get(path)
         if stored is None:

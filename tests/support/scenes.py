@@ -129,7 +129,9 @@ def set_up(forks: faults.Forks, hub: Server, root: Path) -> Stage:
 
 
 def _finetune(method: str, out: str) -> list[str]:
-    short = ["--set", "attack.steps=2"] if recipe.load(method).resolved().get("attack") else []
+    resolved = recipe.load(method).resolved()
+    short = ["--set", "attack.steps=2"] if resolved.get("attack") else []
+    short += ["--set", "outer.helper=digits-linf"] if "helper" in (resolved.get("outer") or {}) else []
     return ["finetune", "digits-linf", "--recipe", method, "--out", out, *SMALL, *short]
 
 
