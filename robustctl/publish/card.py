@@ -185,7 +185,7 @@ def _check(story: Story) -> list[str]:
     result = story.results[-1]
     by = f" --model-code {story.code.file}:{story.code.name}" if story.code else ""
     at = " --data FOLDER" if result.data.source.startswith(LOCAL) else ""
-    threats = ", ".join(f"{norm} {one.eps_text}" for norm, one in result.norms.items())
+    threats = ", ".join(result.threats)
     lines = [
         "## Check the numbers",
         "",

@@ -44,7 +44,7 @@ def figures(result: UnionResult) -> list[Figure]:
         for norm, one in result.norms.items()
         if not one.upper_bound
     ]
-    threats = {"threats": " ".join(f"{norm}:{one.eps_text}" for norm, one in result.norms.items())}
+    threats = {"threats": " ".join(result.threats)}
     if not any(one.upper_bound for one in result.norms.values()):
         found.append(Figure("average robust accuracy", result.average, result.average_ci95, threats))
     return [*found, Figure("union robust accuracy", result.union.acc, result.union.ci95, threats)]

@@ -63,6 +63,6 @@ def _published(entry: Entry) -> str:
 
 
 def _row(one: Accuracy) -> str:
-    what = f"{one.norm} {one.eps}" if one.norm else "clean"
+    what = f"{one.norm}:{one.eps}" if one.norm else "clean"
     cells = (what, f"{100 * one.value:.2f}", one.n or "?", one.protocol, one.source)
     return f"| {' | '.join(map(in_table, cells))} |"

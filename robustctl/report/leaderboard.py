@@ -177,7 +177,7 @@ def _board(key: str, entrants: Sequence[Entrant]) -> Board:
         key=key,
         data=result.data.text,
         n=result.data.n,
-        threats=", ".join(f"{norm} {result.norms[norm].eps_text}" for norm in NORMS if norm in result.norms),
+        threats=", ".join(f"{norm}:{result.norms[norm].eps_text}" for norm in NORMS if norm in result.norms),
         content_sha256=result.data.content_sha256 or "unknown",
         ranked=ranked,
         claimed=claimed,

@@ -63,8 +63,8 @@ def _latex(made: MethodTable) -> str:
 
 
 def _latex_heading(heading: str) -> str:
-    name, _, eps = heading.partition(" ")
-    return f"{LATEX_NAMES.get(name, escaped(name))}" + (f" ${eps}$" if eps else "")
+    name, _, eps = heading.partition(":")
+    return f"{LATEX_NAMES.get(name, escaped(name))}" + (f":${eps}$" if eps else "")
 
 
 def _latex_cell(cell: Cell) -> str:

@@ -81,7 +81,7 @@ class MethodTable:
 
     Attributes:
         title: what was measured on which images.
-        headings: what a column is called, by column: ``linf 8/255``.
+        headings: what a column is called, by column: ``linf:8/255``.
         against: the row that the p-values are about.
     """
 
@@ -127,10 +127,9 @@ def _table(group: Sequence[Scored], columns: Sequence[str], by: str) -> MethodTa
     means = ("average", "union") if len(first.norms) > 1 else ()
     has = [name for name in columns if name in ("clean", *first.norms, *means)]
     eps: dict[str, str] = {norm: accuracy.eps_text for norm, accuracy in first.norms.items()}
-    headings = {name: f"{name} {eps[name]}" if name in eps else name for name in has}
+    headings = {name: f"{name}:{eps[name]}" if name in eps else name for name in has}
     rows = [_row(name, members, has) for name, members in _rows(group, by).items()]
-    threats = ", ".join(f"{norm}:{text}" for norm, text in eps.items())
-    title = f"{first.data.n} points of {first.data.text}, {threats}, {attack_name(first)}"
+    title = f"{first.data.n} points of {first.data.text}, {', '.join(first.threats)}, {attack_name(first)}"
     made = MethodTable(title, headings, rows)
     for name in has:
         _mark_best(rows, name)

@@ -10,7 +10,7 @@ from robustctl.threats import NORMS
 
 Labelled = Sequence[tuple[str, UnionResult]]
 Rows = list[list[str]]
-Threats = tuple[tuple[str, str], ...]
+Threats = tuple[str, ...]
 """Norms and radii as written, in the order of the result."""
 
 
@@ -79,7 +79,7 @@ def told_apart(label: str, results: Sequence[UnionResult]) -> list[str]:
     facets = [
         [f"{one.data.source} {one.data.split}" for one in results],
         [f"n {one.data.n}" for one in results],
-        [" ".join(f"{norm}:{accuracy.eps_text}" for norm, accuracy in one.norms.items()) for one in results],
+        [" ".join(one.threats) for one in results],
         [attack_name(one) for one in results],
         [one.attack.precision for one in results],
         [f"seed {one.attack.seed}" for one in results],
@@ -106,22 +106,18 @@ def _figures(results: Labelled) -> list[tuple[str, Threats]]:
     neither: its union is that norm's accuracy.
     """
     norms = [norm for norm in NORMS if any(norm in result.norms for _, result in results)]
-    several = [one for one in dict.fromkeys(_threats(result) for _, result in results) if len(one) > 1]
+    several = [one for one in dict.fromkeys(result.threats for _, result in results) if len(one) > 1]
     means: list[tuple[str, Threats]] = [(name, one) for name in ("average", "union") for one in several]
     return [("clean", ()), *((norm, ()) for norm in norms), *means]
 
 
-def _threats(result: UnionResult) -> Threats:
-    return tuple((norm, accuracy.eps_text) for norm, accuracy in result.norms.items())
-
-
 def _row(name: str, threats: Threats, results: Labelled) -> list[str]:
     if threats:
-        mixed = len({_threats(result) for _, result in results}) > 1
-        title = f"{name} of {', '.join(f'{norm} {eps}' for norm, eps in threats)}" if mixed else name
-        return [title, *(_cell(name, one, False) if _threats(one) == threats else "-" for _, one in results)]
+        mixed = len({result.threats for _, result in results}) > 1
+        title = f"{name} of {', '.join(threats)}" if mixed else name
+        return [title, *(_cell(name, one, False) if one.threats == threats else "-" for _, one in results)]
     radii = {_radius(name, result) for _, result in results} - {""}
-    title = f"{name} {radii.pop()}" if len(radii) == 1 else name
+    title = f"{name}:{radii.pop()}" if len(radii) == 1 else name
     return [title, *(_cell(name, result, bool(radii)) for _, result in results)]
 
 
@@ -136,7 +132,7 @@ def _cell(name: str, result: UnionResult, with_radius: bool) -> str:
     accuracy = _accuracy(name, result)
     if accuracy is None:
         return "-"
-    return percent(accuracy.acc, accuracy.ci95, bound) + (f" (eps {_radius(name, result)})" if with_radius else "")
+    return percent(accuracy.acc, accuracy.ci95, bound) + (f" ({name}:{_radius(name, result)})" if with_radius else "")
 
 
 def _accuracy(name: str, result: UnionResult) -> Accuracy | None:

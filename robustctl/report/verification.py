@@ -19,7 +19,7 @@ def text(one: Verification) -> str:
 
 
 def _row(name: str, checked: Checked) -> list[str]:
-    title = f"{name} {checked.eps_text}" if checked.eps_text else name
+    title = f"{name}:{checked.eps_text}" if checked.eps_text else name
     witnesses = "" if checked.witnesses is None else str(checked.witnesses)
     ties = str(checked.ties) if name not in ("average", "union") else ""
     return [title, f"{100 * checked.claimed:.1f}", f"{100 * checked.proven:.1f}", witnesses, ties]

@@ -158,6 +158,11 @@ class UnionResult(ResultFile):
     second_opinion: dict[Norm, SecondOpinion] | None = None
     missed: dict[str, Missed] | None = None
 
+    @property
+    def threats(self) -> tuple[str, ...]:
+        """The threats as they are written everywhere, ``linf:8/255``, in the order of the file."""
+        return tuple(f"{norm}:{accuracy.eps_text}" for norm, accuracy in self.norms.items())
+
     @model_validator(mode="after")
     def _follows_from_points(self) -> Self:
         """A result whose figures do not follow from its own verdicts was edited or damaged."""
@@ -301,7 +306,7 @@ def unlike(first: UnionResult, second: UnionResult) -> list[str]:
         reasons.append(f"norms: {', '.join(first.norms)} against {', '.join(second.norms)}")
     for norm in NORMS:
         if norm in first.norms and norm in second.norms and first.norms[norm].eps != second.norms[norm].eps:
-            reasons.append(f"eps of {norm}: {first.norms[norm].eps_text} against {second.norms[norm].eps_text}")
+            reasons.append(f"{norm}:{first.norms[norm].eps_text} against {norm}:{second.norms[norm].eps_text}")
     if first.attack.protocol != second.attack.protocol:
         reasons.append(f"attack: {_named(first.attack)} against {_named(second.attack)}")
     elif first.attack.union_only != second.attack.union_only:

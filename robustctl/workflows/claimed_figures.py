@@ -28,7 +28,7 @@ def claim_lines(found_model: FoundModel) -> list[str]:
 def figures_text(result: UnionResult) -> str:
     """Clean accuracy and what robust accuracies are at most, in percent, with points and protocol."""
     norms = [(norm, result.norms[norm]) for norm in NORMS if norm in result.norms]
-    robust = [f"{norm} {one.eps_text} at most {100 * one.acc:.1f} %" for norm, one in norms]
+    robust = [f"{norm}:{one.eps_text} at most {100 * one.acc:.1f} %" for norm, one in norms]
     figures = [f"clean {100 * result.clean.acc:.1f} %", *robust, f"union at most {100 * result.union.acc:.1f} %"]
     return f"{', '.join(figures)} ({result.data.n} points of {result.data.text}, {result.attack.name})"
 

@@ -69,7 +69,7 @@ def published() -> list[Published]:
                 architecture=entry.architecture.name,
                 parameters=entry.parameters,
                 dataset=entry.dataset,
-                threat=f"{one.norm} {one.eps}" if one.norm else "clean",
+                threat=f"{one.norm}:{one.eps}" if one.norm else "clean",
                 acc=one.value,
                 n=one.n,
                 protocol=one.protocol,

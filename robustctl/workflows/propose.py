@@ -86,7 +86,7 @@ def lowered(result: UnionResult, claims: Sequence[Claim]) -> list[str]:
                 left = sum(claimed and mine for mine, claimed in pairs) / len(pairs)
                 which = f"{broken} points that are" if broken > 1 else "1 point that is"
                 lines.append(
-                    f"{claim.name}, {norm} {there.norms[norm].eps_text}: {which} claimed to be robust "
+                    f"{claim.name}, {norm}:{there.norms[norm].eps_text}: {which} claimed to be robust "
                     f"{'are' if broken > 1 else 'is'} broken: at most {100 * left:.1f} % instead of "
                     f"{100 * there.norms[norm].acc:.1f} %"
                 )

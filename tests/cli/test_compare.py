@@ -44,7 +44,9 @@ def test_two_results_on_the_same_points_are_tested_pairwise(first, tmp_path):
     assert linf.split()[-2:] == ["+62.5", "0.125"]
 
 
-@pytest.mark.parametrize(("more", "reason"), [({"n": 7}, "n: 8 against 7"), ({"eps": "4/255"}, "8/255 against 4/255")])
+@pytest.mark.parametrize(
+    ("more", "reason"), [({"n": 7}, "n: 8 against 7"), ({"eps": "4/255"}, "linf:8/255 against linf:4/255")]
+)
 def test_unlike_results_are_marked_and_not_compared(first, tmp_path, more, reason):
     table = run("compare", first, save(tmp_path / "b.json", "two", [1] * 8, **more))
     assert reason in table

@@ -99,7 +99,7 @@ def test_table_on_stdout_and_the_contracts_json(call, model, images, tmp_path):
     assert result.data.n == 30
     assert result.clean.acc == 1
     rows = [line.split("  ")[0] for line in out.splitlines()]
-    assert rows[2:8] == ["clean", "linf 0.03", "l2 0.2", "l1 0.6", "average", "union"]
+    assert rows[2:8] == ["clean", "linf:0.03", "l2:0.2", "l1:0.6", "average", "union"]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
@@ -182,8 +182,8 @@ def test_another_radius_does_not_get_the_verdicts_of_the_first(call, model, imag
     tables = [
         call(model, "--data", images, "--eps", f"linf={eps}", "--norms", "linf")[1].splitlines() for eps in (0.001, 0.5)
     ]
-    assert tables[0][3] == "linf 0.001     100.0 [88.6, 100.0]"
-    assert not tables[1][3].startswith("linf 0.5       100.0")
+    assert tables[0][3] == "linf:0.001     100.0 [88.6, 100.0]"
+    assert not tables[1][3].startswith("linf:0.5       100.0")
 
 
 def test_one_flipped_weight_is_another_model(model, images, conv_model, conv_spec, call):

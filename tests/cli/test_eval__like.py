@@ -65,7 +65,7 @@ def test_images_of_the_publisher_are_asked_for(shelf: Path, capsys: pytest.Captu
 def test_show_prints_what_is_claimed_and_how_it_was_verified(shelf: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert robust("models", "show", shelf) == 0
     out = capsys.readouterr().out
-    assert "linf 0.2 at most 47.5 %, l2 0.45 at most" in out and "not verified here" in out
+    assert "linf:0.2 at most 47.5 %, l2:0.45 at most" in out and "not verified here" in out
     assert robust("-q", "verify", shelf, "--sample", 6, "--seed", 1) == 0
     assert robust("models", "show", shelf) == 0
     assert "confirmed here on 20" in capsys.readouterr().out

@@ -38,7 +38,7 @@ def test_witnesses_that_lower_a_claim_come_as_a_pull_request(
 ) -> None:
     assert robust("-q", "propose", repo, "--result", mine, "--break") == 0
     out = capsys.readouterr().out
-    assert "linf 0.2: 3 points that are claimed to be robust are broken: at most 47.5 % instead of 55.0 %" in out
+    assert "linf:0.2: 3 points that are claimed to be robust are broken: at most 47.5 % instead of 55.0 %" in out
     proposed = hub.tree(hub.repos[repo], "refs/pr/1")
     new = sorted(set(proposed) - set(hub.tree(hub.repos[repo], "main")))
     assert [name.partition("-")[0] for name in new] == ["robustctl/proposal", "witnesses/proposal"]

@@ -117,7 +117,7 @@ CARD_EDITS = {
     "another figure": ("name: clean accuracy", "name: certified accuracy", "certified accuracy"),
     "no form of the hub": ("    metrics:", "    measures:", "not of the hub's form"),
     "no YAML": ("model-index:", "model-index: [", "the front matter"),
-    "table": ("| linf 0.2 | 47.5 ", "| linf 0.2 | 97.5 ", "the card's section of robustctl"),
+    "table": ("| linf:0.2 | 47.5 ", "| linf:0.2 | 97.5 ", "the card's section of robustctl"),
     "a flag": ("- estimate: the fast protocol is weak", "- the protocol is strong", "the card's section of robustctl"),
     "second opinion": ("0 of 8 sampled survivors", "0 of 800 sampled survivors", "the card's section of robustctl"),
 }

@@ -137,6 +137,6 @@ def test_bounds_are_marked_in_the_table_and_are_no_accuracies_of_the_model_index
     (index,) = front_matter(text)["model-index"]
     names = [metric["name"] for metric in index["results"][0]["metrics"]]
     assert names == ["clean accuracy", "union robust accuracy"]
-    for row in ("linf 0.15", "l1 1.8", "average"):
+    for row in ("linf:0.15", "l1:1.8", "average"):
         assert f"| {row} | &lt;= 60.0 [" in text
     assert "| union | 60.0 [" in text

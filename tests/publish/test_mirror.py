@@ -22,7 +22,7 @@ def test_what_an_entry_quotes_is_not_markup_in_the_card(private_home: Path) -> N
     table = mirror._published(parse(content, "evil"))
     assert len(table.splitlines()) == 3
     escaped = r"!\[x\](https://host/p.png) \| \[y\](javascript:z) \# head <b>&"
-    assert table.splitlines()[-1] == f"| linf 0.1 | 50.00 | ? | {escaped} | {escaped} |"
+    assert table.splitlines()[-1] == f"| linf:0.1 | 50.00 | ? | {escaped} | {escaped} |"
 
 
 def test_the_card_of_a_mirror_escapes_each_quote_once(private_home: Path) -> None:

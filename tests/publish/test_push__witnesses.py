@@ -60,7 +60,7 @@ def test_witnesses_above_the_limit_are_left_out_until_they_are_asked_for(
 def test_the_card_says_how_to_check_it(pushed: Path, claimed_run: Run) -> None:
     card = (pushed / "README.md").read_text()
     assert "    robustctl verify .\n    robustctl eval . --like published\n" in card
-    assert "accuracies of at most these, against linf 0.2, l2 0.45, l1 0.5" in card
+    assert "accuracies of at most these, against linf:0.2, l2:0.45, l1:0.5" in card
     assert "second opinion, linf: 0 of 8" in card
     assert str(results.read(claim_of(pushed)).data.content_sha256) in card
 

@@ -62,7 +62,7 @@ class Checker(HTMLParser):
 
 
 PUBLISHED = Published(
-    model="gowal", architecture="wrn", parameters=7, dataset="cifar10", threat="linf 8/255", acc=0.5, n=None,
+    model="gowal", architecture="wrn", parameters=7, dataset="cifar10", threat="linf:8/255", acc=0.5, n=None,
     protocol="AutoAttack", source="a paper",
 )  # fmt: skip
 

@@ -37,7 +37,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         entrant("delta", 9, "preact-resnet18", 11_200_000, "not verified"),
     ]
     entry = Published(
-        model="gowal", architecture="wrn", parameters=7, dataset="cifar10", threat="linf 8/255", acc=0.5, n=None,
+        model="gowal", architecture="wrn", parameters=7, dataset="cifar10", threat="linf:8/255", acc=0.5, n=None,
         protocol="AutoAttack", source="a paper",
     )  # fmt: skip
     for name, text in pages(boards(entrants), [entry]).items():
@@ -127,5 +127,5 @@ def test_print_leaves_out_the_controls(page: Any) -> None:
 def test_published_figures_are_filtered_on_a_page_of_their_own(page: Any) -> None:
     page.click("nav a >> text=published figures")
     assert page.locator("tbody.entry:visible").count() == 1
-    page.select_option("select[name=threat]", "linf 8/255")
+    page.select_option("select[name=threat]", "linf:8/255")
     assert page.inner_text("output") == "1 of 1 shown"

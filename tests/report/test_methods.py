@@ -114,7 +114,7 @@ def test_each_result_may_have_its_own_row() -> None:
 def test_latex_has_the_figures_and_escapes_names() -> None:
     text = method_formats.latex(build(SIX, ["clean", "linf"]))
     assert r"b\_\% (3 seeds)" in text and r"\mathbf{60.0} \pm 10.0" in text
-    assert r"method & clean & $\ell_\infty$ $8/255$ \\" in text and text.endswith(r"\end{tabular}")
+    assert r"method & clean & $\ell_\infty$:$8/255$ \\" in text and text.endswith(r"\end{tabular}")
 
 
 def test_a_papers_figures_stand_beside_ours_in_every_format() -> None:
