@@ -28,7 +28,9 @@ from robustctl.training.step_context import StepContext
 
 MEASURED_STEPS = 2
 LONGEST_STEP = 60.0
-"""Seconds: steps that would take longer are not measured, but estimated from two images."""
+"""Seconds: steps that would take longer are not measured, but estimated from a few images."""
+SHORT = 1.0
+"""Seconds: a pass that takes less is too short to estimate a step from."""
 COST = re.compile(r"(\d+(?:\.\d+)?) s an epoch on one ([A-Z0-9][\w ]*?)(?= \(|[,;]|$)")
 DECIDED = {"weight": "lambda"}
 """Keys of methods whose symbol in the papers says more."""
@@ -145,7 +147,10 @@ def _measured(parts: Parts) -> tuple[float, str]:
     guess = _guess(parts, context)
     if guess > LONGEST_STEP:
         total = guess * counts["method"]
-        return total, f"{guess:.0f} s per step on {parts.device}, estimated from two images (a step is too long to try)"
+        return (
+            total,
+            f"{guess:.0f} s per step on {parts.device}, estimated from a few images (a step is too long to try)",
+        )
     say("measuring two batches ...")
     means = {kind: _seconds_per_step(parts, context, firsts[kind]) for kind in kinds}
     total = sum(counts[kind] * means[kind] for kind in kinds)
@@ -180,19 +185,25 @@ def _selection(parts: Parts) -> float:
 
 
 def _guess(parts: Parts, context: StepContext) -> float:
-    """Seconds of a step, from a forward and backward pass of two images: one per step of the attack and two more."""
+    """Seconds of a step, from a forward and backward pass of a few images: one per step of the attack and two more.
+
+    They are two, and more if a pass of them is short: what is the same for any number of images (the first pass loads
+    what later ones need, and other programs hold it up) must not count for each image.
+    """
     settings = parts.settings
     one = next(one for one in parts.passes if one.kind == "method")
     x, y = parts.batches.get(0, 0, *one.size, parts.world.part(one.phase.batch_size))
-    begun = 0.0
-    for _ in range(2):  # the first pass loads what later ones need, and is no measure
+    seconds, few = 0.0, 1
+    while seconds < SHORT and few < len(x):
+        few = min(2 * few, len(x))
         begun = time.monotonic()
-        few = Step(context, x[:2], y[:2], 0)
-        few.mean(few.natural()).backward()  # type: ignore[no-untyped-call]
+        step = Step(context, x[:few], y[:few], 0)
+        step.mean(step.natural()).backward()  # type: ignore[no-untyped-call]
         wait_for(parts.device)
+        seconds = time.monotonic() - begun
     passes = max(settings.attack.steps.values()) + 2 if settings.attack else 2
-    seconds = (time.monotonic() - begun) / 2 * one.phase.batch_size * passes
-    return seconds if is_host(parts.device) else 0.0  # on a GPU the steps themselves are fast enough to try
+    whole = seconds / few * one.phase.batch_size * passes
+    return whole if is_host(parts.device) else 0.0  # on a GPU the steps themselves are fast enough to try
 
 
 def _peak(device: torch.device) -> int:
