@@ -105,6 +105,30 @@ CASES: dict[str, tuple[Callable[[], nn.Module], str, dict[str, object], dict[str
         DM,
         CIFAR,
     ),
+    "ra-wrn": (
+        lambda: zoo("robustarch_wide_resnet").NormalizedWideResNet(
+            **DM,
+            stem_width=8,
+            depth=[2, 3, 1],
+            stage_width=[12, 24, 40],
+            groups=[1, 1, 1],
+            activation_fn=nn.SiLU,
+            se_ratio=0.25,
+            se_activation=nn.ReLU,
+            se_order=2,
+        ),
+        "ra-wide-resnet",
+        {"stem": 8, "depths": "2-3-1", "widths": "12-24-40"},
+        DM,
+        CIFAR,
+    ),
+    "MeanSparse Ra-WRN-70-16": (
+        lambda: zoo("sparsified_model").get_sparse_model("ra_wrn_70_16", "cifar-10-Linf"),
+        "mean-sparse",
+        {"model": "ra-wide-resnet"},
+        DM,
+        CIFAR,
+    ),
     "preact-18 of Wong": (
         lambda: zoo("resnet").PreActResNet(zoo("resnet").PreActBlock, [2, 2, 2, 2]),
         "preact-resnet18",
@@ -171,15 +195,20 @@ def timm() -> types.ModuleType:
     return pytest.importorskip("timm", reason="the package timm is not installed")
 
 
+def stirred(net: nn.Module) -> nn.Module:
+    """The network in eval mode: fresh statistics would hide a wrong order of layers, a threshold of 0 the step."""
+    values = {"threshold": (0.3, 0.3), "running_var": (0.8, 1.2), "running_mean": (-0.2, 0.2)}
+    for part, buffer in net.named_buffers():
+        if part.rpartition(".")[2] in values:
+            buffer.uniform_(*values[part.rpartition(".")[2]])
+    return net.eval()
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_weights_of_the_zoo_load_strictly_and_give_the_same_logits(name: str) -> None:
     make, architecture, args, normalization, shape = CASES[name]
     torch.manual_seed(0)
-    theirs = make().eval()
-    for module in theirs.modules():
-        if isinstance(module, nn.BatchNorm2d):  # fresh statistics would hide a wrong order of layers
-            module.running_mean.uniform_(-0.2, 0.2)
-            module.running_var.uniform_(0.8, 1.2)
+    theirs = stirred(make())
     n_classes = 1000 if shape == IMAGENET else 10
     spec = ModelSpec.model_validate(
         {
@@ -196,6 +225,18 @@ def test_weights_of_the_zoo_load_strictly_and_give_the_same_logits(name: str) ->
     with torch.no_grad():
         expected = theirs(x)
         torch.testing.assert_close(ours(x), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max().clamp(min=1)))
+
+
+def ra_resnet() -> nn.Module:
+    """A small network of the kind of RaResNet-50."""
+    theirs = zoo("robustarch_wide_resnet")
+    kinds = {"norm_layer": [nn.Identity, nn.BatchNorm2d, nn.BatchNorm2d], "activation_layer": [nn.SiLU] * 3}
+    stem = {"stem_type": theirs.Stem, "stem_width": 16, "stem_kernel": 7, "stem_downsample_factor": 2}
+    widths = {"stage_widths": [32, 64, 96, 128], "group_widths": [4, 8, 12, 16], "bottleneck_multipliers": [0.25] * 4}
+    rest = {"kernel": 3, "strides": [2] * 4, "dilation": 1, "downsample_norm": nn.BatchNorm2d, "depths": [2, 1, 2, 1]}
+    rest |= {"dense_ratio": None, "stem_patch_size": None, "se_ratio": 0.25, "se_activation": nn.ReLU}
+    made: nn.Module = theirs.ConfigurableModel(**kinds, **stem, **widths, **rest)
+    return made
 
 
 LAYOUTS = {
@@ -223,6 +264,17 @@ LAYOUTS = {
         lambda: zoo("convstem_models").get_convstem_models("vit_s_cvst").model,
         {"name": "conv-stem", "args": {"model": "deit_small_patch16_224"}},
     ),
+    "RaResNet": (
+        ra_resnet,
+        {
+            "name": "ra-resnet",
+            "args": {"stem": 16, "depths": "2-1-2-1", "widths": "32-64-96-128", "groups": "4-8-12-16"},
+        },
+    ),
+    "MeanSparse Swin-L": (
+        lambda: zoo("sparsified_model").get_sparse_model("swin-l", "imagenet-Linf").model,
+        {"name": "mean-sparse", "args": {"model": "swin_large_patch4_window7_224"}},
+    ),
     "MeanSparse ConvNeXt-L": (
         lambda: zoo("sparsified_model").get_sparse_model(timm().create_model("convnext_large"), "imagenet-Linf"),
         {"name": "mean-sparse", "args": {"model": "convnext_large"}},
@@ -235,11 +287,7 @@ def test_weights_of_the_zoos_imagenet_networks_give_the_same_logits(name: str) -
     timm()
     make, architecture = LAYOUTS[name]
     torch.manual_seed(0)
-    theirs = make().eval()
-    for part, buffer in theirs.named_buffers():  # a threshold of 0 would hide the step
-        values = {"threshold": (0.3, 0.3), "running_var": (0.5, 1.0), "running_mean": (-0.2, 0.2)}
-        if part.rpartition(".")[2] in values:
-            buffer.uniform_(*values[part.rpartition(".")[2]])
+    theirs = stirred(make())
     spec = ModelSpec.model_validate(
         {"architecture": architecture, "input_shape": IMAGENET, "n_classes": 1000, "dataset": "x"}
     )
