@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from robustctl.data import arrow, decode, digits, folder, npz, on_disk, parquet
+from robustctl.data import decode, digits, folder, npz, on_disk
 from robustctl.data.classes import matched
 from robustctl.data.columns import Columns, Reading
 from robustctl.data.encoded import EncodedData
@@ -112,6 +112,8 @@ def _is_encoded(source: str) -> bool:
 
 
 def _find(path: Path, split: str, columns: Columns, n: int | None) -> Split:
+    from robustctl.data import arrow, parquet  # pyarrow takes time to import, and digits and arrays do not need it
+
     if arrow.is_saved(path):
         return arrow.find(path, split, columns, n)
     if path.is_file() or parquet.is_parquet(path):

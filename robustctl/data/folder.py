@@ -11,8 +11,7 @@ from torch import Generator, Tensor
 
 from robustctl.data.decode import suffixes
 from robustctl.data.image_data import labels
-from robustctl.data.split import Split
-from robustctl.data.tables import in_order
+from robustctl.data.split import Split, in_order
 from robustctl.errors import RequestError
 
 

@@ -19,8 +19,7 @@ from torch import Tensor
 from robustctl.data.columns import Columns
 from robustctl.data.image_data import count, labels
 from robustctl.data.memory import require_memory
-from robustctl.data.split import Pixels
-from robustctl.data.tables import MAX_CLASSES
+from robustctl.data.split import MAX_CLASSES, Pixels
 from robustctl.errors import RequestError
 
 PAIRS = (("x", "y"), ("image", "label"), ("images", "labels"))

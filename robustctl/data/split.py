@@ -1,11 +1,14 @@
 """One split of a source before its images are decoded."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Generator, Tensor
 
 from robustctl.data.decode import Encoded
+
+MAX_CLASSES = 1_000_000
 
 
 class ImagesOnDisk(Encoded, Protocol):
@@ -51,3 +54,10 @@ class Pixels:
     n_classes: int
     class_names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names of classes in the order of their labels: by value if all are whole numbers, else by name."""
+    found = list(names)
+    numbers = all(name.isascii() and name.isdecimal() for name in found)
+    return sorted(found, key=lambda name: (int(name), name)) if numbers else sorted(found)

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from robustctl.data.image_data import labels
+from robustctl.data.split import MAX_CLASSES, in_order
 from robustctl.errors import RequestError
-
-MAX_CLASSES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -118,10 +117,3 @@ def _present(part: pa.ChunkedArray | pa.Array, column: str, where: str) -> pa.Ch
     if part.null_count:
         raise RequestError(f"{where}: column {column} lacks {part.null_count} labels")
     return part.cast(part.type.value_type) if pa.types.is_dictionary(part.type) else part
-
-
-def in_order(names: Iterable[str]) -> list[str]:
-    """Names of classes in the order of their labels: by value if all are whole numbers, else by name."""
-    found = list(names)
-    numbers = all(name.isascii() and name.isdecimal() for name in found)
-    return sorted(found, key=lambda name: (int(name), name)) if numbers else sorted(found)
