@@ -17,12 +17,24 @@ from robustctl.progress import say
 Text = str | None
 
 
-UNION_OPTIONS = ("union", "like", "union_only", "norms", "eps", "attack", "precision", "force", "x_adv", "until")
+UNION_OPTIONS = (
+    "union",
+    "like",
+    "union_only",
+    "norms",
+    "eps",
+    "attack",
+    "precision",
+    "force",
+    "x_adv",
+    "until",
+    "dry_run",
+)
 CURVE_OPTIONS = ("distribution", "estimator", "grid", "samples", "most_samples", "leapfrog", "chains", "probacc")
 """Options that only one kind of evaluation reads."""
-NO_CURVE_OPTIONS = ("union", "like", "union_only", "attack", "precision", "force", "x_adv", "until")
+NO_CURVE_OPTIONS = ("union", "like", "union_only", "attack", "precision", "force", "x_adv", "until", "dry_run")
 ONLY_CURVE = ("up_to", "decision")
-NO_SUITE_OPTIONS = ("union", "like", "union_only", "norms", "eps", "precision", "force", "x_adv", "until")
+NO_SUITE_OPTIONS = ("union", "like", "union_only", "norms", "eps", "precision", "force", "x_adv", "until", "dry_run")
 """The options of the union that accuracy against radius, and a suite, do not read: its threats have their own radii."""
 
 
@@ -105,6 +117,10 @@ def command(
         bool,
         typer.Option("--force", help="Go on although the clean accuracy, a radius or the pixels are not plausible."),
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Check everything of an evaluation of the union and say what it would take."),
+    ] = False,
     intermediate_q: Annotated[
         Text, typer.Option(help="Instead of the union: intermediate-q robustness for these q, e.g. 1,10,100,1000.")
     ] = None,
@@ -163,7 +179,9 @@ def command(
     where = pick_device(device)
     images_a_batch = batch_size or default_batch_size(where)
     said = reading_of(columns, classes) if columns or classes or data else None
-    with open_subject(model, model_code=model_code, weights=weights, data=data, split=split, reading=said) as subject:
+    with open_subject(
+        model, model_code=model_code, weights=weights, data=data, split=split, reading=said, fetch=not dry_run
+    ) as subject:
         if like is not None:
             from robustctl.workflows.like import settings_like
 
@@ -249,6 +267,11 @@ def command(
         request = UnionRequest(
             threats, protocol, seed, images_a_batch, chosen, union_only, force, precision == "auto", until=until
         )
+        if dry_run:
+            from robustctl.workflows.evaluation_plan import rehearse
+
+            rehearse(subject, request, images, device=device, attacks=attacks)
+            return
         result, path = evaluate(subject, request, images, device=device, attacks=attacks)
     if result is None:  # one of torchrun's other processes; the first reports
         return

@@ -275,3 +275,14 @@ def standard_cost(threats: Sequence[Threat], n_right: int, n_classes: int) -> in
     """Gradient evaluations of the protocol ``standard`` at most: points that break leave it early."""
     steps = sum(family.cost(n_classes) for threat in threats for family in STANDARD[threat.norm])
     return round(steps * n_right)
+
+
+def unbroken_cost(protocol: str, threats: Sequence[Threat], n_right: int, n_classes: int) -> int:
+    """Gradient evaluations of a protocol with rounds, if none of ``n_right`` points breaks."""
+    right = range(n_right)
+
+    def take(step: Step) -> dict[int, Verdict]:
+        return dict.fromkeys(step.positions, Verdict(False, -1.0))
+
+    taken = play(protocol, threats, right, dict.fromkeys(right, 1.0), False, take)
+    return round(sum(one.step.family.cost(n_classes) * len(one.step.positions) for one in taken))

@@ -10,6 +10,7 @@ from robustctl import runs, user_code
 from robustctl.conventions import CONVENTIONS
 from robustctl.data import Columns, Reading
 from robustctl.errors import RequestError
+from robustctl.models.find import find_model
 from robustctl.progress import say
 from robustctl.threats import NORMS, Norm, Threat, parse_norm
 from robustctl.workflows.coded_model import coded_model, dataset_of, require_alone
@@ -52,15 +53,16 @@ class Subject:
         return CONVENTIONS[dataset].threats if dataset in CONVENTIONS else ()
 
 
-def find_subject(text: str | None) -> Subject:
+def find_subject(text: str | None, *, fetch: bool = True) -> Subject:
     """The run or model that the user names; the newest run for None. Raises RequestError when there is none.
 
-    A run means its last weights; if it did not do all of its steps, a line says so.
+    The weights of an entry are fetched if they are not here, unless ``fetch`` is false. A run means its last weights;
+    if it did not do all of its steps, a line says so.
     """
     run = runs.newest() if text is None else runs.find(text)
     if run is None:
         assert text is not None
-        found_model = obtain(text)
+        found_model = obtain(text) if fetch else find_model(text)
         made_by = runs.find(str(found_model.weights.resolve().parent))  # for RUN/best.safetensors
         return Subject(found_model, made_by.read() if made_by else None, runs.eval_dir_of(found_model.name))
     record, status = run.read(), run.status()
@@ -80,6 +82,7 @@ def open_subject(
     data: str | None,
     split: str,
     reading: Reading | None = None,
+    fetch: bool = True,
 ) -> Iterator[Subject]:
     """The subject of an evaluation while the block runs: as ``find_subject``, or what the user's own code builds.
 
@@ -87,6 +90,7 @@ def open_subject(
         model_code: as ``user_code.parse`` takes it; without ``model`` it builds the subject, else it is granted to it.
         weights: file to load into what it builds.
         data, split, reading: the images; the code is told their size and classes.
+        fetch: as ``find_subject`` has it.
 
     Raises:
         RequestError: no such model, or the code or the weights are wrong.
@@ -95,7 +99,7 @@ def open_subject(
     require_alone(code, weights, model)
     with user_code.granted(code):
         if code is None or model is not None:
-            yield find_subject(model)
+            yield find_subject(model, fetch=fetch)
             return
         if data is None:
             raise RequestError("--model-code: say what images the model takes, e.g. --data digits")

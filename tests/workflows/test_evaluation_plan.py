@@ -1,0 +1,76 @@
+"""A dry run of an evaluation says what it takes, refuses what the evaluation would refuse, and writes nothing."""
+
+import re
+from pathlib import Path
+
+import pytest
+from command import robust
+
+from robustctl import runs
+from robustctl.evaluation import adaptive
+from robustctl.evaluation.protocols import PROTOCOLS
+from robustctl.threats import Threat
+
+LINF = Threat.of("linf", "0.1")
+
+
+def test_it_says_model_threats_protocol_images_and_cost_and_writes_nothing(capsys) -> None:
+    assert robust("eval", "digits-linf", "-n", "30", "--norms", "linf,l1", "--attack", "standard", "--dry-run") == 0
+    said = capsys.readouterr().err
+    for text in ("digits-linf (kw-small, 60,086", "linf:0.15, l1:1.4, seed 0", "apgd-ce 1x100", "30 of digits (test)"):
+        assert text in said
+    costs = [sum(family.cost(10) for family in PROTOCOLS["standard"][norm]) for norm in ("linf", "l1")]
+    assert f"at most {round(30 * sum(costs)):,} gradient evaluations" in said
+    assert re.search(r" ms each, measured on a batch", said)
+    assert not (runs.root() / "eval").exists()
+
+
+def test_an_evaluation_that_was_begun_is_told(capsys) -> None:
+    asked = ["eval", "digits-linf", "-n", "10", "--norms", "linf", "--attack", "fast"]
+    assert robust(*asked) == 0
+    store = next((runs.root() / "eval" / "digits-linf").glob("fast-*.sqlite"))
+    capsys.readouterr()
+    assert robust(*asked, "--dry-run") == 0
+    assert f"goes on from {store}" in capsys.readouterr().err
+    assert robust(*asked, "--seed", "1", "--dry-run") == 0
+    assert "goes on from" not in capsys.readouterr().err
+
+
+def test_weights_that_are_not_here_are_named_and_not_fetched(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise AssertionError("a dry run fetches no weights")
+
+    monkeypatch.setattr("robustctl.models.fetch.fetch_entry", none)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert robust("eval", "gowal-wrn70", "--dry-run") == 1
+    said = capsys.readouterr().err
+    assert "266,796,506 parameters" in said and "robustctl pull gowal-wrn70" in said and "nothing was started" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["digits-linf", "--eps", "linf:8"], "Did you mean linf:8/255"),
+        (["digits-linf", "--attack", "fst"], "Did you mean 'fast'"),
+        (["gowal-wrn70", "--data", "digits"], "the model takes 3x32x32"),
+        (["digits-linf", "-n", "501"], "500"),
+        (["digits-linf", "--curve"], "--dry-run is not read with --curve"),
+        (["digits-linf", "--suite", "unseen"], "--dry-run is not read with --suite"),
+        (["digits-linf", "--intermediate-q", "1"], "--dry-run is read by the evaluation of the union"),
+    ],
+)
+def test_it_refuses_what_the_evaluation_would_refuse(arguments: list[str], said: str, capsys) -> None:
+    assert robust("eval", *arguments, "--dry-run") == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_cost_of_rounds_in_which_nothing_breaks_is_that_of_a_model_that_nothing_breaks(tmp_path: Path) -> None:
+    """At radius 1e-6 no point breaks. A family's cost leaves out its single forward passes, under 6 % here."""
+    asked = ["eval", "digits-linf", "-n", "40", "--eps", "linf:0.000001", "--norms", "linf", "--precision", "float32"]
+    assert robust(*asked, "--json", tmp_path / "r.json") == 0
+    from robustctl.results.union import read
+
+    result = read(tmp_path / "r.json")
+    assert result.rounds is not None and result.union.acc == result.clean.acc == 1.0
+    spent = sum(one.evaluations for one in result.rounds)
+    assert adaptive.unbroken_cost("adaptive", [LINF], 40, 10) == pytest.approx(spent, rel=0.06)
