@@ -15,6 +15,7 @@ from robustctl.evaluation.kind_threat import Setup
 from robustctl.evaluation.protocols import ROUNDS, families
 from robustctl.evaluation.store_key import place
 from robustctl.evaluation.union_request import UnionRequest
+from robustctl.models.find import FoundModel
 from robustctl.processes import require_one
 from robustctl.progress import duration, say
 from robustctl.threats import require_plausible
@@ -38,9 +39,7 @@ def rehearse(
     spec = found_model.spec
     if not request.force:
         require_plausible(request.threats, spec.input_shape)
-    model = empty_copy(spec)
-    size = f", {sum(one.numel() for one in model.parameters()):,} parameters" if model else ""
-    say(f"evaluate {found_model.name} ({spec.architecture.name}{size})")
+    say(f"evaluate {found_model.name} ({spec.architecture.name}{_size(found_model)})")
     say(f"threats: {', '.join(map(str, request.threats))}, seed {request.seed}")
     say(f"protocol {request.protocol}: {_protocol(request)}")
     for one in attacks:
@@ -63,6 +62,13 @@ def rehearse(
         _say_cost(request, data, spec.n_classes, setup)
         for path in _begun(setup, request, subject.eval_dir):
             say(f"verdicts are here already; the evaluation goes on from {path}")
+
+
+def _size(found_model: FoundModel) -> str:
+    """The number of parameters in words: counted, else the entry's; empty if neither is known."""
+    model, entry = empty_copy(found_model.spec), found_model.entry
+    known = sum(one.numel() for one in model.parameters()) if model else entry.parameters if entry else None
+    return f", {known:,} parameters" if known else ""
 
 
 def _say_weights(subject: Subject) -> None:
