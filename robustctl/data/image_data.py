@@ -13,7 +13,7 @@ from torch import Tensor
 from robustctl.data import on_disk
 from robustctl.errors import RequestError
 from robustctl.geometry import contiguous
-from robustctl.results.result_file import DataInfo
+from robustctl.results.result_file import DataInfo, index_sha256
 
 HASHED_AT_ONCE = 256
 """The number of images whose second copy is in memory while they are hashed."""
@@ -53,7 +53,7 @@ class Labelled(ABC):
     @property
     def index_sha256(self) -> str:
         """Hash of the split's name and the indices in it: which images, in which order."""
-        return hashlib.sha256(self.split.encode() + b"\n" + self.indices.numpy().tobytes()).hexdigest()
+        return index_sha256(self.split, self.indices.tolist())
 
     @property
     @abstractmethod

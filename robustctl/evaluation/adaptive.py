@@ -10,7 +10,7 @@ alone, whoever filled it, in whatever batches, and after any interruption.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -26,8 +26,6 @@ from robustctl.threats import Norm, Threat
 BOUNDARY = 2.0**-7
 """A survivor is at the boundary if its margin is above minus this share of its clean margin; bf16 errs by about that
 much."""
-MASKING_POINTS = 5
-"""Fewer points than this prove no masking."""
 
 
 @dataclass(frozen=True)
@@ -253,22 +251,6 @@ def round_infos(
         )
         for one in taken
     ]
-
-
-def masking_flags(infos: Iterable[RoundInfo], threats: Sequence[Threat]) -> list[str]:
-    """A flag for every norm in which the diverse starts broke more points than the first gradient attack."""
-    flags, infos = [], list(infos)
-    for threat in threats:
-        first, diverse = (
-            sum(info.broken for info in infos if info.norm == threat.norm and info.name.startswith(name))
-            for name in ("first", "diverse")
-        )
-        if diverse > max(first, MASKING_POINTS):
-            flags.append(
-                f"masking: in {threat} diverse starts broke {diverse} points and the first gradient attack {first}: "
-                "gradients at the images mislead, so that other attacks may break more"
-            )
-    return flags
 
 
 def standard_cost(threats: Sequence[Threat], n_right: int, n_classes: int) -> int:

@@ -21,30 +21,38 @@ BATCH = 97  # on purpose a size that no attack uses
 
 
 def audit(
-    model: Classifier, data: ImageData, store: Store, threats: Sequence[Threat], n_correct: int, passes: int = 1
-) -> tuple[list[str], dict[Norm, float]]:
+    model: Classifier,
+    data: ImageData,
+    store: Store,
+    threats: Sequence[Threat],
+    correct: Sequence[bool],
+    passes: int = 1,
+) -> tuple[list[str], dict[Norm, list[int]]]:
     """Score the stored x_adv in other batches, and rounded to 8-bit pixels; only a batch of them is in memory.
 
     Args:
-        n_correct: points that are right without an attack.
+        correct: whether each image is right without an attack.
         passes: that judge an image, see ``referee.vote``.
 
     Returns:
-        Flags, and by norm the accuracy that is left when x_adv must be an 8-bit image.
+        Flags, and by norm 1 for each image that is right if its x_adv must be an 8-bit image too.
     """
     flags, rounded = [], {}
     for threat in threats:
-        changed = survived = 0
+        changed = 0
+        broken = store.broken(threat.norm)
+        right = [int(one and position not in broken) for position, one in enumerate(correct)]
         for chunk in chunks(store.adversarial(threat.norm), BATCH):
             positions = [position for position, _ in chunk]
             x, y = data.images(positions), data.y[positions]
             x_adv = torch.stack([decode(packed, image) for (_, packed), image in zip(chunk, x, strict=True)])
             verdicts = referee.judge(model, x, y, x_adv, threat, passes)
             changed += int((~verdicts.broken & ~(verdicts.margin.abs() <= TIE)).sum())
-            survived += int((~referee.judge_8bit(model, x, y, x_adv, threat, passes)).sum())
+            for position, fell in zip(positions, referee.judge_8bit(model, x, y, x_adv, threat, passes), strict=True):
+                right[position] = int(not fell)
         if changed:
             flags.append(f"rescoring: {changed} verdicts of {threat.norm} did not hold in another batch")
-        rounded[threat.norm] = (n_correct - len(store.broken(threat.norm)) + survived) / len(data)
+        rounded[threat.norm] = right
     return flags, rounded
 
 

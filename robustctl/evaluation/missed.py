@@ -21,11 +21,11 @@ from robustctl.evaluation.store import AUDITED
 from robustctl.evaluation.union_request import UnionRequest
 from robustctl.processes import World
 from robustctl.progress import Advance, say
+from robustctl.results.agreement import CONFIDENCE
 from robustctl.results.rounds import Missed
+from robustctl.results.statistics import most_missed
 from robustctl.threats import Threat
 
-ERROR = 0.05
-"""The bounds of one audit hold at a confidence of one minus this."""
 BUDGET = "full"
 """The protocol whose attacks a drawn point meets."""
 
@@ -41,21 +41,6 @@ class Audit:
     drawn: int
     fell: int
     missed: int
-
-
-def most_missed(survivors: int, drawn: int, fell: int, error: float) -> int:
-    """The most of the survivors that were not drawn that would fall, at a confidence of ``1 - error``.
-
-    It is the largest number with which so few falls in the sample have a probability above ``error``.
-    """
-    low, high = 0, survivors - drawn
-    while low < high:
-        middle = (low + high + 1) // 2
-        if _few_falls(survivors, drawn, fell, fell + middle) > error:
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 def enough(survivors: int, fell: int, error: float, allowed: int, least: int = 0) -> int:
@@ -76,7 +61,7 @@ def audit(survivors: Sequence[int], allowed: int, attack: Fell) -> Audit:
     Args:
         survivors: in the order in which they are drawn, which is random.
     """
-    size, fell, drawn, error = len(survivors), 0, 0, ERROR
+    size, fell, drawn, error = len(survivors), 0, 0, 1 - CONFIDENCE
     while True:
         error /= 2
         drawn = enough(size, fell, error, allowed, drawn)
@@ -84,20 +69,6 @@ def audit(survivors: Sequence[int], allowed: int, attack: Fell) -> Audit:
         missed = most_missed(size, drawn, fell, error)
         if missed <= allowed:
             return Audit(size, drawn, fell, missed)
-
-
-def _few_falls(survivors: int, drawn: int, fell: int, breakable: int) -> float:
-    """Probability that at most ``fell`` of the drawn are among the ``breakable`` of the survivors."""
-    whole = _log_choices(survivors, drawn)
-    least = max(0, drawn - (survivors - breakable))
-    return math.fsum(
-        math.exp(_log_choices(breakable, one) + _log_choices(survivors - breakable, drawn - one) - whole)
-        for one in range(least, min(fell, breakable, drawn) + 1)
-    )
-
-
-def _log_choices(n: int, k: int) -> float:
-    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 
 
 def in_lot_order(positions: Iterable[int], indices: Sequence[int], seed: int) -> list[int]:
@@ -136,7 +107,7 @@ def bound(
             for (norm, family), evaluations in setting.store.spent().items()
             if norm in norms and family.startswith(AUDITED)
         )
-        found[name] = Missed(**vars(one), points=100 * one.missed / n, confidence=1 - ERROR, evaluations=spent)
+        found[name] = Missed(**vars(one), points=100 * one.missed / n, confidence=CONFIDENCE, evaluations=spent)
         say(f"audit of {name}: {found[name]}")
     return found
 

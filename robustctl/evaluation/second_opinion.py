@@ -6,7 +6,6 @@ figure and does not change it, so that figures of one protocol stay comparable.
 """
 
 import hashlib
-import math
 from collections.abc import Sequence
 
 from robustctl.evaluation import checks, jobs, reference
@@ -14,7 +13,7 @@ from robustctl.evaluation.jobs import Setting
 from robustctl.evaluation.protocols import SQUARE, Family, families
 from robustctl.evaluation.store import SECOND
 from robustctl.progress import Advance
-from robustctl.results.rounds import SecondOpinion
+from robustctl.results.rounds import SecondOpinion, sample_size
 from robustctl.threats import Norm, Threat
 
 FAMILIES = (
@@ -22,8 +21,6 @@ FAMILIES = (
     Family(f"{SECOND}fmn", "ce", 1, 0, 60, False, "fmn"),
     Family(f"{SECOND}square", "ce", 1, 0, 300, False, "square"),
 )
-SHARE, LEAST, MOST = 0.02, 8, 50
-"""The sample: this share of the survivors, but at least and at most so many."""
 
 
 def sample(survivors: Sequence[int], indices: Sequence[int], seed: int) -> list[int]:
@@ -33,12 +30,11 @@ def sample(survivors: Sequence[int], indices: Sequence[int], seed: int) -> list[
         survivors: positions.
         indices: the index in its split of each position.
     """
-    size = min(max(math.ceil(SHARE * len(survivors)), LEAST), MOST)
 
     def lot(position: int) -> bytes:
         return hashlib.blake2b(f"{seed}/{indices[position]}/second opinion".encode(), digest_size=8).digest()
 
-    return sorted(sorted(survivors, key=lot)[:size])
+    return sorted(sorted(survivors, key=lot)[: sample_size(len(survivors))])
 
 
 def kinds(protocol: str, threat: Threat) -> tuple[Family, ...]:
@@ -89,13 +85,3 @@ def _in_one_norm(
     spent = setting.store.spent()
     evaluations = sum(spent.get((threat.norm, family.name), 0) for family in asked)
     return SecondOpinion(sample=len(chosen), fell=sum(by.values()), by=by, evaluations=evaluations)
-
-
-def flags(opinions: dict[Norm, SecondOpinion], threats: Sequence[Threat]) -> list[str]:
-    """A flag for every norm in which a survivor fell."""
-    return [
-        f"second-opinion: in {threat} {one.fell} of {one.sample} sampled survivors fell to "
-        f"{' and '.join(f'{name} ({count})' for name, count in one.by.items() if count)}: the true figure is lower"
-        for threat in threats
-        if (one := opinions[threat.norm]).fell
-    ]

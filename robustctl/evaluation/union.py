@@ -40,7 +40,7 @@ from robustctl.evaluation.union_request import UnionRequest
 from robustctl.oracle import Oracle
 from robustctl.processes import ALONE, World
 from robustctl.progress import progress, say
-from robustctl.results.rounds import Missed, SecondOpinion
+from robustctl.results.rounds import Missed, SecondOpinion, masking_flags, opinion_flags
 from robustctl.results.union import AttackInfo, Points, UnionResult, summarize
 from robustctl.spec import ModelSpec
 from robustctl.threats import Norm, require_plausible
@@ -187,7 +187,7 @@ def evaluate_union(
         try:
             beside = work(store, World())
             correct = clean_verdicts(model, data, store, request.batch_size, request.passes)
-            rescored, rounded = audit(model, data, store, request.threats, sum(correct), request.passes)
+            rescored, rounded = audit(model, data, store, request.threats, correct, request.passes)
         finally:
             store.add_seconds(time.monotonic() - start)
         flags += checks.clean_flags(correct, data, recorded, request.force)
@@ -309,7 +309,7 @@ def _result(
     store: Store,
     request: UnionRequest,
     correct: list[bool],
-    rounded: dict[Norm, float],
+    rounded: dict[Norm, list[int]],
     beside: Beside,
     flags: list[str],
     name: str,
@@ -324,6 +324,7 @@ def _result(
             norm: [int(right and position not in points) for position, right in enumerate(correct)]
             for norm, points in broken.items()
         },
+        robust_8bit=rounded,
     )
     foreign = external.infos(store, request.threats, _right(correct))
     rounds, most = None, None
@@ -334,7 +335,7 @@ def _result(
             adaptive.standard_cost(request.threats, sum(correct), data.n_classes),
         )
         say(f"{request.protocol} spent {spent:,} gradient evaluations; standard would have spent at most {most:,}")
-        flags = flags + adaptive.masking_flags(rounds, request.threats)
+        flags = flags + masking_flags(rounds, request.threats)
     return UnionResult(
         model=name,
         weights_sha256=weights_sha256(model),
@@ -350,7 +351,7 @@ def _result(
             draws=request.draws,
             union_only=request.union_only,
         ),
-        flags=flags + second_opinion.flags(beside.opinions, request.threats),
+        flags=flags + opinion_flags(beside.opinions, request.threats),
         float_ties=store.ties(TIE),
         single_pass=mean_accuracies(model, data, store, request.threats, request.passes) if request.random else None,
         seconds=round(store.seconds(), 3),
@@ -363,5 +364,5 @@ def _result(
         standard_evaluations=most,
         second_opinion=beside.opinions,
         missed=beside.missed,
-        **summarize(points, request.threats, rounded, request.union_only),
+        **summarize(points, request.threats, points.shares_8bit(), request.union_only),
     )

@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from robustctl.intermediate.measure import Kind
-from robustctl.results.result_file import TINY, Accuracy, Frozen, ResultFile, Share, read_as
-from robustctl.results.statistics import student95, wilson
+from robustctl.results.result_file import TINY, Accuracy, Bit, Frozen, ResultFile, Share, read_as
+from robustctl.results.statistics import student95, wilson, wilson_mean
+from robustctl.threats import parse_eps
 
 SCHEMA = "robustctl.intermediate/1"
 LARGEST = 700.0  # a log of more than that has no exponential in float64
@@ -81,6 +82,29 @@ class QEstimate(MeanLoss):
     samples_images: list[int] | None = None
     ess_images: list[float] | None = None
 
+    def require_intervals(self, name: str) -> None:
+        """Raise ValueError if the intervals do not follow from the images' values, half-widths and the lag.
+
+        The lag of some estimators is not in the file; then the intervals have bounds alone.
+        """
+        z, half = [math.exp(min(one, LARGEST)) for one in self.log_z], self.log_z_half or []
+        _, over_images = mean_and_half(z)
+        errors = [value * one for value, one in zip(z, half, strict=True)]
+        apart, together = math.hypot(*errors) / len(z), math.fsum(errors) / len(z)
+        over_chains, width = self.ci95_sampling[1] - self.value, self.ci95[1] - self.value
+        lag = abs(self.lag) if self.lag is not None else None
+        most = math.hypot(apart, together if lag is None else lag)
+        if not (lag or 0.0) - TINY <= over_chains <= most + TINY * max(1.0, most):
+            raise ValueError(f"{name}.ci95_sampling does not follow from the half-widths of its images")
+        least, largest = max(over_images, over_chains), math.hypot(over_images, over_chains)
+        if lag is not None:
+            least = largest = max(math.hypot(over_images, lag), over_chains)
+        slack = TINY * max(1.0, largest)
+        if not least - slack <= width <= largest + slack:
+            raise ValueError(f"{name}.ci95 does not follow from the values of its images")
+        for which, ends in (("ci95_sampling", self.ci95_sampling), ("ci95", self.ci95)):
+            _require(f"{name}.{which}.0", ends[0], max(0.0, 2 * self.value - ends[1]))
+
     @property
     def columns(self) -> list[Sequence[float]]:
         """Its content about each image."""
@@ -114,6 +138,38 @@ class ProbAccuracy(Accuracy):
     rho: Annotated[float, Field(gt=0, lt=1)]
 
 
+class Images(Frozen):
+    """What was measured on each image, from which the means and shares follow.
+
+    Attributes:
+        clean, clean_loss: 1 if it is right without a perturbation, and its loss then, in nats.
+        right: the share of random perturbations that are classified rightly; ``draws`` of them each.
+        largest_loss, unbroken: the largest loss that was found, and 1 if nothing turned it; None if not searched.
+    """
+
+    clean: list[Bit]
+    clean_loss: list[Loss]
+    right: list[Share]
+    draws: Annotated[int, Field(ge=1)]
+    largest_loss: list[Loss] | None
+    unbroken: list[Bit] | None
+
+    @property
+    def columns(self) -> list[Sequence[float]]:
+        """Its content about each image."""
+        held = (self.clean, self.clean_loss, self.right, self.largest_loss, self.unbroken)
+        return [column for column in held if column is not None]
+
+    @property
+    def random(self) -> MeanShare:
+        """The mean share over images."""
+        return MeanShare(acc=math.fsum(self.right) / len(self.right), ci95=wilson_mean(self.right))
+
+    def probacc(self, rho: float) -> Accuracy:
+        """The images that are right under at least 1 - rho of the random perturbations."""
+        return Accuracy.of([int(one >= 1 - rho - TINY / self.draws) for one in self.right])
+
+
 class Cost(Frozen):
     """Model evaluations an image: with gradient in recorded moves, in discarded moves and in attacks, and without."""
 
@@ -137,6 +193,7 @@ class IntermediateResult(ResultFile):
     adversarial_loss: AdversarialLoss | None
     seed: int
     cost: Cost
+    images: Images | None = None
     flags: list[str]
     seconds: Annotated[float, Field(ge=0)]
     device: str
@@ -144,7 +201,8 @@ class IntermediateResult(ResultFile):
 
     @model_validator(mode="after")
     def _covers_all_points(self) -> "IntermediateResult":
-        if any(len(column) != self.data.n for one in self.estimates for column in one.columns):
+        tables: list[QEstimate | Images] = [*self.estimates, *([self.images] if self.images else [])]
+        if any(len(column) != self.data.n for one in tables for column in one.columns):
             raise ValueError("its per-point estimates do not cover its points")
         return self
 
@@ -175,6 +233,48 @@ class IntermediateResult(ResultFile):
             _require_within(f"{name}.ci95", loss.value, loss.ci95)
         _require_within("random.ci95", self.random.acc, self.random.ci95)
         return self
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "IntermediateResult":
+        """The radius against its text, intervals against their images, and attacks against the loss that they reach."""
+        kind, _, size = self.distribution.text.partition(":")
+        sizes = [one for one in (self.distribution.eps, self.distribution.sigma) if one is not None]
+        if kind != self.distribution.kind or len(sizes) > 1 or any(parse_eps(size) != one for one in sizes):
+            raise ValueError(f"distribution: {self.distribution.text} is not {self.distribution.kind} of size {sizes}")
+        for i, one in enumerate(self.estimates):
+            if one.log_z_half is not None:
+                one.require_intervals(f"estimates.{i}")
+        end = self.adversarial_loss
+        if end is not None and kind in ("linf", "l2") and end.ball != self.distribution.text:
+            raise ValueError(f"adversarial_loss.ball is {end.ball}; the distribution is {self.distribution.text}")
+        if end is not None and max(end.pgd or 0.0, end.apgd or 0.0) > end.value + TINY:
+            raise ValueError(f"adversarial_loss.value is {end.value}, and one of its attacks reaches more")
+        if self.images is not None:
+            self._require_images(self.images)
+        return self
+
+    def _require_images(self, images: Images) -> None:
+        """Everything that is not estimated follows from the single images."""
+        here: list[tuple[str, MeanLoss | MeanShare | Accuracy, MeanLoss | MeanShare | Accuracy]] = [
+            ("clean", self.clean, Accuracy.of(images.clean)),
+            ("clean_loss", self.clean_loss, MeanLoss.of(images.clean_loss)),
+            ("random", self.random, images.random),
+        ]
+        here += [(f"probacc.{i}", one, images.probacc(one.rho)) for i, one in enumerate(self.probacc)]
+        if (self.adversarial_loss is None) != (images.largest_loss is None):
+            raise ValueError("adversarial_loss: the losses of its images are missing")
+        if self.adversarial_loss and images.largest_loss and images.unbroken:
+            here.append(("adversarial_loss", self.adversarial_loss, MeanLoss.of(images.largest_loss)))
+            here.append(("adversarial_loss.accuracy", self.adversarial_loss.accuracy, Accuracy.of(images.unbroken)))
+        for name, found, expected in here:
+            for figure, value in expected.model_dump().items():
+                pairs = (
+                    zip(getattr(found, figure), value, strict=True)
+                    if figure == "ci95"
+                    else [(getattr(found, figure), value)]
+                )
+                for one, other in pairs:
+                    _require(f"{name}.{figure}", one, other)
 
     def curve(self, estimator: Kind) -> list[QEstimate]:
         """Estimates of one kind in the order of q."""

@@ -12,16 +12,15 @@ from robustctl.intermediate.results import (
     AdversarialLoss,
     Cost,
     DistributionInfo,
+    Images,
     IntermediateResult,
     MeanLoss,
-    MeanShare,
     ProbAccuracy,
     QEstimate,
     lower_bound,
     mean_and_half,
 )
 from robustctl.results.result_file import Accuracy
-from robustctl.results.statistics import wilson_mean
 from robustctl.version import versions
 
 FAULTS = {
@@ -51,9 +50,8 @@ def summarize(
         flags: warnings that stand before the numbers' own.
     """
     estimates = list(_estimates(measures, request))
-    adversarial = _adversarial(measures, request)
-    shares = [one.right / one.draws for one in measures]
-    mean_share = math.fsum(shares) / len(shares)
+    images = _images(measures, request)
+    adversarial = _adversarial(measures, request, images)
     return IntermediateResult(
         model=name,
         weights_sha256=weights,
@@ -62,11 +60,12 @@ def summarize(
         clean=Accuracy.of([int(one.clean_right) for one in measures]),
         clean_loss=MeanLoss.of([one.clean_loss for one in measures]),
         estimates=estimates,
-        random=MeanShare(acc=mean_share, ci95=wilson_mean(shares)),
-        probacc=[_probacc(measures, rho) for rho in request.rhos],
+        random=images.random,
+        probacc=[ProbAccuracy(**images.probacc(rho).model_dump(), rho=rho) for rho in request.rhos],
         adversarial_loss=adversarial,
         seed=request.seed,
         cost=_cost(measures),
+        images=images,
         flags=[*flags, *_flags(measures, request, estimates, adversarial)],
         seconds=seconds,
         device=device,
@@ -136,27 +135,34 @@ def _around(mean: float, half: float) -> tuple[float, float]:
     return max(0.0, mean - half), mean + half
 
 
-def _probacc(measures: Sequence[Measure], rho: float) -> ProbAccuracy:
-    passed = [int(one.right >= (1 - rho) * one.draws - 1e-9) for one in measures]
-    return ProbAccuracy(**Accuracy.of(passed).model_dump(), rho=rho)
-
-
-def _adversarial(measures: Sequence[Measure], request: IntermediateRequest) -> AdversarialLoss | None:
+def _images(measures: Sequence[Measure], request: IntermediateRequest) -> Images:
     spatial = request.perturbation.kind == "spatial"
-    if request.ball is None and not spatial:
+    searched = request.ball is not None or spatial
+    return Images(
+        clean=[int(one.clean_right) for one in measures],
+        clean_loss=[one.clean_loss for one in measures],
+        right=[one.right / one.draws for one in measures],
+        draws=measures[0].draws,
+        largest_loss=[_strongest(one, spatial) for one in measures] if searched else None,
+        unbroken=[int(one.clean_right and one.attack_right) for one in measures] if searched else None,
+    )
+
+
+def _adversarial(measures: Sequence[Measure], request: IntermediateRequest, images: Images) -> AdversarialLoss | None:
+    spatial = request.perturbation.kind == "spatial"
+    if images.largest_loss is None or images.unbroken is None:
         return None
-    worst = [_strongest(one, spatial) for one in measures]
     pgd, apgd = (
         (None, None)
         if spatial
         else (math.fsum(one.attack_losses[i] for one in measures) / len(measures) for i in (0, 1))
     )
     return AdversarialLoss(
-        **MeanLoss.of(worst).model_dump(),
+        **MeanLoss.of(images.largest_loss).model_dump(),
         ball="samples" if request.ball is None else str(request.ball),
         pgd=pgd,
         apgd=apgd,
-        accuracy=Accuracy.of([int(one.clean_right and one.attack_right) for one in measures]),
+        accuracy=Accuracy.of(images.unbroken),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from robustctl.results.result_file import Accuracy, Bit, ResultFile, read_as
+from robustctl.results.result_file import Accuracy, Bit, ResultFile, read_as, require_index
 from robustctl.results.union import Figures, Points, UnionResult, summarize
 from robustctl.threats import Norm, Threat
 
@@ -51,6 +51,9 @@ class Certificate(ResultFile):
         ]
         if any(len(column) != self.data.n for column in columns) or set(self.margin) != set(self.eps):
             raise ValueError("its margins do not cover its norms and points")
+        require_index(self.data, self.index)
+        if any(one > right for column in self.attacked.values() for one, right in zip(column, self.clean, strict=True)):
+            raise ValueError("attacked: a point withstands attacks that is wrong without one")
         here = figures(self.points, self.eps)
         if here["union"] != self.union or {norm: shares(one) for norm, one in here["norms"].items()} != self.certified:
             raise ValueError("its figures do not follow from its margins")

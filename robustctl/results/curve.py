@@ -12,9 +12,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from robustctl.results.result_file import Accuracy, Frozen, ResultFile, read_as
+from robustctl.errors import RequestError
+from robustctl.results.result_file import Accuracy, Frozen, ResultFile, read_as, require_index
 from robustctl.results.union import UnionResult
-from robustctl.threats import CurveNorm, Norm
+from robustctl.threats import CurveNorm, Norm, parse_eps
 
 SCHEMA = "robustctl.curve/1"
 TOLERANCE = 1e-6
@@ -75,6 +76,7 @@ class CurveResult(ResultFile):
 
     @model_validator(mode="after")
     def _follows(self) -> "CurveResult":
+        require_index(self.data, self.index)
         for norm, curve in self.norms.items():
             if len(curve.distance) != self.data.n or len(self.index) != self.data.n:
                 raise ValueError(f"{norm}: its distances do not cover its images")
@@ -82,9 +84,27 @@ class CurveResult(ResultFile):
                 raise ValueError(f"{norm}: a distance lies beyond the bound")
             if curve.median != median_of(curve.distance) or curve.area != area_of(curve.distance, curve.bound):
                 raise ValueError(f"{norm}: median and area do not follow from the distances")
-            if curve.decision is not None and len(curve.decision) != len(curve.distance):
-                raise ValueError(f"{norm}: its distances by decision do not cover its images")
+            self._require_parts(norm, curve)
         return self
+
+    def _require_parts(self, norm: str, curve: NormCurve) -> None:
+        """The parts that neither median nor area follow from."""
+        try:
+            eps = parse_eps(curve.eps_text)
+        except RequestError as error:
+            raise ValueError(f"norms.{norm}.eps_text: {error}") from None
+        if not math.isclose(eps, curve.eps):
+            raise ValueError(f"norms.{norm}.eps is {curve.eps}; from its eps_text follows {eps}")
+        found = sum(one is not None and one > 0 for one in curve.distance)
+        if min(curve.by.values(), default=0) < 0 or sum(curve.by.values()) > found:
+            raise ValueError(f"norms.{norm}.by: it counts {sum(curve.by.values())} witnesses, and there are {found}")
+        if curve.decision is None:
+            return
+        if len(curve.decision) != len(curve.distance):
+            raise ValueError(f"{norm}: its distances by decision do not cover its images")
+        pairs = zip(curve.distance, curve.decision, strict=True)
+        if any(there is not None and (here is None or here > there * (1 + TOLERANCE)) for here, there in pairs):
+            raise ValueError(f"norms.{norm}.decision: one of its distances is below the nearest one")
 
     @property
     def largest_scale(self) -> float:

@@ -3,8 +3,10 @@
 No torch here.
 """
 
+import hashlib
 import json
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
@@ -80,6 +82,17 @@ class DataInfo(Frozen):
     @model_serializer(mode="wrap")
     def _without_none(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {name: value for name, value in write(self).items() if value is not None}
+
+
+def index_sha256(split: str, index: Iterable[int]) -> str:
+    """Hash of the split's name and the positions in it: which images, in which order."""
+    return hashlib.sha256(split.encode() + b"\n" + array("q", index).tobytes()).hexdigest()
+
+
+def require_index(data: DataInfo, index: Sequence[int]) -> None:
+    """Raise ValueError if the positions are not the data's."""
+    if len(index) != data.n or data.index_sha256 != index_sha256(data.split, index):
+        raise ValueError("the hash of its positions (data.index_sha256) does not follow from them and its split")
 
 
 class ResultFile(Frozen):

@@ -1,11 +1,19 @@
-"""The findings of the rounds of an adaptive evaluation, and of a second opinion. No torch here."""
+"""The findings of the rounds of an adaptive evaluation, and of a second opinion, and the flags that follow. No torch
+here."""
 
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated
 
 from pydantic import Field
 
 from robustctl.results.result_file import Frozen
-from robustctl.threats import Norm
+from robustctl.threats import Norm, Threat
+
+SHARE, LEAST, MOST = 0.02, 8, 50
+"""The sample of a second opinion: this share of the survivors, but at least and at most so many."""
+MASKING_POINTS = 5
+"""Fewer points than this prove no masking."""
 
 
 class RoundInfo(Frozen):
@@ -56,3 +64,34 @@ class SecondOpinion(Frozen):
     fell: Annotated[int, Field(ge=0)]
     by: dict[str, int]
     evaluations: Annotated[int, Field(ge=0)]
+
+
+def sample_size(survivors: int) -> int:
+    """How many of so many survivors a second opinion looks at."""
+    return min(max(math.ceil(SHARE * survivors), LEAST), MOST, survivors)
+
+
+def opinion_flags(opinions: Mapping[Norm, SecondOpinion], threats: Sequence[Threat]) -> list[str]:
+    """A flag for every norm in which a survivor fell."""
+    return [
+        f"second-opinion: in {threat} {one.fell} of {one.sample} sampled survivors fell to "
+        f"{' and '.join(f'{name} ({count})' for name, count in one.by.items() if count)}: the true figure is lower"
+        for threat in threats
+        if (one := opinions.get(threat.norm)) and one.fell
+    ]
+
+
+def masking_flags(infos: Iterable[RoundInfo], threats: Sequence[Threat]) -> list[str]:
+    """A flag for every norm in which the diverse starts broke more points than the first gradient attack."""
+    flags, infos = [], list(infos)
+    for threat in threats:
+        first, diverse = (
+            sum(info.broken for info in infos if info.norm == threat.norm and info.name.startswith(name))
+            for name in ("first", "diverse")
+        )
+        if diverse > max(first, MASKING_POINTS):
+            flags.append(
+                f"masking: in {threat} diverse starts broke {diverse} points and the first gradient attack {first}: "
+                "gradients at the images mislead, so that other attacks may break more"
+            )
+    return flags

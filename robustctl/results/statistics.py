@@ -105,3 +105,32 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
         corrected[i] = largest
     return corrected
+
+
+def most_missed(survivors: int, drawn: int, fell: int, error: float) -> int:
+    """The most of the survivors that were not drawn that would fall, at a confidence of ``1 - error``.
+
+    It is the largest number with which so few falls in the sample have a probability above ``error``.
+    """
+    low, high = 0, survivors - drawn
+    while low < high:
+        middle = (low + high + 1) // 2
+        if _few_falls(survivors, drawn, fell, fell + middle) > error:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _few_falls(survivors: int, drawn: int, fell: int, breakable: int) -> float:
+    """Probability that at most ``fell`` of the drawn are among the ``breakable`` of the survivors."""
+    whole = _log_choices(survivors, drawn)
+    least = max(0, drawn - (survivors - breakable))
+    return math.fsum(
+        math.exp(_log_choices(breakable, one) + _log_choices(survivors - breakable, drawn - one) - whole)
+        for one in range(least, min(fell, breakable, drawn) + 1)
+    )
+
+
+def _log_choices(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from robustctl.results.result_file import Accuracy, Bit, Frozen, Mean, ResultFile, Share, read_as
+from robustctl.results.result_file import Accuracy, Bit, Frozen, Mean, ResultFile, Share, read_as, require_index
 from robustctl.results.statistics import wilson_mean
 
 SCHEMA = "robustctl.suite/1"
@@ -122,6 +122,7 @@ class SuiteResult(ResultFile):
         columns += [bits for rows in points.corrupted.values() for bits in rows]
         if any(len(column) != n for column in [points.index, *columns]):
             raise ValueError("its points do not cover its images")
+        require_index(self.data, points.index)
         _require("clean", self.clean, Accuracy.of(points.clean))
         for member in self.members:
             expected = Accuracy.of(points.of(member.name))

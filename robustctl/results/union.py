@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from robustctl.errors import RequestError
+from robustctl.results import agreement
 from robustctl.results.result_file import (
     TINY,
     Accuracy,
@@ -28,6 +29,7 @@ from robustctl.results.result_file import (
     ResultFile,
     Share,
     read_as,
+    require_index,
 )
 from robustctl.results.rounds import Missed, RoundInfo, SecondOpinion
 from robustctl.results.statistics import wilson_mean
@@ -98,21 +100,30 @@ class ExternalInfo(Frozen):
 
 
 class Points(Frozen):
-    """Per-point verdicts: ``index`` in the split, ``label``, and 1 (right or robust) or 0 by threat model."""
+    """Per-point verdicts: ``index`` in the split, ``label``, and 1 (right or robust) or 0 by threat model.
+
+    ``robust_8bit`` has the verdicts on x_adv rounded to 8-bit pixels; older results lack them.
+    """
 
     index: list[int]
     label: list[int]
     clean: list[Bit]
     robust: dict[Norm, list[Bit]]
+    robust_8bit: dict[Norm, list[Bit]] | None = None
 
     @model_validator(mode="after")
     def _aligned(self) -> Self:
         lengths = {len(column) for column in (self.index, self.label, self.clean, *self.robust.values())}
+        lengths |= {len(column) for column in (self.robust_8bit or {}).values()}
         if len(lengths) != 1:
             raise ValueError("the per-point lists differ in length")
         if len(set(self.index)) != len(self.index):
             raise ValueError("a point is counted twice")
         return self
+
+    def shares_8bit(self) -> dict[Norm, float]:
+        """The accuracy on images of 8-bit pixels, by norm."""
+        return {norm: sum(column) / len(column) for norm, column in (self.robust_8bit or {}).items()}
 
     def union(self) -> list[int]:
         """1 if the point is robust in every norm."""
@@ -168,6 +179,7 @@ class UnionResult(ResultFile):
         """A result whose figures do not follow from its own verdicts was edited or damaged."""
         if list(self.points.robust) != list(self.norms) or len(self.points.index) != self.data.n:
             raise ValueError("its per-point verdicts do not cover its norms and points")
+        require_index(self.data, self.points.index)
         for norm, accuracy in self.norms.items():
             self._require_eps(norm, accuracy)
         threats = [Threat.of(norm, accuracy.eps_text) for norm, accuracy in self.norms.items()]
@@ -176,6 +188,8 @@ class UnionResult(ResultFile):
         for name, here, there in _figures({**figures}, {name: getattr(self, name) for name in figures}):
             if not _same(here, there):
                 raise ValueError(f"{name} is {there}; from its per-point verdicts follows {here}")
+        for contradiction in agreement.contradictions(self):
+            raise ValueError(contradiction)
         return self
 
     def origins(self) -> list[str]:
@@ -195,10 +209,22 @@ class UnionResult(ResultFile):
             raise ValueError(f"norms.{norm}.eps_text: {error}") from None
         if not _same(eps, accuracy.eps):
             raise ValueError(f"norms.{norm}.eps is {accuracy.eps}; from its eps_text follows {eps}")
-        rounded, clean = accuracy.acc_8bit, self.points.clean
-        least, most = sum(self.points.robust[norm]) / len(clean), sum(clean) / len(clean)
-        if rounded is not None and not least - TINY <= rounded <= most + TINY:
-            raise ValueError(f"norms.{norm}.acc_8bit is {rounded}; it lies between {least} and {most}")
+        if accuracy.acc_8bit is not None:
+            self._require_8bit(norm, accuracy.acc_8bit)
+
+    def _require_8bit(self, norm: Norm, share: float) -> None:
+        points = self.points
+        if points.robust_8bit is not None:
+            column = points.robust_8bit.get(norm, [])
+            if not column or not _same(share, sum(column) / len(column)):
+                raise ValueError(f"norms.{norm}.acc_8bit is {share}; that does not follow from points.robust_8bit")
+            ordered = zip(points.robust[norm], column, points.clean, strict=True)
+            if not all(least <= one <= most for least, one, most in ordered):
+                raise ValueError(f"points.robust_8bit.{norm}: verdicts contradict those on x_adv itself")
+        n = len(points.clean)
+        least, most = sum(points.robust[norm]) / n, sum(points.clean) / n
+        if not least - TINY <= share <= most + TINY or not _same(share, round(share * n) / n):
+            raise ValueError(f"norms.{norm}.acc_8bit is {share}; it is a share of {n} between {least} and {most}")
 
     def is_bound(self, name: str) -> bool:
         """Whether the figure called ``clean``, ``union``, ``average`` or a norm is only an upper bound."""

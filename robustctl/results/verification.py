@@ -118,7 +118,7 @@ def claim_sha256(result: UnionResult) -> str:
         "protocol": [result.attack.name, result.attack.protocol],
         "seed": result.attack.seed,
         "flags": result.flags,
-        "points": result.points.model_dump(mode="json"),
+        "points": result.points.model_dump(mode="json", exclude={"robust_8bit"}),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -4,7 +4,7 @@ from typer.testing import CliRunner
 from robustctl.cli import app
 from robustctl.errors import RequestError
 from robustctl.results import union as results
-from robustctl.results.result_file import DataInfo
+from robustctl.results.result_file import DataInfo, index_sha256
 from robustctl.results.union import AttackInfo, Points, UnionResult
 from robustctl.threats import Threat
 
@@ -14,7 +14,7 @@ def save(path, model, linf, n=8, eps="8/255") -> str:
     UnionResult(
         model=model,
         weights_sha256="0" * 64,
-        data=DataInfo(source="digits", split="test", n=n, index_sha256="1" * 64),
+        data=DataInfo(source="digits", split="test", n=n, index_sha256=index_sha256("test", range(n))),
         attack=AttackInfo(name="standard", protocol="p", seed=0),
         flags=[],
         seconds=1,

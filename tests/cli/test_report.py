@@ -14,7 +14,7 @@ from robustctl.cli import app
 from robustctl.errors import RequestError
 from robustctl.intermediate.results import IntermediateResult
 from robustctl.results import union as results
-from robustctl.results.result_file import Accuracy, DataInfo
+from robustctl.results.result_file import Accuracy, DataInfo, index_sha256
 from robustctl.results.union import AttackInfo, Points, UnionResult
 from robustctl.threats import Threat
 
@@ -28,7 +28,7 @@ def result(tmp_path):
     made = UnionResult(
         model=NASTY,
         weights_sha256="0" * 64,
-        data=DataInfo(source=NASTY, split=NASTY, n=3, index_sha256="1" * 64),
+        data=DataInfo(source=NASTY, split=NASTY, n=3, index_sha256=index_sha256(NASTY, [3, 4, 5])),
         attack=AttackInfo(name=NASTY, protocol=NASTY, seed=0),
         flags=[NASTY],
         seconds=1,

@@ -6,14 +6,14 @@ import random
 import pytest
 import torch
 
-from robustctl.evaluation import adaptive, second_opinion
+from robustctl.evaluation import second_opinion
 from robustctl.evaluation.adaptive import Step, play
 from robustctl.evaluation.attack_flags import kind_of
 from robustctl.evaluation.protocols import ROUNDS
 from robustctl.evaluation.store import Store, Verdict
 from robustctl.evaluation.union import evaluate_union
 from robustctl.evaluation.union_request import UnionRequest
-from robustctl.results.rounds import RoundInfo
+from robustctl.results.rounds import RoundInfo, masking_flags
 from robustctl.threats import Threat
 
 CPU = torch.device("cpu")
@@ -217,11 +217,11 @@ def test_a_diverse_start_that_breaks_more_than_the_first_attack_is_a_sign_of_mas
     def info(name: str, broken: int) -> RoundInfo:
         return RoundInfo(norm="linf", name=name, left=90, met=90, broken=broken, evaluations=1, decision="")
 
-    flags = adaptive.masking_flags([info("first-1", 10), info("diverse-1", 8), info("diverse-2", 3)], THREATS)
+    flags = masking_flags([info("first-1", 10), info("diverse-1", 8), info("diverse-2", 3)], THREATS)
     assert flags[0].startswith("masking: in linf:0.04 diverse starts broke 11 points and the first gradient attack 10")
     assert len(flags) == 1
-    assert not adaptive.masking_flags([info("first-1", 10), info("diverse-1", 10)], THREATS)
-    assert not adaptive.masking_flags([info("first-1", 0), info("diverse-1", 4)], THREATS), "too few points"
+    assert not masking_flags([info("first-1", 10), info("diverse-1", 10)], THREATS)
+    assert not masking_flags([info("first-1", 0), info("diverse-1", 4)], THREATS), "too few points"
 
 
 @pytest.mark.parametrize("family", ["square", "square-3", "audit: square", "fab-t-12", "audit: fab-t"])

@@ -147,3 +147,32 @@ def test_the_worst_case_takes_the_stronger_attack_of_each_image() -> None:
 
 def test_a_measure_survives_the_store() -> None:
     assert Measure.from_json(USUAL.to_json()) == USUAL
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        (("clean_loss", "value"), 0.11, "clean_loss.value is 0.11"),
+        (("clean_loss", "ci95", 1), 0.5, "clean_loss.ci95"),
+        (("random", "acc"), 0.94, "random.acc is 0.94"),
+        (("adversarial_loss", "value"), 0.95, "adversarial_loss.value is 0.95"),
+        (("adversarial_loss", "apgd"), 1.5, "one of its attacks reaches more"),
+        (("adversarial_loss", "ball"), "linf:0.3", "adversarial_loss.ball"),
+        (("estimates", 1, "ci95", 1), 0.9, "estimates.1.ci95"),
+        (("estimates", 1, "ci95_sampling", 1), 0.21, "estimates.1.ci95"),
+        (("images", "right", 0), 0.5, "random.acc"),
+        (("images", "unbroken", 0), 1, "adversarial_loss.accuracy"),
+        (("distribution", "eps"), 0.7, "distribution"),
+    ],
+)
+def test_a_figure_that_does_not_follow_from_its_images_is_refused(
+    path: tuple[str | int, ...], value: object, named: str
+) -> None:
+    content: Any = summary({}, {"clean_loss": 0.2, "right": 90}).model_dump(mode="json", by_alias=True)
+    assert IntermediateResult.model_validate(content)
+    at = content
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    with pytest.raises(ValueError, match=named):
+        IntermediateResult.model_validate(content)

@@ -10,7 +10,7 @@ from robustctl.errors import RequestError
 from robustctl.report import method_formats
 from robustctl.report.methods import COLUMNS, MethodTable, Paper, Scored, build
 from robustctl.results import union as results
-from robustctl.results.result_file import DataInfo
+from robustctl.results.result_file import DataInfo, index_sha256
 from robustctl.results.statistics import mcnemar, wilson
 from robustctl.results.union import AttackInfo, Points, UnionResult
 from robustctl.threats import Threat
@@ -23,9 +23,9 @@ def make(linf: list[int], l1: list[int], protocol: str = "standard", eps: str = 
     return UnionResult(
         model="m",
         weights_sha256="0" * 64,
-        data=DataInfo(source="digits", split="test", n=n, index_sha256="1" * 64),
+        data=DataInfo(source="digits", split="test", n=n, index_sha256=index_sha256("test", range(n))),
         attack=AttackInfo(name=protocol, protocol=f"families of {protocol}", seed=0, union_only=union_only),
-        flags=[],
+        flags=["union-only: the norms are bounds"] * union_only,
         seconds=1,
         device="cpu",
         versions={},

@@ -2,7 +2,7 @@
 
 from robustctl.report import page, style
 from robustctl.results import union as results
-from robustctl.results.result_file import DataInfo
+from robustctl.results.result_file import DataInfo, index_sha256
 from robustctl.results.union import AttackInfo, Points, UnionResult
 from robustctl.threats import Threat
 
@@ -13,9 +13,9 @@ def make(linf: list[int], union_only: bool, flags: tuple[str, ...] = ()) -> Unio
     return UnionResult(
         model="m",
         weights_sha256="0" * 64,
-        data=DataInfo(source="digits", split="test", n=4, index_sha256="1" * 64),
+        data=DataInfo(source="digits", split="test", n=4, index_sha256=index_sha256("test", range(4))),
         attack=AttackInfo(name="standard", protocol="p", seed=0, union_only=union_only),
-        flags=list(flags),
+        flags=[*flags, *["union-only: the norms are bounds"] * union_only],
         seconds=1,
         device="cpu",
         versions={},

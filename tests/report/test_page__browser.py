@@ -16,6 +16,7 @@ import pytest
 
 from robustctl.intermediate.results import IntermediateResult
 from robustctl.report import page as pages
+from robustctl.results.result_file import index_sha256
 from robustctl.results.union import AttackInfo, DataInfo, Points, UnionResult, summarize
 from robustctl.threats import Threat
 
@@ -67,9 +68,9 @@ def evaluation(seed: int, robust: float, union_only: bool = False, flags: tuple[
     return UnionResult(
         model="m",
         weights_sha256="a" * 64,
-        data=DataInfo(source="cifar10", split="test", n=N, index_sha256="1" * 64),
+        data=DataInfo(source="cifar10", split="test", n=N, index_sha256=index_sha256("test", range(N))),
         attack=AttackInfo(name="standard", protocol=PROTOCOL, seed=0, union_only=union_only),
-        flags=list(flags),
+        flags=[*flags, *["union-only: the norms are bounds"] * union_only],
         seconds=120,
         device="cpu",
         versions={"torch": "2"},

@@ -5,7 +5,7 @@ import pytest
 
 from robustctl.report import points
 from robustctl.results import union as results
-from robustctl.results.result_file import DataInfo
+from robustctl.results.result_file import DataInfo, index_sha256
 from robustctl.results.union import AttackInfo, Points, UnionResult
 from robustctl.threats import Threat
 
@@ -21,9 +21,9 @@ def test_of_a_union_only_result_a_norm_s_verdict_is_marked_where_the_union_has_n
     result = UnionResult(
         model="m",
         weights_sha256="0" * 64,
-        data=DataInfo(source="digits", split="test", n=4, index_sha256="1" * 64),
+        data=DataInfo(source="digits", split="test", n=4, index_sha256=index_sha256("test", range(5, 9))),
         attack=AttackInfo(name="standard", protocol="p", seed=0, union_only=union_only),
-        flags=[],
+        flags=["union-only: the norms are bounds"] * union_only,
         seconds=1,
         device="cpu",
         versions={},

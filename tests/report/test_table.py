@@ -2,7 +2,7 @@ import pytest
 
 from robustctl.report import table
 from robustctl.results import union as results
-from robustctl.results.result_file import DataInfo
+from robustctl.results.result_file import DataInfo, index_sha256
 from robustctl.results.union import AttackInfo, Points, UnionResult
 from robustctl.threats import Threat
 
@@ -13,9 +13,11 @@ def make(model, clean, linf, l1, eps="8/255", flags=(), union_only=False) -> Uni
     return UnionResult(
         model=model,
         weights_sha256="0" * 64,
-        data=DataInfo(source="digits", split="test", n=len(clean), index_sha256="1" * 64),
+        data=DataInfo(
+            source="digits", split="test", n=len(clean), index_sha256=index_sha256("test", range(len(clean)))
+        ),
         attack=AttackInfo(name="standard", protocol="p", seed=0, precision="float32", union_only=union_only),
-        flags=list(flags),
+        flags=[*flags, *["union-only: the norms are bounds"] * union_only],
         seconds=12.3,
         device="cpu",
         versions={},

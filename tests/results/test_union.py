@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from robustctl.errors import RequestError
 from robustctl.results import statistics
 from robustctl.results import union as results
-from robustctl.results.result_file import Accuracy, DataInfo
+from robustctl.results.result_file import Accuracy, DataInfo, index_sha256
 from robustctl.results.union import AttackInfo, Points, UnionResult, unlike_data
 from robustctl.threats import Threat
 
@@ -21,7 +21,9 @@ def make(clean=(1, 1, 1, 0), linf=(1, 1, 0, 0), l1=(1, 0, 1, 0), **changes) -> U
     fields = {
         "model": "m",
         "weights_sha256": "0" * 64,
-        "data": DataInfo(source="digits", split="test", n=len(clean), index_sha256="1" * 64),
+        "data": DataInfo(
+            source="digits", split="test", n=len(clean), index_sha256=index_sha256("test", range(len(clean)))
+        ),
         "attack": AttackInfo(name="standard", protocol="p", seed=0, precision="float32", union_only=False),
         "flags": [],
         "seconds": 1.0,
@@ -87,7 +89,11 @@ def test_of_a_union_only_result_norms_and_average_are_bounds():
     points = make().points
     threats = [Threat.parse("linf:8/255"), Threat.parse("l1:12")]
     union_only = AttackInfo(name="standard", protocol="p", seed=0, union_only=True)
-    bounded = make(norms=results.summarize(points, threats, {}, upper_bound=True)["norms"], attack=union_only)
+    bounded = make(
+        norms=results.summarize(points, threats, {}, upper_bound=True)["norms"],
+        attack=union_only,
+        flags=["union-only: ..."],
+    )
     names = ("clean", "linf", "l1", "average", "union")
     assert [bounded.is_bound(name) for name in names] == [False, True, True, True, False]
     assert not any(make().is_bound(name) for name in names)
@@ -132,7 +138,7 @@ def test_unlike_results_say_why():
         clean=(1, 1, 1),
         linf=(1, 0, 0),
         l1=(0, 0, 1),
-        attack=AttackInfo(name="fast", protocol="q", seed=0, precision="float32", union_only=False),
+        attack=AttackInfo(name="full", protocol="q", seed=0, precision="float32", union_only=False),
     )
     reasons = " | ".join(results.unlike(make(), other))
     assert "n: 4 against 3" in reasons
@@ -141,7 +147,9 @@ def test_unlike_results_say_why():
 
 
 def test_preprocessing_is_written_where_there_was_some_and_keeps_results_apart():
-    data = DataInfo(source="folder", split="val", n=4, index_sha256="1" * 64, preprocessing="centre 288x288")
+    data = DataInfo(
+        source="folder", split="val", n=4, index_sha256=index_sha256("val", range(4)), preprocessing="centre 288x288"
+    )
     cut, plain = make(data=data), make(data=data.model_copy(update={"preprocessing": None}))
     assert json.loads(cut.model_dump_json(by_alias=True))["data"]["preprocessing"] == "centre 288x288"
     assert "preprocessing" not in json.loads(plain.model_dump_json(by_alias=True))["data"]

@@ -1,14 +1,16 @@
 """Changes single places of the numerics at random and runs the tests that mirror the file: do they notice?
 
-    python tests/support/mutants.py --seed 0 --n 200 --slice 0:50
+    python tests/support/mutant_map.py MAP
+    python tests/support/mutants.py --seed 0 --n 200 --map MAP --log LOG
 
 A mutant is one change: another constant, another comparison, another operator, two arguments swapped, a statement left
-out. It dies if a default test of its file fails. Kept tools were looked at: mutmut 3 and cosmic-ray 8
+out. It dies if a default test that runs its line fails. Kept tools were looked at: mutmut 3 and cosmic-ray 8
 draw no seeded sample, run one command for all files, and leave out no statement.
 """
 
 import argparse
 import ast
+import bisect
 import contextlib
 import json
 import multiprocessing
@@ -33,7 +35,7 @@ LOOP = [f"training/{name}.py" for name in ("loop", "parts", "probe", "monitor", 
 PLACES = ("geometry.py", "attacks", "evaluation", "results", "sampling", "training/methods", *LOOP)
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.yaml")
 LONGEST = 300  # seconds that the tests of a file may take
-ONE_TEST = 60  # seconds of processor time that one test may take
+ONE_TEST, LONGER = 15, 10  # seconds of processor time that one test may take, or so many times its usual time
 PRELOADED = ["torch", "torchvision", "scipy.stats", "sklearn.datasets", "pyarrow.parquet", "typer", "yaml", "pytest"]
 COMPARISONS = {ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "=="}
 OPERATORS = {ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.FloorDiv: "*", ast.Mod: "*", ast.Pow: "*"}
@@ -43,7 +45,8 @@ OPERATORS = {ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.FloorD
 class Mutant:
     """``old`` is replaced by ``new`` in a statement that starts with ``line``, in the function ``where`` of ``file``.
 
-    ``start`` and ``end`` are positions in the file's bytes; the rest names the mutant where lines have moved.
+    ``start`` and ``end`` are positions in the file's bytes; the rest names the mutant where lines have moved. ``lines``
+    are the numbers of its lines; empty for what runs when the file is imported, such as a module's constants.
     """
 
     file: str
@@ -54,6 +57,7 @@ class Mutant:
     new: str
     start: int
     end: int
+    lines: range
 
     @property
     def name(self) -> str:
@@ -108,16 +112,30 @@ def wider_tests_of(file: str) -> list[str]:
     return [str(one.relative_to(ROOT)) for one in found if not any(one.is_relative_to(seen) for seen in mirror)]
 
 
+@dataclass(frozen=True)
+class Reach:
+    """The map of ``mutant_map.py``: the default tests that pass, their seconds, and which of them run which lines."""
+
+    tests: list[str]
+    seconds: list[float]
+    lines: dict[str, dict[str, list[int]]]
+
+    def of(self, mutant: Mutant) -> list[str]:
+        """The tests that run a line of the mutant."""
+        found = {test for line in mutant.lines for test in self.lines[mutant.file].get(str(line), [])}
+        return [self.tests[one] for one in sorted(found)]
+
+
 class Trial:
     """Runs tests on a copy of the project, see ``copied``: the quickest first, and none after the first that fails.
 
     Every run is a fork of a process that has imported torch, so that a mutant costs little more than its tests.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.seconds: dict[str, float] = {}  # of tests that have run
-        self.sound: set[str] = set()  # tests that were seen to pass without a change
+    def __init__(self, folder: Path, reach: Reach) -> None:
+        self.folder, self.reach = folder, reach
+        self.seconds = dict(zip(reach.tests, reach.seconds, strict=True))
+        self.sound: dict[str, bool] = {}  # whether a test passes without a change, if that was asked
         self.clock = int(time.time())
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(PRELOADED)
@@ -129,13 +147,22 @@ class Trial:
         ``ONE_TEST`` seconds of processor time. ``too slow``: nothing failed in ``LONGEST`` seconds.
         """
         end, test = "survived", ""
-        for tests in (tests_of(mutant.file), wider_tests_of(mutant.file)):
-            while tests and end == "survived":
-                end, test = self._with_change(mutant, tests)
+        for tests in self._asked(mutant):
+            while end == "survived" and (sound := [one for one in tests if self.sound.get(one, True)]):
+                end, test = self._with_change(mutant, sound)
                 if end not in ("died", "no end") or self._is_sound(test):
                     break
-                tests, end = [one for one in tests if one != test.split("::")[0]], "survived"  # fails by itself
+                end = "survived"
         return end, test
+
+    def _asked(self, mutant: Mutant) -> list[list[str]]:
+        """The tests that reach the mutant, first those that mirror its file. If it runs on import: every test that
+        mirrors the file or imports it."""
+        mirror, wider = tuple(tests_of(mutant.file)), tuple(wider_tests_of(mutant.file))
+        reaching = self.reach.of(mutant) if mutant.lines else self.reach.tests
+        near = [one for one in reaching if one.startswith(mirror)]
+        far = [one for one in reaching if not one.startswith(mirror) and (mutant.lines or one.startswith(wider))]
+        return [near, far]
 
     def _with_change(self, mutant: Mutant, tests: list[str]) -> tuple[str, str]:
         target = self.folder / mutant.file
@@ -153,9 +180,9 @@ class Trial:
         os.utime(target, (self.clock, self.clock))
 
     def _is_sound(self, test: str) -> bool:
-        if test not in self.sound and self._run([test])[0] == "survived":
-            self.sound.add(test)
-        return test in self.sound
+        if test not in self.sound:
+            self.sound[test] = self._run([test])[0] == "survived"
+        return self.sound[test]
 
     def _run(self, tests: list[str]) -> tuple[str, str]:
         record = self.folder.parent / "record.json"
@@ -169,7 +196,6 @@ class Trial:
                 os.killpg(process.pid, signal.SIGKILL)  # and whatever the tests have started
         process.join()
         seen = json.loads(record.read_text(encoding="utf-8"))
-        self.seconds |= seen.get("seconds", {})
         if not ended:
             return "too slow", seen.get("now", "")
         if process.exitcode == 0:
@@ -178,21 +204,20 @@ class Trial:
 
 
 class _Watch:
-    """A plugin of pytest: puts the quickest tests first, writes down what runs, and bounds each test's time."""
+    """A plugin of pytest: of the tests that are asked it puts the quickest first, writes down what runs, and bounds
+    each test's time."""
 
-    def __init__(self, seconds: dict[str, float], record: str) -> None:
-        self.seconds, self.record = seconds, Path(record)
-        self.seen: dict[str, float] = {}
+    def __init__(self, asked: list[str], seconds: dict[str, float], record: str) -> None:
+        self.asked, self.seconds, self.record = set(asked), seconds, Path(record)
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items.sort(key=lambda one: self.seconds.get(one.nodeid, 0.0))
+        asked = [one for one in items if one.nodeid in self.asked]
+        items[:] = sorted(asked, key=lambda one: self.seconds[one.nodeid])
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        signal.setitimer(signal.ITIMER_PROF, ONE_TEST)  # SIGPROF ends the process
-        self.record.write_text(json.dumps({"now": nodeid, "seconds": self.seen}), encoding="utf-8")
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self.seen[report.nodeid] = self.seen.get(report.nodeid, 0.0) + report.duration
+        allowed = max(ONE_TEST, LONGER * self.seconds[nodeid])
+        signal.setitimer(signal.ITIMER_PROF, allowed)  # SIGPROF ends the process
+        self.record.write_text(json.dumps({"now": nodeid}), encoding="utf-8")
 
 
 def _run_tests(folder: str, tests: list[str], seconds: dict[str, float], record: str) -> None:
@@ -203,7 +228,9 @@ def _run_tests(folder: str, tests: list[str], seconds: dict[str, float], record:
     silent = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(silent, stream)
-    code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", *tests], plugins=[_Watch(seconds, record)])
+    files = dict.fromkeys(one.split("::")[0] for one in tests)
+    watch = _Watch(tests, seconds, record)
+    code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", *files], plugins=[watch])
     os._exit(int(code))
 
 
@@ -228,14 +255,15 @@ class _Finder(ast.NodeVisitor):
         for line in source.splitlines(keepends=True):
             self.lines.append(self.lines[-1] + len(line))
         self.where: list[str] = []
-        self.line = ""
+        self.line, self.first = "", 0
+        self.inside = False  # a function's body, not what runs when the file is imported
         self.bound: set[str] = set()
         self.found: list[Mutant] = []
         self.visit(ast.parse(source))
 
     def visit(self, node: ast.AST) -> None:
         if isinstance(node, ast.stmt):
-            self.line = self._text(node).split("\n")[0].strip()
+            self.line, self.first = self._text(node).split("\n")[0].strip(), node.lineno
             for old, new in self._left_out(node):
                 self._add("statement", node, old, new)
         super().visit(node)
@@ -243,8 +271,12 @@ class _Finder(ast.NodeVisitor):
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         bound, self.bound = self.bound, {one.arg for one in (*node.args.args, *node.args.kwonlyargs)}
         self.where.append(node.name)
-        for part in (*node.args.defaults, *(one for one in node.args.kw_defaults if one), *node.body):
+        for default in (*node.args.defaults, *(one for one in node.args.kw_defaults if one)):
+            self.visit(default)
+        inside, self.inside = self.inside, True
+        for part in node.body:
             self.visit(part)
+        self.inside = inside
         self.where.pop()
         self.bound = bound
 
@@ -328,7 +360,9 @@ class _Finder(ast.NodeVisitor):
 
     def _put(self, kind: str, start: int, end: int, new: str) -> None:
         old = self.source[start:end].decode()
-        self.found.append(Mutant(self.file, ".".join(self.where), kind, self.line, old, new, start, end))
+        last = bisect.bisect_right(self.lines, end - 1)
+        lines = range(self.first, last + 1) if self.inside else range(0)
+        self.found.append(Mutant(self.file, ".".join(self.where), kind, self.line, old, new, start, end, lines))
 
     def _start(self, node: ast.stmt | ast.expr) -> int:
         return self.lines[node.lineno - 1] + node.col_offset
@@ -345,20 +379,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--n", type=int, default=200)
-    parser.add_argument("--slice", default=":", help="FIRST:LAST of them, to go on in parts")
+    parser.add_argument("--map", type=Path, required=True, help="from mutant_map.py")
+    parser.add_argument("--log", type=Path, required=True, help="a line of JSON each; those in it are not run again")
     options = parser.parse_args()
-    first, last = (int(part) if part else None for part in options.slice.split(":"))
-    known, counts = equivalents(), Counter[str]()
-    with tempfile.TemporaryDirectory() as place:
-        trial = Trial(copied(Path(place)))
-        for mutant in sample(options.seed, options.n)[first:last]:
+    options.log.touch()
+    records = [json.loads(line) for line in options.log.read_text("utf-8").splitlines()]
+    done = {one["mutant"]: one["end"] for one in records}
+    reach = Reach(**json.loads(options.map.read_text("utf-8")))
+    chosen, known = sample(options.seed, options.n), equivalents()
+    with tempfile.TemporaryDirectory() as place, options.log.open("a", encoding="utf-8") as log:
+        trial = Trial(copied(Path(place)), reach)
+        for mutant in chosen:
+            if mutant.name in done or mutant.name in known:
+                continue
             started = time.monotonic()
-            end, test = ("equivalent", "") if mutant.name in known else trial.fate(mutant)
-            counts[end] += 1
-            print(f"{end} ({time.monotonic() - started:.0f} s): {mutant.kind}: {mutant.name}", flush=True)
-            if test:
-                print(f"    by {test}", flush=True)
-    print(", ".join(f"{n} {end}" for end, n in counts.items()))
+            end, test = trial.fate(mutant)
+            done[mutant.name] = end
+            seconds = round(time.monotonic() - started)
+            record = {"end": end, "mutant": mutant.name, "kind": mutant.kind, "by": test, "seconds": seconds}
+            print(json.dumps(record), file=log, flush=True)
+    ends = Counter("equivalent" if one.name in known else done[one.name] for one in chosen)
+    print(", ".join(f"{n} {end}" for end, n in ends.items()))
 
 
 if __name__ == "__main__":

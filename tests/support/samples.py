@@ -1,6 +1,6 @@
 """Results to publish."""
 
-from robustctl.results.result_file import DataInfo
+from robustctl.results.result_file import DataInfo, index_sha256
 from robustctl.results.union import AttackInfo, Points, UnionResult, summarize
 from robustctl.threats import Threat
 
@@ -13,7 +13,7 @@ def result(model: str, weights_sha256: str, robust: int, flags: tuple[str, ...] 
     return UnionResult(
         model=model,
         weights_sha256=weights_sha256,
-        data=DataInfo(source="digits", split="test", n=10, index_sha256="0" * 64),
+        data=DataInfo(source="digits", split="test", n=10, index_sha256=index_sha256("test", range(10))),
         **summarize(points, threats, {}, False),
         attack=AttackInfo(name="standard", protocol="linf: ...", seed=0),
         flags=list(flags),
