@@ -10,7 +10,7 @@ FIRST = "first"
 
 
 def contradictions(result: UnionResult) -> list[str]:
-    """A sentence if the attacks are not those of the protocol that the result names.
+    """A sentence if the attacks differ from the protocol that the result names.
 
     Protocols with rounds are worked on, so that an earlier version may spell them out in another way: their rounds must
     be there. A name that is not known here may be a later version's.

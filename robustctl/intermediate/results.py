@@ -139,7 +139,7 @@ class ProbAccuracy(Accuracy):
 
 
 class Images(Frozen):
-    """What was measured on each image, from which the means and shares follow.
+    """The measurements on each image; the means and shares follow from them.
 
     Attributes:
         clean, clean_loss: 1 if it is right without a perturbation, and its loss then, in nats.

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from robustctl.results.union import UnionResult
 
 ROUNDING = 1e-6
-"""Of means that were computed in float32."""
+"""Means are computed in float32, and may be off by this."""
 CONFIDENCE = 0.95
-"""Of the bounds of an audit."""
+"""The bounds of an audit hold with this probability."""
 LOOKS = 50
 """An audit looks at its sample so often at most; every look spends half of the error that is left."""
 
@@ -125,7 +125,7 @@ def _earlier(result: UnionResult) -> Iterator[str]:
 
 
 def _missed(result: UnionResult) -> Iterator[str]:
-    """The bound of an audit is that of one of its looks."""
+    """The bound of an audit follows from one of its looks."""
     for name, one in (result.missed or {}).items():
         if name != "union" and name not in result.norms:
             yield f"its audit of {name} is in no norm in which it was evaluated"

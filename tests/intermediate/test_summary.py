@@ -155,7 +155,7 @@ def test_a_measure_survives_the_store() -> None:
         (("clean_loss", "value"), 0.11, "clean_loss.value is 0.11"),
         (("clean_loss", "ci95", 1), 0.5, "clean_loss.ci95"),
         (("random", "acc"), 0.94, "random.acc is 0.94"),
-        (("adversarial_loss", "value"), 0.95, "adversarial_loss.value is 0.95"),
+        (("adversarial_loss", "value"), 0.95, "adversarial_loss.ci95"),
         (("adversarial_loss", "apgd"), 1.5, "one of its attacks reaches more"),
         (("adversarial_loss", "ball"), "linf:0.3", "adversarial_loss.ball"),
         (("estimates", 1, "ci95", 1), 0.9, "estimates.1.ci95"),
