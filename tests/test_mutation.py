@@ -1,9 +1,13 @@
 """Random changes of single places of the numerics die; ``python -m pytest -m mutation`` takes hours."""
 
 import ast
+import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
+import mutant_trial
 import mutants
 import pytest
 
@@ -29,7 +33,7 @@ def test_a_mutant_is_a_program_with_one_change() -> None:
 
 def test_every_file_has_tests_that_exist() -> None:
     for file in mutants.files():
-        for test in mutants.tests_of(str(file.relative_to(mutants.ROOT))):
+        for test in mutant_trial.tests_of(str(file.relative_to(mutants.ROOT))):
             assert (mutants.ROOT / test).exists()
 
 
@@ -42,7 +46,9 @@ def test_every_equivalent_is_still_a_mutant_and_has_a_reason() -> None:
 
 @pytest.mark.mutation
 def test_nineteen_of_twenty_mutants_die(tmp_path: Path) -> None:
-    trial, known = mutants.Trial(mutants.copied(tmp_path)), mutants.equivalents()
+    subprocess.run([sys.executable, mutants.ROOT / "tests/support/mutant_map.py", tmp_path / "map"], check=True)
+    reach = mutant_trial.Reach(**json.loads((tmp_path / "map").read_text()))
+    trial, known = mutant_trial.Trial(mutant_trial.copied(tmp_path), reach), mutants.equivalents()
     chosen = [one for one in mutants.sample(SEED, N) if one.name not in known]
     alive = [one.name for one in chosen if trial.fate(one)[0] in ("survived", "too slow")]
     assert len(alive) <= (1 - LEAST) * len(chosen), "\n".join(alive)
