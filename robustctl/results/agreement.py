@@ -1,18 +1,14 @@
 """Whether the parts of a union result fit together from which no accuracy follows: one that was edited may contradict
 itself. No torch here."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
-from robustctl.results.rounds import masking_flags, opinion_flags, sample_size
+from robustctl.results.result_file import DataInfo, Mean
+from robustctl.results.rounds import Missed, RoundInfo, SecondOpinion, masking_flags, opinion_flags, sample_size
 from robustctl.results.statistics import most_missed
 from robustctl.threats import Norm, Threat
-
-if TYPE_CHECKING:
-    from robustctl.results.union import UnionResult
 
 ROUNDING = 1e-6
 """Means are computed in float32, and may be off by this."""
@@ -22,13 +18,42 @@ LOOKS = 50
 """An audit looks at its sample so often at most; every look spends half of the error that is left."""
 
 
-def contradictions(result: UnionResult) -> Iterator[str]:
+class Parts(Protocol):
+    """The parts of a ``UnionResult`` that are compared; its module imports this one."""
+
+    @property
+    def data(self) -> DataInfo: ...
+    @property
+    def points(self) -> Any: ...
+    @property
+    def norms(self) -> Mapping[Norm, Any]: ...
+    @property
+    def attack(self) -> Any: ...
+    @property
+    def flags(self) -> Sequence[str]: ...
+    @property
+    def rounds(self) -> Sequence[RoundInfo] | None: ...
+    @property
+    def standard_evaluations(self) -> int | None: ...
+    @property
+    def second_opinion(self) -> Mapping[Norm, SecondOpinion] | None: ...
+    @property
+    def missed(self) -> Mapping[str, Missed] | None: ...
+    @property
+    def external(self) -> Sequence[Any] | None: ...
+    @property
+    def earlier(self) -> Mapping[str, Mapping[Norm, int]] | None: ...
+    @property
+    def single_pass(self) -> Mapping[str, Mean] | None: ...
+
+
+def contradictions(result: Parts) -> Iterator[str]:
     """A sentence for each contradiction."""
     for part in (_flags, _opinions, _rounds, _external, _earlier, _missed, _random):
         yield from part(result)
 
 
-def _flags(result: UnionResult) -> Iterator[str]:
+def _flags(result: Parts) -> Iterator[str]:
     """Flags that its own content calls for, with their counts, and no other flags of those kinds."""
     threats = [Threat.of(norm, one.eps_text) for norm, one in result.norms.items()]
     wanted = ["estimate:"] if result.attack.name == "fast" else []
@@ -44,12 +69,12 @@ def _flags(result: UnionResult) -> Iterator[str]:
             yield f"the flag {flag!r} does not follow from its own content"
 
 
-def _left(result: UnionResult, norm: Norm) -> int:
+def _left(result: Parts, norm: Norm) -> int:
     """How many points its attacks left in the norm, or in all if only the union was asked."""
     return sum(result.points.union() if result.attack.union_only else result.points.robust[norm])
 
 
-def _opinions(result: UnionResult) -> Iterator[str]:
+def _opinions(result: Parts) -> Iterator[str]:
     for norm, one in (result.second_opinion or {}).items():
         if norm not in result.norms:
             yield f"its second opinion is in {norm}, in which it was not evaluated"
@@ -63,7 +88,7 @@ def _opinions(result: UnionResult) -> Iterator[str]:
             yield f"its second opinion in {norm} does not add up: {one.fell} of {one.sample} fell, to {one.by}"
 
 
-def _rounds(result: UnionResult) -> Iterator[str]:
+def _rounds(result: Parts) -> Iterator[str]:
     """Every step begins with what the one before it left, and what the last one left are the survivors."""
     rounds = result.rounds or []
     if (result.rounds is None) != (result.standard_evaluations is None):
@@ -72,7 +97,7 @@ def _rounds(result: UnionResult) -> Iterator[str]:
         yield "its rounds are in norms in which it was not evaluated"
     groups = [([norm], [one for one in rounds if one.norm == norm]) for norm in result.norms]
     if result.attack.union_only:
-        groups = [(list(result.norms), rounds)]
+        groups = [(list(result.norms), list(rounds))]
     for norms, steps in groups:
         for before, step in zip([None, *steps], steps, strict=False):
             left = step.left if before is None else before.left - before.broken
@@ -83,7 +108,7 @@ def _rounds(result: UnionResult) -> Iterator[str]:
             yield from _ends(result, norms, steps[0].left, steps[-1].left - steps[-1].broken)
 
 
-def _ends(result: UnionResult, norms: list[Norm], first: int, last: int) -> Iterator[str]:
+def _ends(result: Parts, norms: list[Norm], first: int, last: int) -> Iterator[str]:
     """The points before and after all rounds against earlier evaluations, audits, attacks from outside and verdicts."""
     known = [n for one in (result.earlier or {}).values() for norm, n in one.items() if norm in norms]
     gone = sum(result.points.clean) - first
@@ -99,7 +124,7 @@ def _ends(result: UnionResult, norms: list[Norm], first: int, last: int) -> Iter
         yield f"its rounds in {', '.join(norms)} leave {last} points, and its verdicts {left}"
 
 
-def _external(result: UnionResult) -> Iterator[str]:
+def _external(result: Parts) -> Iterator[str]:
     """An attack from outside breaks some of what it meets, and some of what the others left."""
     right = sum(result.points.clean)
     for norm in {norm for one in result.external or () for norm in one.norms}:
@@ -116,7 +141,7 @@ def _external(result: UnionResult) -> Iterator[str]:
             yield f"what attacks from outside leave in {norm} is not what its verdicts say, {survivors}"
 
 
-def _earlier(result: UnionResult) -> Iterator[str]:
+def _earlier(result: Parts) -> Iterator[str]:
     for protocol, norms in (result.earlier or {}).items():
         for norm, n in norms.items():
             broken = sum(result.points.clean) - sum(result.points.robust.get(norm, []))
@@ -124,7 +149,7 @@ def _earlier(result: UnionResult) -> Iterator[str]:
                 yield f"earlier evaluations ({protocol}) broke {n} in {norm}, and its verdicts {broken}"
 
 
-def _missed(result: UnionResult) -> Iterator[str]:
+def _missed(result: Parts) -> Iterator[str]:
     """The bound of an audit follows from one of its looks."""
     for name, one in (result.missed or {}).items():
         if name != "union" and name not in result.norms:
@@ -144,7 +169,7 @@ def _missed(result: UnionResult) -> Iterator[str]:
             yield f"its audit of {name} does not add up: {one.missed} missed, {one.points:g} points"
 
 
-def _random(result: UnionResult) -> Iterator[str]:
+def _random(result: Parts) -> Iterator[str]:
     """Means over single passes are there for random models alone."""
     means = result.single_pass
     if (means is None) != (result.attack.passes == 1) or (means and set(means) != {"clean", *result.norms}):

@@ -95,9 +95,9 @@ class Trial:
         """The tests that reach the mutant, first those that mirror its file. If it runs on import: every test that
         mirrors the file or imports it."""
         mirror, wider = tuple(tests_of(mutant.file)), tuple(wider_tests_of(mutant.file))
-        reaching = self.reach.of(mutant) if mutant.lines else self.reach.tests
+        reaching = self.reach.of(mutant) or [one for one in self.reach.tests if one.startswith(mirror + wider)]
         near = [one for one in reaching if one.startswith(mirror)]
-        far = [one for one in reaching if not one.startswith(mirror) and (mutant.lines or one.startswith(wider))]
+        far = [one for one in reaching if one not in near]
         return [near, far]
 
     def _with_change(self, mutant: Mutant, tests: list[str]) -> tuple[str, str]:
