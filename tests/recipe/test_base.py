@@ -81,6 +81,19 @@ def test_whole_text_of_a_shipped_recipe_means_the_same(name: str, tmp_path: Path
     assert load(write(tmp_path, text)).resolved() == recipe.load(name).resolved()
 
 
+def test_recipes_of_a_data_set_without_a_base_differ_in_more_than_two_keys() -> None:
+    resolved = {name: recipe.load(name).resolved() for name in recipe.names()}
+    bases = {name: recipe.find(name).read_text().partition("\nbase: ")[2].partition("\n")[0] for name in resolved}
+    written_again = [
+        f"{name} and {sibling} differ in {', '.join(keys)}"
+        for name, mine in resolved.items()
+        for sibling, theirs in resolved.items()
+        if name < sibling and mine["dataset"] == theirs["dataset"] and not bases[name] + bases[sibling]
+        if len(keys := recipe.differences(mine, theirs)) <= 2
+    ]
+    assert not written_again
+
+
 def test_some_recipes_stand_on_a_sibling() -> None:
     assert len(based()) > 30
     assert {recipe.load(name).settings.dataset for name in based()} == {"cifar10", "digits", "mnist", "imagenet"}
