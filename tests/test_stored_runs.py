@@ -43,7 +43,7 @@ def test_a_stored_run_resumes_to_the_same_weights_everywhere(stored: Path, monke
     # shared with an image's start when the run was stopped. Float sums differ between versions of torch and
     # processors, and training carries the difference on.
     for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=5e-4)
 
 
 def test_a_stored_evaluation_goes_on_from_its_verdicts(

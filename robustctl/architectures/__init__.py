@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 import torch
+from packaging.version import Version
 from torch import Tensor, nn
 
 from robustctl import discovery, user_code
@@ -137,11 +138,22 @@ def empty_copy(spec: ModelSpec) -> nn.Module | None:
 
 
 def _import_library(name: str) -> None:
-    """Import the ``LIBRARY`` that an architecture declares: the tensors of its modules must not become meta ones."""
-    library = getattr(discovery.load(__name__, name, "architecture"), "LIBRARY", None)
-    if library is not None:
-        with suppress(ImportError, RuntimeError):  # building says what is missing
-            importlib.import_module(library)
+    """Import the ``LIBRARY`` that an architecture declares: the tensors of its modules must not become meta ones.
+
+    Raises:
+        RequestError: it is older than the architecture's ``LEAST_VERSION``.
+    """
+    module = discovery.load(__name__, name, "architecture")
+    library, least = getattr(module, "LIBRARY", None), getattr(module, "LEAST_VERSION", None)
+    if library is None:
+        return
+    with suppress(ImportError, RuntimeError):  # building says what is missing
+        found = importlib.import_module(library)
+        if least is not None and Version(found.__version__) < Version(least):
+            raise RequestError(
+                f"architecture {name} needs {library} {least} or newer, not {found.__version__}: "
+                f"pip install '{library}>={least}'"
+            )
 
 
 def _build(spec: ModelSpec) -> nn.Module:

@@ -21,8 +21,8 @@ STEMS: dict[str, tuple[tuple[int, int], ...]] = {
 }
 """(channels, stride) of each 3x3 convolution of the stem, for each of timm's models that the paper changes."""
 
-LIBRARY = "timm"
-"""Imported before a network is built on the meta device."""
+LIBRARY, LEAST_VERSION = "timm", "1.0.21"
+"""Imported before a network is built on the meta device; an older one asks for values there while it builds."""
 
 
 class Stem(nn.Module):

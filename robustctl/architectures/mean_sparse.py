@@ -15,8 +15,8 @@ from robustctl.errors import RequestError
 
 MODELS = ("convnext_large", "dm-wide-resnet", "ra-wide-resnet", "swin_large_patch4_window7_224")
 
-LIBRARY = "timm"
-"""Imported before a network is built on the meta device."""
+LIBRARY, LEAST_VERSION = "timm", "1.0.21"
+"""Imported before a network is built on the meta device; an older one asks for values there while it builds."""
 
 
 class MeanSparse(nn.Module):

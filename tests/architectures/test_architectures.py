@@ -155,6 +155,22 @@ def _correct(model: torch.nn.Module, test: data.ImageData) -> int:
     return int((model(test.images(range(len(test)))).argmax(1) == test.y).sum())
 
 
+def test_a_library_that_is_too_old_is_told_with_the_version_that_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    timm = pytest.importorskip("timm")
+    monkeypatch.setattr(timm, "__version__", "1.0.3")
+    spec = ModelSpec(
+        schema="robustctl.model/1",
+        architecture=Architecture(name="conv-stem"),
+        input_shape=(3, 32, 32),
+        n_classes=10,
+        dataset="cifar10",
+    )
+    with pytest.raises(
+        RequestError, match=r"conv-stem needs timm 1\.0\.21 or newer, not 1\.0\.3: pip install 'timm>=1"
+    ):
+        empty_copy(spec)
+
+
 def test_a_library_is_imported_with_real_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "constants_of_a_library.py").write_text("import torch\nONE = torch.ones(1)\n", encoding="utf-8")
     own = Path(os.environ["ROBUSTCTL_HOME"]) / "architectures"
