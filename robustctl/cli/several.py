@@ -19,11 +19,11 @@ def carry_out(
     """Do what is missing of a plan, print the table of what is there, and raise what failed afterwards."""
     from robustctl.devices import pick_device
     from robustctl.report import method_formats, methods
-    from robustctl.study.cells import Plan
+    from robustctl.study.cells import StudyPlan
     from robustctl.study.pool import places
     from robustctl.workflows import study as studies
 
-    assert isinstance(plan, Plan)
+    assert isinstance(plan, StudyPlan)
     if executor not in ("processes", "slurm"):
         raise RequestError(f"--executor {executor}: choose processes or slurm")
     wanted = [part.strip() for part in devices.split(",")]

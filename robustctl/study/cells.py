@@ -173,7 +173,7 @@ Step = Training | Evaluation
 
 
 @dataclass
-class Plan:
+class StudyPlan:
     """The steps of a study in the order of its lists."""
 
     trainings: list[Training] = field(default_factory=list)
@@ -185,13 +185,13 @@ class Plan:
         return not training.done() and (not mine or not all(one.done() for one in mine))
 
 
-def plan(study: Study, tell: Tell) -> Plan:
+def plan(study: Study, tell: Tell) -> StudyPlan:
     """The steps of a study.
 
     Args:
         tell: is told each fault; the plan holds the steps that have none.
     """
-    found = Plan()
+    found = StudyPlan()
     starts = 0
     for key, command, named in (("models", "finetune", study.models), ("architectures", "train", study.architectures)):
         for i, one in enumerate(named):
@@ -230,7 +230,7 @@ def _start(command: str, named: str | Coded) -> Start:
     return Start(named, None, None, named)
 
 
-def _add(found: Plan, study: Study, command: str, start: Start, data: StudyData | None, tell: Tell) -> None:
+def _add(found: StudyPlan, study: Study, command: str, start: Start, data: StudyData | None, tell: Tell) -> None:
     """Add the steps that begin at ``start``; ``tell`` takes an empty key for the start's own."""
     for i, name in enumerate(study.recipes):
         if name == START:

@@ -61,7 +61,7 @@ def command_line(arguments: list[str], processes: int) -> list[str]:
     return [sys.executable, "-m", *group, "-m", "robustctl", "--", *arguments]  # torchrun would read --n as its own
 
 
-class Job(Protocol):
+class RunningStep(Protocol):
     """A step that runs."""
 
     def ended(self) -> int | None:
@@ -77,7 +77,7 @@ class Job(Protocol):
 class Pool(Protocol):
     """Starts steps."""
 
-    def start(self, name: str, arguments: list[str], log: Path, place: Place) -> Job:
+    def start(self, name: str, arguments: list[str], log: Path, place: Place) -> RunningStep:
         """Run ``robustctl ARGUMENTS`` at a place; what it prints goes to the end of ``log``."""
 
 
@@ -93,7 +93,7 @@ class Processes:
         self.processes = processes
         self.environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
 
-    def start(self, name: str, arguments: list[str], log: Path, place: Place) -> Job:
+    def start(self, name: str, arguments: list[str], log: Path, place: Place) -> RunningStep:
         """The same as ``Pool.start``."""
         command = command_line(arguments, self.processes)
         with writing(log), log.open("ab") as file:

@@ -11,8 +11,8 @@ from robustctl.errors import InterruptedRun, RunError
 from robustctl.files import make_folder, writing
 from robustctl.locks import held
 from robustctl.study.board import Board, Counts, Row, board
-from robustctl.study.cells import FOLDER, Plan, Step, Training
-from robustctl.study.pool import Job, Place, Pool
+from robustctl.study.cells import FOLDER, Step, StudyPlan, Training
+from robustctl.study.pool import Place, Pool, RunningStep
 
 SECONDS_BETWEEN_LOOKS = 0.25
 LAST_BYTES = 8000
@@ -21,12 +21,12 @@ LAST_BYTES = 8000
 @dataclass
 class _Running:
     step: Step
-    job: Job
+    started: RunningStep
     slot: int
     begun: float
 
 
-def carry_out(plan: Plan, pool: Pool, places: Sequence[Place], jobs: int, again: str) -> None:
+def carry_out(plan: StudyPlan, pool: Pool, places: Sequence[Place], jobs: int, again: str) -> None:
     """Do all steps that are not done; what is done is kept whatever happens.
 
     Args:
@@ -46,7 +46,7 @@ def carry_out(plan: Plan, pool: Pool, places: Sequence[Place], jobs: int, again:
 
 
 class _Study:
-    def __init__(self, plan: Plan, pool: Pool, places: Sequence[Place], jobs: int, shown: Board) -> None:
+    def __init__(self, plan: StudyPlan, pool: Pool, places: Sequence[Place], jobs: int, shown: Board) -> None:
         self.plan, self.pool, self.places, self.board = plan, pool, places, shown
         self.free = list(range(jobs))
         self.running: list[_Running] = []
@@ -81,7 +81,7 @@ class _Study:
     def _collect(self) -> None:
         """Take note of what has ended."""
         for one in list(self.running):
-            code = one.job.ended()
+            code = one.started.ended()
             if code is None:
                 continue
             self.running.remove(one)
@@ -119,15 +119,15 @@ class _Study:
                 continue
             slot = self.free.pop(0)
             place = self.places[slot % len(self.places)]
-            job = self.pool.start(step.name, step.arguments(place.device), log_of(step), place)
+            started = self.pool.start(step.name, step.arguments(place.device), log_of(step), place)
             self.left.remove(step)
-            self.running.append(_Running(step, job, slot, time.monotonic()))
+            self.running.append(_Running(step, started, slot, time.monotonic()))
 
     def _stop(self) -> None:
         for one in self.running:
-            one.job.stop()
+            one.started.stop()
         for one in self.running:
-            one.job.wait()
+            one.started.wait()
             self.done += one.step.done()
 
     def _row(self, one: _Running) -> Row:

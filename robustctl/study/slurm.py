@@ -8,7 +8,7 @@ from typing import Any
 
 from robustctl.errors import RequestError
 from robustctl.files import write_text
-from robustctl.study.pool import SECONDS_TO_STOP, Job, Place, command_line
+from robustctl.study.pool import SECONDS_TO_STOP, Place, RunningStep, command_line
 
 TIMEOUT_MINUTES = 24 * 60
 
@@ -19,7 +19,7 @@ def run(command: list[str], log: Path, directory: Path) -> int:
         return subprocess.run(command, cwd=directory, stdout=file, stderr=file, check=False).returncode
 
 
-class Jobs:
+class SlurmJobs:
     """Jobs of a cluster.
 
     A job's number is kept beside its step: a study that was killed finds the job again, and submits none twice.
@@ -44,7 +44,7 @@ class Jobs:
         except (RuntimeError, NameError, ValueError) as error:  # sbatch is missing, or an option is unknown
             raise RequestError(f"--executor slurm: {error}") from None
 
-    def start(self, name: str, arguments: list[str], log: Path, place: Place) -> Job:
+    def start(self, name: str, arguments: list[str], log: Path, place: Place) -> RunningStep:
         """Submit a step, or find the job that does it already."""
         number = self.folder / f"{name}.job"
         job = None

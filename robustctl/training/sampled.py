@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CHAIN_START = "samples"  # what the metrics call the error at sampled points
 
 
-class PerturbedConfig(MethodConfig):
+class SampledConfig(MethodConfig):
     """``samples``: perturbed images for each clean one. ``distribution``: as ``robustctl eval --distribution`` has it;
     left out, it is the uniform one on the ball of ``train.threats``.
     """
@@ -58,7 +58,7 @@ class PerturbedConfig(MethodConfig):
         return Perturbation.parse(self.distribution or str(threats[0]))
 
 
-AnyConfig = TypeVar("AnyConfig", bound=PerturbedConfig)
+AnyConfig = TypeVar("AnyConfig", bound=SampledConfig)
 
 
 class SampledMethod(TrainingMethod, Generic[AnyConfig]):

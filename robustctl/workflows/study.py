@@ -17,7 +17,7 @@ from robustctl.report.methods import Scored
 from robustctl.results.union import read
 from robustctl.runs import root
 from robustctl.study import cells
-from robustctl.study.cells import FOLDER, Evaluation, Plan
+from robustctl.study.cells import FOLDER, Evaluation, StudyPlan
 from robustctl.study.pool import Place, Pool, Processes
 from robustctl.study.run import carry_out, only_one
 from robustctl.study.schema import START, Study, StudyData, StudyFile
@@ -27,7 +27,7 @@ DIGITS = "digits"
 Executor = Literal["processes", "slurm"]
 
 
-def read_study(path: Path, *, to_run: bool = True) -> Plan:
+def read_study(path: Path, *, to_run: bool = True) -> StudyPlan:
     """Read a study's file and make its plan.
 
     Args:
@@ -49,7 +49,7 @@ def read_study(path: Path, *, to_run: bool = True) -> Plan:
     return plan
 
 
-def plan_of(study: Study) -> Plan:
+def plan_of(study: Study) -> StudyPlan:
     """The plan of a study that was put together from options; raises RequestError with its first fault."""
 
     def refuse(_: Key, text: object) -> None:
@@ -157,10 +157,10 @@ def pool(executor: Executor, jobs: int, options: Sequence[str], processes: int =
         if options:
             raise RequestError("--slurm is read with --executor slurm; leave it out here")
         return Processes(max(1, (os.cpu_count() or 1) // (jobs * processes)), processes)
-    from robustctl.study.slurm import Jobs
+    from robustctl.study.slurm import SlurmJobs
 
     pairs = dict(_pair(text) for text in options)
-    return Jobs(root() / FOLDER / "jobs", pairs, processes=processes)
+    return SlurmJobs(root() / FOLDER / "jobs", pairs, processes=processes)
 
 
 def _pair(text: str) -> tuple[str, str | int]:
@@ -170,7 +170,7 @@ def _pair(text: str) -> tuple[str, str | int]:
     return name.strip(), int(value) if value.strip().isdigit() else value.strip()
 
 
-def run(plan: Plan, name: str, pool: Pool, places: Sequence[Place], jobs: int, again: str) -> None:
+def run(plan: StudyPlan, name: str, pool: Pool, places: Sequence[Place], jobs: int, again: str) -> None:
     """Do the steps of a plan that are missing; raises as ``study.run.carry_out`` does.
 
     Args:

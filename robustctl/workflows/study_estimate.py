@@ -11,7 +11,7 @@ from robustctl.devices import pick_device
 from robustctl.errors import RobustctlError, RunError
 from robustctl.processes import World
 from robustctl.progress import duration
-from robustctl.study.cells import Evaluation, Plan, Training
+from robustctl.study.cells import Evaluation, StudyPlan, Training
 from robustctl.training.build import require_outputs
 from robustctl.user_code import granted
 from robustctl.user_code import parse as parse_code
@@ -33,7 +33,7 @@ class _Sum:
     faults: list[str] = field(default_factory=list)
 
 
-def lines(plan: Plan, devices: Sequence[str], jobs: int) -> list[str]:
+def lines(plan: StudyPlan, devices: Sequence[str], jobs: int) -> list[str]:
     """The plan in lines: what is done, what is left, what it takes; seeds of one training take the same.
 
     Raises:

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from robustctl.study import cells
-from robustctl.study.cells import Evaluation, Plan
+from robustctl.study.cells import Evaluation, StudyPlan
 from robustctl.study.schema import Study
 from robustctl.yaml_faults import Key
 
 
-def plan(**keys: object) -> Plan:
+def plan(**keys: object) -> StudyPlan:
     faults: list[tuple[Key, str]] = []
     made = cells.plan(Study.model_validate(keys), lambda key, text: faults.append((key, str(text))))
     assert not faults

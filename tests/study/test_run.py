@@ -9,7 +9,7 @@ from robustctl import runs
 from robustctl.errors import InterruptedRun, RunError
 from robustctl.files import write_text
 from robustctl.study import cells
-from robustctl.study.cells import Plan, Training
+from robustctl.study.cells import StudyPlan, Training
 from robustctl.study.pool import Place, places
 from robustctl.study.run import carry_out, last_line
 from robustctl.study.schema import Study
@@ -34,7 +34,7 @@ class Made:
 class Pretending:
     """Does every step at once: writes the record of a finished run, or a result."""
 
-    def __init__(self, plan: Plan, spoil: Callable[[str], bool] = lambda name: False) -> None:
+    def __init__(self, plan: StudyPlan, spoil: Callable[[str], bool] = lambda name: False) -> None:
         self.steps = {one.name: one for one in [*plan.trainings, *plan.evaluations]}
         self.spoil, self.started = spoil, list[str]()
         self.devices: list[str] = []
@@ -61,13 +61,13 @@ def finish(step: Training) -> None:
 
 
 @pytest.fixture
-def plan(monkeypatch: pytest.MonkeyPatch) -> Plan:
+def plan(monkeypatch: pytest.MonkeyPatch) -> StudyPlan:
     monkeypatch.setattr("robustctl.study.run.SECONDS_BETWEEN_LOOKS", 0.0)
     study = Study.model_validate({"models": "digits-linf", "recipes": ["e-at", "avg"], "seeds": [0, 1]})
     return cells.plan(study, lambda key, text: pytest.fail(f"{key}: {text}"))
 
 
-def test_everything_is_done_once_and_nothing_the_second_time(plan: Plan) -> None:
+def test_everything_is_done_once_and_nothing_the_second_time(plan: StudyPlan) -> None:
     pool = Pretending(plan)
     carry_out(plan, pool, places(["cuda:0", "cuda:1"], 1), 2, "again")
     assert sorted(pool.started) == sorted(pool.steps) and set(pool.devices) == {"cuda:0", "cuda:1"}
@@ -76,7 +76,7 @@ def test_everything_is_done_once_and_nothing_the_second_time(plan: Plan) -> None
     assert again.started == []
 
 
-def test_an_evaluation_follows_its_training(plan: Plan) -> None:
+def test_an_evaluation_follows_its_training(plan: StudyPlan) -> None:
     pool = Pretending(plan)
     carry_out(plan, pool, CPU, 1, "again")
     for one in plan.evaluations:
@@ -84,7 +84,7 @@ def test_an_evaluation_follows_its_training(plan: Plan) -> None:
         assert pool.started.index(one.name) == pool.started.index(one.of.name) + 1
 
 
-def test_one_failure_stops_its_own_evaluations_alone_and_is_named(plan: Plan) -> None:
+def test_one_failure_stops_its_own_evaluations_alone_and_is_named(plan: StudyPlan) -> None:
     broken = plan.trainings[1].name
     pool = Pretending(plan, lambda name: name == broken)
     with pytest.raises(RunError, match="2 of the study's steps failed") as failed:
@@ -97,7 +97,7 @@ def test_one_failure_stops_its_own_evaluations_alone_and_is_named(plan: Plan) ->
     assert again.started == [broken, next(one.name for one in plan.evaluations if one.of == plan.trainings[1])]
 
 
-def test_results_that_are_there_need_no_training(plan: Plan) -> None:
+def test_results_that_are_there_need_no_training(plan: StudyPlan) -> None:
     carry_out(plan, Pretending(plan), CPU, 1, "again")
     (plan.trainings[0].run.path / runs.RECORD).unlink()
     again = Pretending(plan)
@@ -105,7 +105,7 @@ def test_results_that_are_there_need_no_training(plan: Plan) -> None:
     assert again.started == []
 
 
-def test_an_interruption_stops_the_steps_and_says_how_to_go_on(plan: Plan) -> None:
+def test_an_interruption_stops_the_steps_and_says_how_to_go_on(plan: StudyPlan) -> None:
     class Endless(Made):
         stopped = 0
 
@@ -125,7 +125,7 @@ def test_an_interruption_stops_the_steps_and_says_how_to_go_on(plan: Plan) -> No
 @pytest.mark.parametrize(
     ("left", "goes_on"), [(".last.pt.1-part.tmp", False), ("last.pt", True), ("previous.pt", True)]
 )
-def test_a_killed_run_goes_on_from_a_saved_state_alone(plan: Plan, left: str, goes_on: bool) -> None:
+def test_a_killed_run_goes_on_from_a_saved_state_alone(plan: StudyPlan, left: str, goes_on: bool) -> None:
     one = plan.trainings[0]
     state = one.run.path / "state"
     state.mkdir(parents=True)

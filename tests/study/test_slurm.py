@@ -11,13 +11,13 @@ import pytest
 pytest.importorskip("submitit")
 
 from robustctl.errors import RequestError
-from robustctl.study.pool import Job, Place
-from robustctl.study.slurm import Jobs
+from robustctl.study.pool import Place, RunningStep
+from robustctl.study.slurm import SlurmJobs
 
 CPU = Place("cpu")
 
 
-def ended(job: Job) -> int:
+def ended(job: RunningStep) -> int:
     end = time.monotonic() + 60
     while (code := job.ended()) is None:
         assert time.monotonic() < end
@@ -27,7 +27,7 @@ def ended(job: Job) -> int:
 
 def test_a_job_leaves_its_exit_code_and_its_log(tmp_path: Path) -> None:
     log = tmp_path / "step.log"
-    jobs = Jobs(tmp_path / "jobs", {}, cluster="local")
+    jobs = SlurmJobs(tmp_path / "jobs", {}, cluster="local")
     first = jobs.start("step", ["recipes", "list", "--dataset", "digits"], log, CPU)
     assert ended(first) == 0 and "digits/e-at" in log.read_text()
     again = jobs.start("step", ["recipes", "shw"], log, CPU)
@@ -42,7 +42,7 @@ def test_a_study_that_was_killed_finds_its_job_again(tmp_path: Path) -> None:
         def done(self) -> bool:
             return False
 
-    jobs = Jobs(tmp_path / "jobs", {}, cluster="local")
+    jobs = SlurmJobs(tmp_path / "jobs", {}, cluster="local")
     jobs.kind = Found
     (tmp_path / "jobs").mkdir(exist_ok=True)
     (tmp_path / "jobs" / "step.job").write_text("4711\n")
@@ -52,7 +52,7 @@ def test_a_study_that_was_killed_finds_its_job_again(tmp_path: Path) -> None:
 
 def test_what_submitit_does_not_take_is_refused_before_anything_is_submitted(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="--executor slurm: .*no_such_option"):
-        Jobs(tmp_path, {"no_such_option": 1}, cluster="local")
+        SlurmJobs(tmp_path, {"no_such_option": 1}, cluster="local")
 
 
 SBATCH = """#!/bin/sh
@@ -90,7 +90,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_job_of_a_cluster_asks_for_what_was_said_and_runs_the_step(tmp_path: Path, cluster: Path) -> None:
     log = tmp_path / "step.log"
     options = {"slurm_partition": "gpu", "gpus_per_node": 2, "timeout_min": 90, "slurm_account": "lab"}
-    jobs = Jobs(tmp_path / "jobs", options)
+    jobs = SlurmJobs(tmp_path / "jobs", options)
     job = jobs.start("step", ["recipes", "list", "--dataset", "digits"], log, CPU)
     assert ended(job) == 0, (cluster / "out").read_text()
     assert "digits/e-at" in log.read_text()
@@ -102,13 +102,13 @@ def test_a_job_of_a_cluster_asks_for_what_was_said_and_runs_the_step(tmp_path: P
 
 
 def test_without_a_time_limit_a_job_asks_for_a_day(tmp_path: Path, cluster: Path) -> None:
-    job = Jobs(tmp_path / "jobs", {}).start("step", ["recipes", "shw"], tmp_path / "step.log", CPU)
+    job = SlurmJobs(tmp_path / "jobs", {}).start("step", ["recipes", "shw"], tmp_path / "step.log", CPU)
     assert ended(job) == 2, "the exit code is the step's own"
     assert "#SBATCH --time=1440" in (cluster / "script.sh").read_text()
 
 
 def test_a_job_of_several_processes_starts_torchrun_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs, given = Jobs(tmp_path / "jobs", {}, cluster="local", processes=2), []
+    jobs, given = SlurmJobs(tmp_path / "jobs", {}, cluster="local", processes=2), []
     monkeypatch.setattr(jobs.executor, "submit", lambda *call: given.append(call) or type("Job", (), {"job_id": "1"})())
     jobs.start("step", ["eval", "m", "--n", "3"], tmp_path / "log", CPU)
     assert given[0][1][:3] == [sys.executable, "-m", "torch.distributed.run"]

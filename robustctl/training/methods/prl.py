@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from robustctl.training.sampled import PerturbedConfig, SampledMethod, random_losses
+from robustctl.training.sampled import SampledConfig, SampledMethod, random_losses
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from robustctl.training.step import Step
 
 
-class Config(PerturbedConfig):
+class Config(SampledConfig):
     """``rho``: 1 is the mean over perturbations, towards 0 the worst of the samples."""
 
     name: Literal["prl"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from robustctl.training.sampled import PerturbedConfig, SampledMethod, random_losses
+from robustctl.training.sampled import SampledConfig, SampledMethod, random_losses
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from robustctl.training.step import Step
 
 
-class Config(PerturbedConfig):
+class Config(SampledConfig):
     """``q``: 1 is the mean (data augmentation), larger is stricter."""
 
     name: Literal["z-mc"]

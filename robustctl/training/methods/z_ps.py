@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from robustctl.threats import Threat
-from robustctl.training.sampled import PerturbedConfig, SampledMethod, log_losses
+from robustctl.training.sampled import SampledConfig, SampledMethod, log_losses
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MOST_ADJUSTMENTS = 10  # of the step size at an epoch's start
 
 
-class Config(PerturbedConfig):
+class Config(SampledConfig):
     """``q``: 1 is the mean, larger is stricter. ``leapfrog``: gradients a sample."""
 
     name: Literal["z-ps"]
