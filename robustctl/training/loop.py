@@ -12,17 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from robustctl import checkpoint
 from robustctl.allocator import kept_memory
 from robustctl.architectures import Classifier
 from robustctl.checkpoint import weights_sha256
-from robustctl.errors import InterruptedRun, RequestError, RunError
+from robustctl.errors import InterruptedRun, RequestError
 from robustctl.progress import Advance, progress, say
 from robustctl.training import optim, state_file
 from robustctl.training.footprint import fit
+from robustctl.training.gradients import Gradients
 from robustctl.training.guards import WATCHED_STEPS, StopSignal, require_finite, stop_signal
 from robustctl.training.metrics_log import Listener, MetricsLog
 from robustctl.training.monitor import Monitor
@@ -30,13 +28,10 @@ from robustctl.training.parts import Parts
 from robustctl.training.passes import Pass, Position
 from robustctl.training.probe import StartProbe
 from robustctl.training.projection import GradientProjection
-from robustctl.training.recompute import lent_buffers
-from robustctl.training.retry import Kept, retried
 from robustctl.training.selection import OverfittingGuard
 from robustctl.training.step import Step
 from robustctl.training.step_context import StepContext
 from robustctl.training.watch import Watch
-from robustctl.training.weight_perturbation import moved_uphill
 
 BEST = "best.safetensors"
 SAVE_SECONDS = 600.0
@@ -80,6 +75,7 @@ class Loop:
             self.log.write,
             parts.helper,
         )
+        self.gradients = Gradients(parts, self.context, self.log.write)
         self.optimizers = {
             kind: optim.optimizer(self.model, self.settings.optim, parts.lr, parts.device)
             for kind in ("natural", "method")
@@ -159,6 +155,34 @@ class Loop:
             advance(1, self.watch.note(this.epoch + 1))
             self._save_if_due(stop)
 
+    def _one_step(self, this: Pass) -> None:
+        """One step of the optimiser on one batch; then the position is one step further."""
+        step = self._next_batch(this)
+        optimizer = self.optimizers["method" if this.kind == "method" else "natural"]
+        lr = self._lr(this)
+        optim.set_lr(optimizer, lr)
+        self.gradients.put(step, optimizer, this)
+        step.record("grad_norm", optim.grad_norm(self.model.parameters()))
+        step.record("lr", lr)
+        optimizer.step()
+        if self.average and this.kind == "method":
+            self.average.update(self.model)
+        self.monitor.images += this.phase.batch_size
+        self.position.next_step()
+
+    def _next_batch(self, this: Pass) -> Step:
+        """The step on the next batch; a method with replays takes several steps on each batch."""
+        replays = self.method.replays if this.kind == "method" else 1
+        part = self.world.part(this.phase.batch_size)
+        x, y = self.parts.batches.get(self.position.at, self.position.step_in_pass // replays, *this.size, part)
+        return Step(self.context, x, y, self.position.step, watch=self.position.steps_alike < WATCHED_STEPS)
+
+    def _lr(self, this: Pass) -> float:
+        if this.kind == "pretrain" and self.settings.pretrain:
+            return self.settings.pretrain.lr
+        epoch = this.epoch + self.position.step_in_pass / this.steps
+        return self.parts.lr * self.settings.schedule.factor(epoch, self.settings.train.epochs)
+
     def _finish_pass(self) -> None:
         """Project, check, select, save."""
         this = self.position.present
@@ -170,89 +194,6 @@ class Loop:
         self.position.next_pass()
         self.save(weights=this.kind != "natural")
         self.monitor.count_time()  # so that the images per second of the next line are training's alone
-
-    def _one_step(self, this: Pass) -> None:
-        """One step of the optimiser on one batch; then the position is one step further."""
-        step = self._next_batch(this)
-        optimizer = self.optimizers["method" if this.kind == "method" else "natural"]
-        lr = self._lr(this)
-        optim.set_lr(optimizer, lr)
-        self._gradients(this, step, optimizer)
-        step.record("grad_norm", optim.grad_norm(self.model.parameters()))
-        step.record("lr", lr)
-        optimizer.step()
-        if self.average and this.kind == "method":
-            self.average.update(self.model)
-        self.monitor.images += this.phase.batch_size
-        self.position.next_step()
-
-    def _gradients(self, this: Pass, step: Step, optimizer: torch.optim.Optimizer) -> None:
-        """Put the step's gradients on the parameters. If memory runs out, the step begins again and takes less."""
-        kept = Kept(self.model, self.method, self.monitor.meter)
-
-        def work() -> None:
-            torch.manual_seed((self.parts.seed * 1_000_003 + self.position.step) % 2**63)  # dropout and the like
-            optimizer.zero_grad(set_to_none=True)
-            one = step.begun_again()
-            one.record("loss", self._backward(this, one))
-            if this.kind == "method":
-                self.method.after_backward(one)
-
-        def give_way(error: RuntimeError) -> None:
-            optimizer.zero_grad(set_to_none=True)
-            kept.restore()
-            self._give_way(len(step.x), error)
-
-        retried(work, give_way)
-
-    def _give_way(self, batch: int, error: RuntimeError) -> None:
-        """Take less room for a batch of this process; said, and written into the metrics."""
-        if self.world.size > 1:
-            raise RunError(
-                f"memory ran out in one of {self.world.size} processes ({error}); take fewer images at once: "
-                "--set train.micro_batch=auto"
-            )
-        room = self.context.room
-        change = room.give_way(batch)
-        say(f"memory ran out in step {self.position.step + 1}: {change}")
-        self.log.write({"kind": "memory", "step": self.position.step, **room.state()})
-
-    def _backward(self, this: Pass, step: Step) -> Tensor:
-        """Put the loss's gradient on the parameters; with weight perturbation, that at weights moved uphill."""
-        awp = self.settings.awp
-        if awp is None or this.kind != "method" or this.epoch < awp.warmup:
-            loss = self._loss(this, step)
-            loss.backward()  # type: ignore[no-untyped-call]
-            return loss
-        before = self.method.remembered()
-        with lent_buffers(self.model):
-            uphill = self._loss(this, step)
-        after = self.method.remembered()
-        self.method.recall(before)
-        with moved_uphill(self.model, uphill, awp.gamma):
-            loss = self._loss(this, step.replay())
-            loss.backward()  # type: ignore[no-untyped-call]
-        self.method.recall(after)
-        return loss
-
-    def _next_batch(self, this: Pass) -> Step:
-        """The step on the next batch; a method with replays takes several steps on each batch."""
-        replays = self.method.replays if this.kind == "method" else 1
-        part = self.world.part(this.phase.batch_size)
-        x, y = self.parts.batches.get(self.position.at, self.position.step_in_pass // replays, *this.size, part)
-        return Step(self.context, x, y, self.position.step, watch=self.position.steps_alike < WATCHED_STEPS)
-
-    def _loss(self, this: Pass, step: Step) -> Tensor:
-        loss = self.method.loss(step) if this.kind == "method" else step.mean(step.natural())
-        if self.settings.regularize:
-            loss = loss + optim.penalty(self.model, self.settings.regularize)
-        return loss
-
-    def _lr(self, this: Pass) -> float:
-        if this.kind == "pretrain" and self.settings.pretrain:
-            return self.settings.pretrain.lr
-        epoch = this.epoch + self.position.step_in_pass / this.steps
-        return self.parts.lr * self.settings.schedule.factor(epoch, self.settings.train.epochs)
 
     def _project(self, this: Pass) -> None:
         """After a natural pass go back to its start; after the method's pass merge the movements of both."""

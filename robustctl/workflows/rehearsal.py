@@ -20,6 +20,7 @@ from robustctl.threats import Threat
 from robustctl.training import optim
 from robustctl.training.build import copies_on_disk
 from robustctl.training.footprint import fit, footprint
+from robustctl.training.gradients import Gradients
 from robustctl.training.meter import Meter
 from robustctl.training.parts import Parts
 from robustctl.training.passes import Pass
@@ -161,16 +162,14 @@ def _measured(parts: Parts) -> tuple[float, str]:
 def _seconds_per_step(parts: Parts, context: StepContext, one: Pass) -> float:
     """Mean time of two steps of a pass; a step before them, which is slower, does not count."""
     optimizer = optim.optimizer(parts.model, parts.settings.optim, parts.lr, parts.device)
-    begun = 0.0
+    gradients, begun = Gradients(parts, context, lambda line: None), 0.0
     for number in range(1 + MEASURED_STEPS):
         if number == 1:
             wait_for(parts.device)
             begun = time.monotonic()
         x, y = parts.batches.get(0, number % one.steps, *one.size, parts.world.part(one.phase.batch_size))
         step = Step(context, x, y, number)
-        optimizer.zero_grad(set_to_none=True)
-        loss = parts.method.loss(step) if one.kind == "method" else step.mean(step.natural())
-        loss.backward()  # type: ignore[no-untyped-call]
+        gradients.put(step, optimizer, one)
         optimizer.step()
     wait_for(parts.device)
     return (time.monotonic() - begun) / MEASURED_STEPS

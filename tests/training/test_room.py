@@ -156,9 +156,9 @@ def test_what_cannot_be_done_is_said() -> None:
 
 def test_several_processes_stop_with_advice(settings_for: Make, make_loop: Make, tmp_path: Path) -> None:
     loop = make_loop(settings_for({"name": "natural"}), tmp_path / "run")
-    loop.world = World(0, 2)
+    loop.gradients.world = World(0, 2)
     with pytest.raises(RunError, match="train.micro_batch=auto"):
-        loop._give_way(8, RuntimeError("CUDA out of memory"))
+        loop.gradients._give_way(loop._next_batch(loop.position.present), RuntimeError("CUDA out of memory"))
 
 
 def test_what_the_failed_try_held_is_gone_before_the_next_one_and_other_errors_go_on() -> None:
