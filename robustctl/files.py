@@ -139,7 +139,9 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise RunError(_refusal(path, error.errno, error.strerror or str(error))) from error
     except Exception as error:
-        if type(error).__name__ != "SafetensorError" or not (found := re.search(r"os error (\d+)", str(error))):
+        if type(error).__name__ != "SafetensorError" or not (
+            found := re.search(r"(?:os error |code: )(\d+)", str(error))
+        ):
             raise
         raise RunError(_refusal(path, int(found[1]), os.strerror(int(found[1])))) from error
 

@@ -15,7 +15,9 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parents[2]
-LOOP = [f"training/{name}.py" for name in ("loop", "parts", "probe", "monitor", "metrics_log", "step", "optim")]
+LOOP = [
+    f"training/{name}.py" for name in ("loop", "gradients", "parts", "probe", "monitor", "metrics_log", "step", "optim")
+]
 PLACES = ("geometry.py", "attacks", "evaluation", "results", "sampling", "training/methods", *LOOP)
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.yaml")
 COMPARISONS = {ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "=="}
