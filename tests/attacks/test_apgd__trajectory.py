@@ -168,3 +168,14 @@ def test_a_first_window_without_improvement_does_not_count_as_a_stall() -> None:
     assert attack._check(rows).tolist() == [False, False]
     rows.since, rows.rises = rows.window.clone(), rows.window.clone()
     assert attack._check(rows).tolist() == [True, True], "the second time it stalls"
+
+
+def test_a_loss_that_stays_where_it_is_has_not_risen() -> None:
+    attack = Apgd(Threat("l2", 1.0, "1"), Schedule.plain(100))
+    rows = attack.start(torch.zeros(3, 1, 2, 2), None)
+    grad = torch.zeros_like(rows.x_adv)
+    attack._record(rows, torch.tensor([1.0, 1.0, 1.0]), grad)
+    rows.step = rows.step + 1
+    attack._record(rows, torch.tensor([0.5, 1.0, 1.5]), grad)
+    assert rows.rises.tolist() == [0, 0, 1]
+    assert rows.best.tolist() == [1.0, 1.0, 1.5]

@@ -152,3 +152,15 @@ def test_the_windows_of_a_patch_have_a_middle() -> None:
     for share, side in ((0.01, 3), (0.05, 3), (0.12, 5), (0.17, 5), (0.25, 7), (0.3, 7)):
         changed = _patch(x, x, Threat("l2", 0.4, "0.4"), share, draws) != x
         assert changed.sum() == side**2
+
+
+def test_the_windows_of_a_patch_lie_where_their_own_draws_say() -> None:
+    x = torch.full((1, 1, 12, 12), 0.5, dtype=torch.float64)
+    low, high = 0.05, 0.95
+    draws = torch.tensor([[low, high, high, low, 0.4, 0.9]], dtype=torch.float64)
+    rows, columns = (_patch(x, x, Threat("l2", 0.4, "0.4"), 0.06, draws) != x)[0, 0].nonzero().T
+    assert rows.max() < 6 <= columns.min()
+    spread = x + 0.01
+    emptied = (_patch(x, spread, Threat("l2", 0.4, "0.4"), 0.06, draws) - x).abs()[0, 0] < 1e-12
+    rows, columns = emptied.nonzero().T
+    assert len(rows) == 9 and columns.max() < 6 <= rows.min()

@@ -114,3 +114,12 @@ def test_a_kill_in_the_middle_of_a_repair_leaves_a_store(path: Path, monkeypatch
     assert path.is_file()
     clean, broken, repaired = _found(path)
     assert clean == N and N - 5 <= broken < N and repaired
+
+
+def test_what_a_killed_repair_left_does_not_stop_the_next_and_work_that_was_spent_stays(path: Path) -> None:
+    _write(path, path.stat().st_size // 2 // 4096 * 4096, b"\xff" * 4096)
+    path.with_name(f".{path.name}.part").write_bytes(b"half of a store")
+    clean, broken, _ = _found(path)
+    assert clean == N and N - 5 <= broken < N
+    with Store(path, KEY) as store:
+        assert store.spent() == {("linf", "a"): 7}

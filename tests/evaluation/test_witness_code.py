@@ -7,7 +7,7 @@ import pytest
 import torch
 from perturbed import EPS, moved
 
-from robustctl.evaluation.witness_code import pack, unpack, unpack_earlier
+from robustctl.evaluation.witness_code import FILTERS, pack, unpack, unpack_earlier
 from robustctl.threats import NORMS, Norm, Threat
 
 
@@ -44,3 +44,11 @@ def test_what_an_earlier_version_packed_is_read_bit_by_bit(norm: Norm) -> None:
     packed = lzma.compress(bytes(len(bits)) + folded.T.tobytes())
     back = unpack_earlier(packed, x, Threat.of(norm, EPS[norm]))
     assert torch.equal(back.view(torch.int32), x_adv.view(torch.int32))
+
+
+def test_a_symbol_that_names_no_image_is_refused() -> None:
+    x, threat = torch.full((1, 1, 2, 2), 0.5), Threat("linf", 0.1, "0.1")
+    for symbol in (6, 200):
+        content = bytes([symbol, 0, 0, 0]) + bytes(4)
+        with pytest.raises(ValueError, match="there is not"):
+            unpack(lzma.compress(content, filters=FILTERS, format=lzma.FORMAT_XZ), x, threat)

@@ -173,3 +173,8 @@ def test_rounds_begin_with_what_is_left_and_end_with_the_survivors(steps: list[t
     assert list(contradictions(found))
     sound = found.model_copy(update={"rounds": [round_("l1", "first-0", 10, 4), round_("l1", "first-1", 6, 1)]})
     assert not list(contradictions(sound))
+
+
+def test_a_point_at_the_radius_is_broken_up_to_the_referees_rounding() -> None:
+    one = curve().norms["linf"].model_copy(update={"distance": [0.2, 0.2 * (1 + 5e-7), 0.2 * (1 + 2e-6), None]})
+    assert one.robust(0.2) == [0, 0, 1, 1]

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from robustctl.sampling import quadrature
-from robustctl.sampling.annealing import sweep_once, sweep_twice
+from robustctl.sampling.annealing import ACCEPTANCE, ADJUSTMENT, _burn_in, _Run, sweep_once, sweep_twice
 from robustctl.sampling.distributions import Box
 from robustctl.sampling.hmc import HMC
 
@@ -45,3 +45,28 @@ def test_an_acceptance_out_of_reach_shows_and_does_not_stop_the_run(forms: Any) 
     trace = sweep_twice(sampler, quadrature.graded([100.0]), 1, forms.noise(10, 4))
     assert trace.acceptance.mean() < 0.4
     assert trace.up.isfinite().all()
+
+
+def test_a_trace_counts_the_moves_of_every_chain(forms: Any) -> None:
+    sampler, noise = sampler_on(forms, 40), forms.noise(10, 4)
+    run = _Run(sampler, noise)
+    run.discard(0.5, 2)
+    values = run.record(0.5, 3)
+    trace = run.trace([values], [])
+    assert (trace.recorded, trace.burnt) == (3 * 4 * sampler.cost, 2 * 4 * sampler.cost)
+    assert torch.equal(trace.up[0], values)
+
+
+def test_a_step_changes_outside_the_band_of_acceptance_alone(forms: Any) -> None:
+    run = _Run(sampler_on(forms, 20), forms.noise(5, 4))
+    run.step = run.step / 4
+    low, high = ACCEPTANCE
+    factors = run.adjusted(torch.tensor([low - 0.01, low, (low + high) / 2, high, high + 0.01])) / run.step
+    expected = [1 / ADJUSTMENT, 1.0, 1.0, 1.0, ADJUSTMENT]
+    torch.testing.assert_close(factors, torch.tensor(expected, dtype=factors.dtype), rtol=1e-6, atol=0)
+
+
+def test_a_density_that_has_no_width_yet_needs_one_move() -> None:
+    assert [_burn_in(low, high) for low, high in ((0.0, 1.0), (1.0, 1.0), (2.0, 1.0))] == [1, 1, 1]
+    assert _burn_in(1.0, ADJUSTMENT**2) == 1
+    assert _burn_in(1.0, 1.01 * ADJUSTMENT**2) == 2

@@ -85,3 +85,11 @@ def test_margin_takes_the_norm_that_moves_a_linear_network_most(example: Any) ->
 def test_a_momentum_that_forgets_nothing_or_more_is_refused(momentum: float) -> None:
     with pytest.raises(ValidationError):
         Config(name="mixed", momentum=momentum)
+
+
+def test_the_metrics_have_the_share_of_images_that_met_each_norm(example: Any) -> None:
+    step = example.step()
+    method().loss(step)
+    chosen = method()._chosen(example.step())
+    for i, threat in enumerate(THREATS):
+        assert example.meter.means()[f"share/{threat.norm}"] == pytest.approx(float((chosen == i).float().mean()))

@@ -7,9 +7,10 @@ import torch
 from pydantic import ValidationError
 
 from robustctl import geometry
+from robustctl.oracle import Oracle
 from robustctl.processes import World
 from robustctl.threats import Threat
-from robustctl.training.methods.rcrt import Config, Method
+from robustctl.training.methods.rcrt import Config, Method, farthest
 
 THREATS = (Threat.of("linf", "0.1"), Threat.of("l2", "0.5"), Threat.of("l1", "1.5"))
 
@@ -87,3 +88,14 @@ def test_an_order_that_does_not_name_each_threat_once_is_refused(order: tuple[st
 def test_an_unknown_norm_is_refused() -> None:
     with pytest.raises(ValidationError):
         Config.model_validate({"name": "rcrt", "order": ("l3",), "every": 1})
+
+
+def test_the_regularisers_attack_crosses_the_ball_two_and_a_half_times(
+    example: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    monkeypatch.setattr(
+        "robustctl.attacks.pgd.pgd", lambda oracle, x, *_, step_size, **more: sizes.append(step_size) or x
+    )
+    farthest(example.step(), THREATS[1], 10)(example.oracle if hasattr(example, "oracle") else Oracle(example.model))
+    assert sizes == [pytest.approx(2.5 * 0.5 / 10)]
