@@ -223,7 +223,7 @@ class Loop:
         """Save if the last save is long ago, and stop if that was asked; all processes do the same."""
         asked, due = self.world.any([stop.asked, time.monotonic() - self.saved > self.save_seconds])
         if asked or due:
-            self.monitor.flush(self.position)
+            self.monitor.before_save(self.position)
             self.save(weights=asked)
         if asked:
             raise InterruptedRun(

@@ -52,6 +52,15 @@ class Monitor:
         elif done == WATCHED_STEPS or position.step % LOG_EVERY == 0:
             self.flush(position)
 
+    def before_save(self, position: Position) -> None:
+        """Empty the meter, but not among the first steps: the guards judge these together, whenever a state is saved.
+
+        Raises:
+            RunError: a guard stops the training.
+        """
+        if position.steps_alike > WATCHED_STEPS:
+            self.flush(position)  # else the state takes the meter with it
+
     def flush(self, position: Position) -> None:
         """Check what the meter holds, write it as one line, and empty the meter.
 

@@ -24,6 +24,7 @@ else:
     assert _spec is not None and _spec.loader is not None
     _training = importlib.util.module_from_spec(_spec)
     _spec.loader.exec_module(_training)
+    sys.modules["training_fixtures"] = _training
     settings_for, make_loop = _training.settings_for, _training.make_loop
 
     def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -184,6 +184,20 @@ def test_attack_without_effect_stops_the_run(settings_for: Make, make_loop: Make
         loop.run()
 
 
+def test_when_the_state_is_saved_does_not_change_the_guards_judgement_of_the_first_steps(
+    settings_for: Make, make_loop: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attack = Step.attack
+
+    def idle_once(step: Step, *arguments: Any) -> torch.Tensor:
+        return step.run(lambda oracle, target: step.x) if step.number == 3 else attack(step, *arguments)
+
+    monkeypatch.setattr(Step, "attack", idle_once)
+    loop = make_loop(of(settings_for, "at"), tmp_path / "run", save_seconds=0.0)
+    loop.run(max_steps=5)
+    assert loop.position.step == 5
+
+
 @pytest.mark.parametrize("before", [{"pretrain": {"epochs": 2, "lr": 0.05}}, {"projection": {"beta": 0.5}}])
 def test_attack_that_does_not_attack_is_found_after_natural_training(
     before: dict[str, Any], settings_for: Make, make_loop: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,5 +1,6 @@
 """Every method trains on the stand-in as on the CPU, to the bit, and the host never waits in a step."""
 
+import copy
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -8,14 +9,29 @@ from typing import Any
 import pytest
 import standin
 import torch
-from method_cases import cases
+from method_cases import METHODS, cases
+from training_fixtures import SPEC
 
 from robustctl import checkpoint, geometry
+from robustctl.architectures import build
+from robustctl.recipe.outer import Hat
 from robustctl.training import optim
 from robustctl.training.guards import WATCHED_STEPS
 
-CASES = cases("e-at", but=("fgsm-uniform", "mixed-margin", "ramp-auto", "rcrt", "mart", "awp"))
-READS = {"mixed": 14}
+E_AT = METHODS["e-at"]
+RANDOM = {"name": "apgd", "steps": 2, "start": "random"}
+SLOW = {"optim": {"lr": 0.02, "weight_decay": 5e-4}}
+"""At 0.1 every unit of the small network dies under RCRT, on the CPU as well: then no attack perturbs anything."""
+SIZED = {"threats": {"linf": "0.1", "l1": "1.5"}, "epochs": 2, "batch_size": 8}
+CASES = {
+    **cases("e-at", but=()),
+    "score": (E_AT, {"outer": {"name": "score"}}),
+    "hat": (E_AT, {"outer": {"name": "hat", "helper": "given"}, "attack": RANDOM}),
+    "rcrt": (METHODS["rcrt"], SLOW),
+    "rcrt-max": ({**METHODS["rcrt"], "known": "max"}, SLOW),
+    "micro-batches": (E_AT, {"train": {**SIZED, "micro_batch": 3}}),
+}
+READS = {"mixed": 14, "mixed-margin": 14}
 """Reads of a step; 0 for the others. Mixed attacks each norm's images alone, and the host must know their number."""
 Make = Callable[..., Any]
 
@@ -30,14 +46,16 @@ def test_training_is_that_of_the_cpu_and_its_steps_do_not_wait(
 ) -> None:
     method, changes = CASES[case]
     settings = settings_for(method, **{"precision": "float32", **changes})
+    torch.manual_seed(5)
+    options = {"helper": build(SPEC)} if isinstance(settings.outer, Hat) else {}
     for part in (geometry, optim):  # the ways that are meant for accelerators
         monkeypatch.setattr(part, "is_host", lambda _: False)
-    on_cpu = make_loop(settings, tmp_path / "cpu")
+    on_cpu = make_loop(settings, tmp_path / "cpu", **copy.deepcopy(options))
     on_cpu.run()
     stop = random.Random(case).randrange(1, on_cpu.position.steps - 2)
-    first = make_loop(settings, tmp_path / "standin", device="standin:0", save_seconds=0.0)
+    first = make_loop(settings, tmp_path / "standin", device="standin:0", save_seconds=0.0, **copy.deepcopy(options))
     first.run(max_steps=stop)
-    resumed = make_loop(settings, tmp_path / "standin", device="standin:0", resuming=True)
+    resumed = make_loop(settings, tmp_path / "standin", device="standin:0", resuming=True, **options)
     later = max(WATCHED_STEPS, resumed.position.step) + 1  # the first step brings the state to the device
     resumed.run(max_steps=min(later, resumed.position.steps - 1))
     with standin.traffic() as traffic:
