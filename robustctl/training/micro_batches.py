@@ -40,13 +40,13 @@ class MicroBatches(nn.Module):
 
     def run(self, work: Work, x: Tensor) -> Tensor:
         """Rows that ``work``, some function of the model, gives for images (n, c, h, w)."""
-        n_parts = -(-len(x) // self.room.rows)
-        if n_parts <= 1:
+        parts = self.room.parts(len(x))
+        if len(parts) == 1:
             return self._pass(work, x)
-        with slower_statistics(self.model, n_parts):
+        with slower_statistics(self.model, len(parts)):
             # Parts of nearly equal size: no batch norm has to do with a few images that are left over.
-            parts = [computed_again(self.model, partial(self._pass, work), part) for part in x.tensor_split(n_parts)]
-        return torch.cat(parts)
+            out = [computed_again(self.model, partial(self._pass, work), x[part]) for part in parts]
+        return torch.cat(out)
 
     def _pass(self, work: Work, x: Tensor) -> Tensor:
         with forgetful(self.room.blocks) if self.room.recompute else nullcontext():

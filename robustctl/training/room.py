@@ -1,6 +1,7 @@
 """How much of a batch the device takes at once, and what gives way when its memory runs out."""
 
 import math
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
@@ -46,6 +47,13 @@ class Room:
         asked = settings.train.micro_batch
         rows = asked if isinstance(asked, int) else NO_LIMIT
         return cls(model, rows, recompute=settings.train.checkpoint, compiled=settings.compile)
+
+    def parts(self, n: int) -> list[slice]:
+        """Consecutive parts of a batch of n images, of nearly equal size, each of which goes through at once."""
+        count = max(-(-n // self.rows), 1)
+        size, longer = divmod(n, count)
+        bounds = [i * size + min(i, longer) for i in range(count + 1)]
+        return [slice(start, end) for start, end in pairwise(bounds)]
 
     def give_way(self, batch: int) -> str:
         """Take less room from the next step on; returns what gives way, for people.

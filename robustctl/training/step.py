@@ -215,9 +215,10 @@ class Step:
 
         The farther points are not cut to the box, as in the authors' code (imrahulr/hat at commit 2d8fae7).
         """
-        assert self.context.helper is not None, "the training was built with its helper"
-        with torch.no_grad():
-            labels = self.context.helper(x_adv).argmax(1)
+        helper = self.context.helper
+        assert helper is not None, "the training was built with its helper"
+        with torch.no_grad():  # in eval mode, so that the parts of a batch do not touch each other
+            labels = torch.cat([helper(x_adv[part]).argmax(1) for part in self.context.room.parts(len(x_adv))])
         return losses.ce(self.logits(self.x + reach * (x_adv - self.x)), labels)
 
     def _soft_labels(self, smoothing: float) -> Tensor:

@@ -50,13 +50,28 @@ def test_steps_in_micro_batches_are_those_of_whole_batches(
     assert lines[0] == lines[1]
 
 
-def test_no_more_images_go_through_the_network_at_once(settings_for: Make, make_loop: Make, tmp_path: Path) -> None:
+HAT = {
+    "outer": {"name": "hat", "helper": "given"},
+    "attack": {"name": "apgd", "steps": 2, "start": "random"},
+}
+
+
+@pytest.mark.parametrize(("method", "changes"), [("z-mc", {}), ("mng-ac", {}), ("e-at", HAT)])
+def test_no_more_images_go_through_any_network_at_once(
+    method: str, changes: dict[str, Any], settings_for: Make, make_loop: Make, tmp_path: Path
+) -> None:
     seen: list[int] = []
-    settings = settings_for(METHODS["z-mc"])
+    settings = settings_for(METHODS[method], **changes)
+    helper = make_loop(settings_for(METHODS["natural"]), tmp_path / "helper").model if changes else None
     loop = make_loop(
-        settings.model_copy(update={"train": settings.train.model_copy(update={"micro_batch": 5})}), tmp_path / "run"
+        settings.model_copy(update={"train": settings.train.model_copy(update={"micro_batch": 5})}),
+        tmp_path / "run",
+        helper=helper,
     )
-    loop.model.net[0].register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    networks = [loop.model.net, *([helper.net] if helper else [])]
+    for net in networks:
+        assert isinstance(net, nn.Sequential)
+        net[0].register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     loop._begin_pass()
     loop._one_step(loop.position.present)
     assert len(seen) > 5 and max(seen) <= 5, seen

@@ -18,6 +18,8 @@ from robustctl.threats import Threat
 from robustctl.training.methods import TrainingMethod
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from robustctl.processes import World
@@ -87,29 +89,16 @@ class Method(TrainingMethod):
     def _learn(self, step: Step, x_adv: Tensor, threat: Threat) -> Tensor:
         """One step of the generator; noisy images (n, c, h, w) that it makes afterwards."""
         import torch
-        from torch.func import functional_call
-
-        from robustctl import losses
 
         model = step.model
         was_training = model.training
         model.eval()  # the statistics of batch norm are the classifier's own business
         try:
             with torch.enable_grad():
-                weights = [one.detach().requires_grad_() for one in self.weights]
-                known = {name: one.detach().clone().requires_grad_() for name, one in model.named_parameters()}
-                noisy = fit(step.x, noise(weights, drawn(step)), threat)
-                inner = losses.ce(functional_call(model, known, (noisy,)), step.y).mean()
-                slopes = torch.autograd.grad(inner, list(known.values()), create_graph=True)
-                ahead = {
-                    name: one - self.config.rate * slope
-                    for (name, one), slope in zip(known.items(), slopes, strict=True)
-                }
-                loss = losses.ce(functional_call(model, ahead, (x_adv,)), step.y).mean()
-                found = torch.autograd.grad(loss, weights)
+                loss, found = self._slopes(step, x_adv, drawn(step), threat)
         finally:
             model.train(was_training)
-        step.record("generator_loss", loss.detach())
+        step.record("generator_loss", loss)
         with torch.no_grad():
             # New tensors: a step that is done again goes back to the old ones, which ``remembered`` holds.
             decayed = [slope + DECAY * one for slope, one in zip(found, self.weights, strict=True)]
@@ -117,12 +106,59 @@ class Method(TrainingMethod):
             self.weights = [one - self.config.rate * v for one, v in zip(self.weights, self.velocity, strict=True)]
             return fit(step.x, noise(self.weights, drawn(step)), threat)
 
+    def _slopes(self, step: Step, x_adv: Tensor, z: Tensor, threat: Threat) -> tuple[Tensor, list[Tensor]]:
+        """The generator's loss (equation 6) for noise z (n, c, h + 2, w + 2), and its gradients in the generator's
+        weights.
+
+        The batch goes through in the parts that the device takes at once, and sums over parts are the whole batch's.
+        With f the classifier's loss at the noisy images and F the one at adversarial images after the step, the chain
+        rule gives ``-rate * <F', d f' / d weights>``, which is a sum over parts too: F' does not wait for a graph.
+        """
+        import torch
+        from torch.func import functional_call
+
+        from robustctl import losses
+
+        x, y, rate = step.x, step.y, self.config.rate
+        parts = step.context.room.parts(len(x))
+        weights = [one.detach().requires_grad_() for one in self.weights]
+        known = {name: one.detach().clone().requires_grad_() for name, one in step.model.named_parameters()}
+
+        def loss(weights_of: dict[str, Tensor], points: Tensor, part: slice) -> Tensor:
+            return losses.ce(functional_call(step.model, weights_of, (points,)), y[part]).sum() / len(x)
+
+        def inner(part: slice, *, graph: bool) -> list[Tensor]:
+            noisy = fit(x[part], noise(weights, z[part]), threat)
+            return list(torch.autograd.grad(loss(known, noisy, part), list(known.values()), create_graph=graph))
+
+        alone = len(parts) == 1
+        kept = [inner(part, graph=alone) for part in parts]
+        ahead = {
+            name: (one - rate * total(slopes)).detach().requires_grad_()
+            for (name, one), *slopes in zip(known.items(), *kept, strict=True)
+        }
+        values, outer = [], []
+        for part in parts:
+            values.append(loss(ahead, x_adv[part], part))
+            outer.append(torch.autograd.grad(values[-1], list(ahead.values())))
+        towards = [total(slopes) for slopes in zip(*outer, strict=True)]
+        found = []
+        for part in parts:
+            slopes = kept[0] if alone else inner(part, graph=True)
+            found.append(torch.autograd.grad(slopes, weights, [-rate * one for one in towards]))
+        return total(values).detach(), [total(slopes) for slopes in zip(*found, strict=True)]
+
     def state(self) -> dict[str, Any]:
         return {"weights": self.weights, "velocity": self.velocity}
 
     def load_state(self, state: dict[str, Any], world: World) -> None:
         self.weights = [one.clone() for one in state["weights"]]
         self.velocity = [one.clone() for one in state["velocity"]]
+
+
+def total(parts: Sequence[Tensor]) -> Tensor:
+    """The sum of a batch's parts."""
+    return sum(parts[1:], parts[0])
 
 
 def drawn(step: Step) -> Tensor:
