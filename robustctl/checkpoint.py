@@ -39,7 +39,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
 
 
 def _sort_header(path: Path) -> None:
-    """Sort the texts in the header, which the library writes in an order of chance."""
+    """Sort the texts in the header, which the library writes in a random order."""
     with path.open("r+b") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))

@@ -39,7 +39,7 @@ def project(x_adv: Tensor, x: Tensor, norm: Norm, eps: Radius) -> Tensor:
 
     Args:
         x_adv, x: (n, c, h, w); ``x`` lies in the box.
-        eps: one radius, or one a row (n,); > 0.
+        eps: one radius, or one per row (n,); > 0.
 
     Returns:
         A new tensor. The ball holds up to float rounding; ``shrink_inside`` removes that too.
@@ -220,7 +220,7 @@ def draw(x: Tensor, generator: Generators, *, uniform: bool) -> Tensor:
     """Noise shaped like ``x``: uniform in [-1,1], or standard normal.
 
     Args:
-        generator: one CPU generator for the batch, or one an image, so that an image's noise is its own.
+        generator: one CPU generator for the batch, or one per image, so that an image's noise is its own.
     """
     sample = torch.rand if uniform else torch.randn
     if isinstance(generator, torch.Generator):
@@ -249,7 +249,7 @@ def shrink_inside(x_adv: Tensor, x: Tensor, norm: Norm, eps: float) -> Tensor:
 
 
 def least(factor: Tensor, x: Tensor, norm: Norm, eps: float) -> Tensor:
-    """The least value of ``<factor, delta>`` over the ball cut with the box; in l_2 at most that.
+    """The least value of ``<factor, delta>`` over the ball cut with the box; in l_2 a lower bound on it.
 
     Args:
         factor: (n, d). x: the centre, (1, d) or (n, d), in the box.

@@ -196,7 +196,7 @@ def root() -> Path:
 
 
 def eval_dir_of(model: str) -> Path:
-    """Where verdicts and results of a model are that is no run. A plain directory has the last part of its name."""
+    """The folder of verdicts and results of a model that is no run; a plain directory is named by its last part."""
     flat = root() / EVAL / model.replace("/", "--")
     if not model.startswith(FILE) or flat.is_dir():  # earlier versions had the whole path
         return flat

@@ -120,7 +120,7 @@ def zero_shot_head(clip: Any, texts: Sequence[tuple[Tensor, Tensor]]) -> nn.Line
 
     Args:
         clip: a ``CLIPModel`` of transformers, or its ``text_half``.
-        texts: for each prompt ("a photo of a cat") the tokens of one text a class and their mask, both
+        texts: for each prompt ("a photo of a cat") the tokens of one text per class and their mask, both
             (n_classes, length). The unit embeddings of several prompts are averaged and brought to length 1 again.
     """
     with torch.no_grad():

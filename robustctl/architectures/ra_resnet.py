@@ -1,4 +1,4 @@
-"""The residual networks of Robust Principles for large images (Peng et al., arXiv:2308.16258), their names.
+"""The residual networks of Robust Principles for large images (Peng et al., arXiv:2308.16258).
 
 Bottlenecks with grouped convolutions, squeeze-and-excitation before their last convolution, SiLU, and no norm behind
 their first one; the stem leaves the resolution to the stages.

@@ -1,4 +1,4 @@
-"""The wide residual network of Robust Principles for small images (Peng et al., arXiv:2308.16258), their names.
+"""The wide residual network of Robust Principles for small images (Peng et al., arXiv:2308.16258).
 
 It is a ``dm-wide-resnet`` whose stages have depths and widths of their own, with squeeze-and-excitation and SiLU.
 """

@@ -35,8 +35,8 @@ def square(
 
     Args:
         x: images (n, c, h, w) in [0,1]. y: labels (n,).
-        queries: forward passes an image, at most.
-        generator: one an image.
+        queries: forward passes per image, at most.
+        generator: one per image.
 
     Returns:
         x_adv (n, c, h, w) inside ball and box in float64: the points of the largest margins found.

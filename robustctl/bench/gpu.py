@@ -258,7 +258,7 @@ def _step(name: str, text: str, device: torch.device, size: Size) -> tuple[None,
 
 
 def _attack(name: str, device: torch.device, size: Size) -> tuple[None, dict[str, Any]]:
-    """Images a second and attack step, of APGD in each norm."""
+    """Images per second and attack step, of APGD in each norm."""
     model, _ = _network(name)
     x, y = _images(model, size.points)
     numbers = {}

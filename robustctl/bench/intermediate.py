@@ -148,7 +148,7 @@ def compare(
 def _in_turns(
     ours: Callable[[], int], peers: Callable[[], int], rounds: int, images: int, device: torch.device
 ) -> dict[str, float]:
-    """Median seconds of both, model evaluations an image, and the median ratio. Each round runs one after the other."""
+    """Median seconds of both, model evaluations per image, and the median ratio. Each round runs both in turn."""
     ours_seconds, peer_seconds, evaluations = [], [], (0, 0)
     for _ in range(rounds):
         ours_time, ours_count = _timed(ours, device)

@@ -44,7 +44,7 @@ def margin_bound(
 
 
 def passes(network: nn.Module, x: Tensor, classes: int) -> int:
-    """How many forward and backward passes ``margin_bound`` makes of an image: two a ReLU, and one a wrong class."""
+    """How many forward and backward passes ``margin_bound`` makes of an image: two per ReLU, one per wrong class."""
     return 2 * sum(shape.numel() for shape in shapes(network, x)) + classes - 1
 
 

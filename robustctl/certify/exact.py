@@ -38,7 +38,7 @@ def least_margin(
 
     Args:
         network: as for ``bounds.margin_bound``. x: the centre (1, c, h, w).
-        slopes: (rows, classes), a function a row. bounds: on the arguments of all ReLUs.
+        slopes: (rows, classes), one function per row. bounds: on the arguments of all ReLUs.
         seconds: after which the solver gives a function up.
 
     Returns:
@@ -120,7 +120,7 @@ class _Program(NamedTuple):
 
 
 def _columns(one: _Affine, threat: Threat) -> np.ndarray:
-    """The coefficients of all variables, a row a function."""
+    """The coefficients of all variables, one row per function."""
     pixels = np.hstack([one.of_image, -one.of_image]) if threat.norm == "l1" else one.of_image
     return np.hstack([pixels, one.of_outputs, 0 * one.of_outputs])
 

@@ -27,7 +27,7 @@ AFFINE = {
 }
 PRODUCTS = {"mul", "rmul", "imul", "multiply", "matmul", "rmatmul", "mm", "conv2d", "linear"}
 QUOTIENTS = {"div", "divide", "truediv", "itruediv", "true_divide"}
-"""Functions by their names without underscores: affine ones, and ones that are if a single argument moves."""
+"""Names of functions, without underscores, that are affine, or are so if a single argument depends on the image."""
 LOOKS = {"size", "dim", "shape", "ndim", "dtype", "device", "numel", "stride", "layout", "is_cuda", "requires_grad"}
 """Functions that read no value of a tensor."""
 ROUNDING = 1e-6
@@ -46,7 +46,7 @@ class Relaxed(TorchFunctionMode):
 
     Attributes:
         argument: of the ReLU ``stop``, (rows, ...), or None before it was reached.
-        constants: what each relaxed ReLU adds to the bound, one tensor (rows,) a ReLU, after the backward pass.
+        constants: what each relaxed ReLU adds to the bound, one tensor (rows,) per ReLU, after the backward pass.
 
     Raises:
         RequestError: a function of the network is neither affine nor a ReLU.

@@ -1,4 +1,4 @@
-"""The command line: one file a command. A file is found by its name and holds
+"""The command line: one file per command. A file is found by its name and holds
 
 - ``command``: a function with typed options (Typer), or
 - ``app``: a ``typer.Typer`` with subcommands, or
@@ -119,7 +119,7 @@ def main() -> None:
 
 
 def _be_deaf() -> None:
-    """Ignore signals from now on: the process ends, and a traceback of that would tell nobody anything."""
+    """Ignore signals from now on: the process ends anyway, and a traceback about it would help nobody."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -157,7 +157,7 @@ FULL = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
 
 
 def _judged(error: Exception) -> tuple[str, int]:
-    """The message and the exit code of an error that is none of robustctl's own."""
+    """The message and the exit code of an error that robustctl did not raise itself."""
     if _is_out_of_memory(error):
         return OUT_OF_MEMORY, 1
     number = error.errno if isinstance(error, OSError) else None
@@ -181,7 +181,7 @@ OUT_OF_MEMORY = (
 REFUSED_MEMORY = re.compile(
     "can't allocate memory|[Cc]annot allocate memory|failed to map segment|bad_alloc|can't start new thread"
 )
-"""The words of torch, of the loader of libraries, of C++ and of Python for it."""
+"""How torch, the loader of libraries, C++ and Python say that memory was refused."""
 
 
 def _memory_is_limited() -> bool:

@@ -172,7 +172,7 @@ def intermediate(
     n: Annotated[int, typer.Option("--n", "-n", min=1, help="The first N images.")] = 32,
     q: Annotated[str, typer.Option(help="Orders, e.g. 1,10,100,1000.")] = "1,10,100,1000",
     samples: Annotated[int, typer.Option(min=2, help="Samples an image, of both.")] = 100,
-    leapfrog: Annotated[int, typer.Option(min=1, help="Leapfrog steps a sample, of both.")] = 10,
+    leapfrog: Annotated[int, typer.Option(min=1, help="Leapfrog steps per sample, of both.")] = 10,
     rounds: Rounds = 3,
     device: options.Device = "auto",
     json: Json = None,

@@ -105,7 +105,7 @@ def command(
     classes: options.Classes = None,
     n: Annotated[int | None, typer.Option("--n", "-n", help="Only the first N images; -n under torchrun.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images a forward pass; without, what suits the device.")
+        int | None, typer.Option(min=1, help="Images per forward pass; without, what suits the device.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the attacks.")] = 0,
     device: options.Device = "auto",
@@ -137,7 +137,7 @@ def command(
     grid: Annotated[
         str, typer.Option(help="For path sampling: graded, or thesis (biased, to compare with published numbers).")
     ] = "graded",
-    samples: Annotated[int, typer.Option(help="Recorded samples an image and estimator.")] = 320,
+    samples: Annotated[int, typer.Option(help="Recorded samples per image and estimator.")] = 320,
     most_samples: Annotated[
         int | None,
         typer.Option(
@@ -145,8 +145,8 @@ def command(
             "times --samples."
         ),
     ] = None,
-    leapfrog: Annotated[int, typer.Option(help="Gradients a sample of chains.")] = 10,
-    chains: Annotated[int, typer.Option(help="Independent chains an image.")] = 4,
+    leapfrog: Annotated[int, typer.Option(help="Gradients per sample of chains.")] = 10,
+    chains: Annotated[int, typer.Option(help="Independent chains per image.")] = 4,
     probacc: Annotated[str, typer.Option(help="Tolerances rho of ProbAcc.")] = "0.1,0.05,0.01",
 ) -> None:
     """Evaluate a model. The same command again continues where it was stopped.

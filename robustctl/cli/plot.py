@@ -13,7 +13,7 @@ app = typer.Typer(no_args_is_help=True, help="Draw results: curve, q-curve.")
 
 @app.command("q-curve")
 def q_curve(
-    results: Annotated[list[Path], typer.Argument(help="Result files of eval --intermediate-q, one a model.")],
+    results: Annotated[list[Path], typer.Argument(help="Result files of eval --intermediate-q, one per model.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Picture to write, .png or .svg.")],
     label: Annotated[
         list[str] | None, typer.Option("--label", help="Name of a curve, in the order of the files; repeat it.")

@@ -1,4 +1,4 @@
-"""Results as one page for a browser, or as one row a point for a spreadsheet."""
+"""Results as one page for a browser, or as one row per point for a spreadsheet."""
 
 from pathlib import Path
 from typing import Annotated

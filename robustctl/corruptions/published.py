@@ -12,7 +12,7 @@ from robustctl.reading import is_file, read_text
 
 AT_ONCE = 1 << 24
 MAX_BYTES = 1 << 20
-"""A list of hashes is no longer."""
+"""A list of hashes is never longer than this."""
 
 
 class Published:

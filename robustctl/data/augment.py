@@ -8,7 +8,7 @@ from robustctl.devices import upload
 
 
 def random_crop(x: Tensor, pad: int, generator: Generator) -> Tensor:
-    """Pad by ``pad`` black pixels on each side and cut a window of the old size at a random place, one an image.
+    """Pad by ``pad`` black pixels on each side and cut a window of the old size at a random place, one per image.
 
     Args:
         x: images (n, c, h, w), uint8 or float.

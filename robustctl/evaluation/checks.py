@@ -158,7 +158,7 @@ def has_gradient(oracle: Oracle, data: ImageData) -> bool:
 def _require_logits(scores: Tensor, n: int, n_classes: int) -> None:
     if scores.shape != (n, n_classes):
         raise RequestError(
-            f"the model returns {list(scores.shape)} for {n} images; expected logits {[n, n_classes]}, one a class"
+            f"the model returns {list(scores.shape)} for {n} images; expected logits {[n, n_classes]}, one per class"
         )
     if not scores.isfinite().all():
         raise RequestError("the model's logits are NaN or infinite on clean images; its weights are damaged")

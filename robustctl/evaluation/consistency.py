@@ -12,8 +12,8 @@ FIRST = "first"
 def contradictions(result: UnionResult) -> list[str]:
     """A sentence if the attacks differ from the protocol that the result names.
 
-    Protocols with rounds are worked on, so that an earlier version may spell them out in another way: their rounds must
-    be there. A name that is not known here may be a later version's.
+    Protocols with rounds change from version to version, and with them their descriptions: only the presence of rounds
+    is compared. A name that is not known here may be a later version's.
     """
     name, text, norms = result.attack.name, result.attack.protocol, list(result.norms)
     if name in PROTOCOLS:

@@ -150,7 +150,7 @@ def _plan(setup: Setup, reach: Reach, known: Known, store: Store, by_decision: b
 
 
 def cost(norm: CurveNorm) -> float:
-    """Gradient evaluations an image at most."""
+    """The most gradient evaluations per image."""
     return fewest.cost() if norm == "l0" else nearest.cost(norm)
 
 

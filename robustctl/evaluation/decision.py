@@ -1,4 +1,4 @@
-"""Attacks that see nothing but the predicted class, from foolbox: a cross-check, and all there is without a gradient.
+"""Attacks that see nothing but the predicted class, from foolbox: a cross-check, and the only attacks on a model without gradient.
 
 HopSkipJump (Chen et al., arXiv:1904.02144), the boundary attack (Brendel et al., arXiv:1712.04248) and the pointwise
 attack (Schott et al., arXiv:1805.09190). They move one image at a time, so that no image depends on its batch.
@@ -63,7 +63,7 @@ def queries(norm: CurveNorm, pixels: int) -> float:
 
 
 def seconds_per_query(oracle: Oracle, data: ImageData) -> float:
-    """How long a pass of a single image takes within these attacks, from a short one."""
+    """How long a pass of a single image takes within these attacks, timed on a short attack."""
     attack, spent = ByDecision("hop-skip-jump", "l2", {}, data, 0, short=True), oracle.forwards
     x, y = data.images([0]).to(oracle.device), data.y[:1].to(oracle.device)
     started = time.perf_counter()

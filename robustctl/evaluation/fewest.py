@@ -104,6 +104,6 @@ def rounds(bound: float, known: Known, store: Store, data: ImageData, seed: int)
 
 
 def cost() -> float:
-    """Gradient evaluations an image at most."""
+    """The most gradient evaluations per image."""
     tries = (1 + ROUNDS + SEARCHES) * (TRIES + 1) / 2
     return STEPS + ROUNDS * (1.5 * ROUND_STEPS + 0.5) + SEARCHES * MORE_QUERIES * EFFORT.queries / 2 + tries

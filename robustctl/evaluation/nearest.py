@@ -48,7 +48,7 @@ class Round(ABC):
         self.name, self.known = name, known
 
     def meets(self, position: int) -> bool:
-        """Whether a point meets it; without more, every point does."""
+        """Whether a point meets this round; every point does unless a round says otherwise."""
         return True
 
     @abstractmethod
@@ -56,7 +56,7 @@ class Round(ABC):
         """Points (n, c, h, w); the misclassified ones count."""
 
     def learn(self, position: int, before: float | None, broken: bool) -> None:  # noqa: B027
-        """Take in whether it broke a point, whose distance was ``before`` until then; most need not know."""
+        """Note whether it broke a point whose distance was ``before`` until then; most rounds do not use this."""
 
 
 class Fmn(Round):
@@ -100,7 +100,7 @@ class Bisection(AtBound):
         return position in self.known
 
     def radius(self, position: int, before: float) -> float:
-        """Where it looks."""
+        """The radius at which it looks."""
         return (min(self.low.get(position, FIRST_LOW * before), 0.99 * before) + before) / 2
 
     def propose(self, oracle: Oracle, x: Tensor, y: Tensor, positions: Sequence[int]) -> Tensor:
@@ -133,7 +133,7 @@ def rounds(threat: Threat, known: Known, store: Store) -> list[Round]:
 
 
 def cost(norm: Norm) -> float:
-    """Gradient evaluations an image at most: APGD in l_1 begins in a wider ball, with as many steps again."""
+    """The most gradient evaluations per image: APGD in l_1 begins in a wider ball, with as many steps again."""
     climbs = len(LOSSES) * BOUND_STEPS + ROUNDS * ROUND_STEPS
     return FMN_STEPS + climbs * (2 if norm == "l1" else 1) + (ROUNDS + 1) * LINE / 2
 

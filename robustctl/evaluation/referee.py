@@ -70,7 +70,7 @@ def logits(model: nn.Module, x: Tensor) -> Tensor:
     def work(piece: slice) -> Tensor:
         out: object = model(x[piece].to(device, torch.float32))
         if not isinstance(out, Tensor):
-            raise RequestError(f"the model returns a {type(out).__name__}; expected a tensor of logits, one a class")
+            raise RequestError(f"the model returns a {type(out).__name__}; expected a tensor of logits, one per class")
         return out.float().cpu()
 
     with torch.no_grad(), float32_eval(model):

@@ -43,7 +43,7 @@ def sound_rows(damaged: Path, template: Path, tables: Mapping[str, int]) -> Rows
 
 
 def keep_beside(store: Path, kept: Path) -> None:
-    """Let ``kept`` hold the store's bytes too, whatever is done to it; without a copy where the file system can."""
+    """Keep the store's present bytes in ``kept`` too: by a link, or by a copy if the file system has no links."""
     kept.unlink(missing_ok=True)
     try:
         kept.hardlink_to(store)

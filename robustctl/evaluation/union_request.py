@@ -16,10 +16,10 @@ class UnionRequest:
     """The request apart from the model and the images.
 
     Attributes:
-        threats: in the order of the tables, one a norm.
+        threats: in the order of the tables, one per norm.
         protocol: a name of ``protocols.ROUNDS`` or ``protocols.PROTOCOLS``, or ``autoattack``.
         seed: any whole number >= 0.
-        batch_size: images a forward pass.
+        batch_size: images per forward pass.
         precision: wanted of the attacks, see ``union.confirmed``; the referee always takes float32.
         union_only: do not attack a point in other norms once it is broken in one.
         force: go on although the clean accuracy is not the recorded one.

@@ -107,5 +107,5 @@ def numbers(estimate: Estimate, row: int) -> list[float]:
 
 
 def _cost(request: IntermediateRequest) -> int:
-    """Model evaluations a sample."""
+    """Model evaluations per sample."""
     return STEPS if request.perturbation.kind == "spatial" else request.leapfrog

@@ -29,14 +29,14 @@ class IntermediateRequest:
         qs: orders, each finite and >= 1.
         estimator: path sampling, Monte Carlo, annealed importance sampling, the first two, or all.
         grid: ``graded`` (the default estimator), or ``thesis`` (even steps in t, for comparison).
-        samples: recorded samples an image and estimator, >= 2.
+        samples: recorded samples per image and estimator, >= 2.
         most_samples: of all runs of an image's chains together, >= samples.
-        leapfrog: gradients a sample of HMC.
-        chains: independent chains an image, >= 2.
+        leapfrog: gradients per sample of HMC.
+        chains: independent chains per image, >= 2.
         rhos: tolerances of ProbAcc, in (0,1).
         ball: the ball in which attacks search the adversarial end; None: they do not search.
         seed: any whole number >= 0.
-        batch_size: images a model evaluation.
+        batch_size: images per model evaluation.
     """
 
     perturbation: Perturbation

@@ -53,7 +53,7 @@ class QEstimate(MeanLoss):
     Attributes:
         ci95: over images and chains: the mean over all images like these lies in it.
         ci95_sampling: over chains (or samples) alone: the mean over exactly these images lies in it.
-        samples, leapfrog: recorded samples an image, gradients each (0 if none are needed).
+        samples, leapfrog: recorded samples per image, gradients each (0 if none are needed).
         acceptance: of the chains' proposals; None for Monte Carlo.
         ess: median over images of the independent samples that would be as good.
         chain_gap: difference of the averages that the first two chains give alone; None for Monte Carlo.
@@ -171,7 +171,7 @@ class Images(Frozen):
 
 
 class Cost(Frozen):
-    """Model evaluations an image: with gradient in recorded moves, in discarded moves and in attacks, and without."""
+    """Model evaluations per image: with gradient in recorded moves, in discarded moves and in attacks, and without."""
 
     recorded: int
     burn_in: int

@@ -46,7 +46,7 @@ def summarize(
     """Averages, intervals and warnings.
 
     Args:
-        measures: one an image, in the order of ``data``.
+        measures: one per image, in the order of ``data``.
         flags: warnings that stand before the numbers' own.
     """
     estimates = list(_estimates(measures, request))

@@ -44,7 +44,7 @@ EFFORTS = {"standard": Effort(100, 3, 1000), "fast": Effort(20, 1, 100)}
 class Task:
     """The task of an attack: images x (n, c, h, w) in [0,1] and labels y (n,) on the oracle's device, and its limits.
 
-    ``generators`` are one an image, so that its random numbers do not depend on the batch.
+    ``generators`` are one per image, so that its random numbers do not depend on the batch.
     """
 
     oracle: Oracle
@@ -65,7 +65,7 @@ class Family:
     """One attack on a kind.
 
     Attributes:
-        run: from a task to parameters (n, k), one row an image, inside the budget.
+        run: from a task to parameters (n, k), one row per image, inside the budget.
         cost: gradient evaluations of an image that nothing breaks; a forward pass counts as half of one.
         gradient: it needs the gradient of the logits.
         further: it also looks beyond the gradient's reach, such as for a place, so that its successes say nothing about

@@ -23,7 +23,7 @@ def sigma_zero(oracle: Oracle, x: Tensor, y: Tensor, steps: int, enough: float =
     """sigma-zero (Cinà et al., arXiv:2402.01879) on whole pixels: the least number that changes the answer.
 
     Args:
-        x: images (n, c, h, w) in [0,1]. y: labels (n,). steps: gradient evaluations an image, >= 1.
+        x: images (n, c, h, w) in [0,1]. y: labels (n,). steps: gradient evaluations per image, >= 1.
         enough: an image leaves when it is broken with so few pixels.
 
     Returns:
@@ -55,7 +55,7 @@ def sigma_zero(oracle: Oracle, x: Tensor, y: Tensor, steps: int, enough: float =
 
 
 def corner(x: Tensor, grad: Tensor, most: int | Tensor) -> Tensor:
-    """The image that changes at most ``most`` (one number, or one a row) pixels and on which a linear loss with this
+    """The image that changes at most ``most`` (one number, or one per row) pixels and on which a linear loss with this
     gradient is largest."""
     ends = (grad > 0).to(x)
     gain = ((ends - x) * grad).sum(dim=1).flatten(1)
@@ -78,7 +78,7 @@ def climb_corners(
     """Go from corner to corner along the mean of the gradients; exact on a linear model with its first step.
 
     Args:
-        most: pixels that may change, one number a row. start: where the first gradient is taken; the images without.
+        most: pixels that may change, one number per row. start: where the first gradient is taken; the images without.
         target: class (n,) to aim at; without, any other.
 
     Returns:

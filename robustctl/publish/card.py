@@ -117,7 +117,7 @@ def section_sha256_in(existing: str) -> str | None:
 
 
 def _lines_sha256(lines: list[str]) -> str:
-    """Whatever ends its lines."""
+    """Hash of a text, whichever characters end its lines."""
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 

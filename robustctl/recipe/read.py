@@ -103,7 +103,7 @@ def from_resolved(values: dict[str, Any]) -> Settings:
 
 
 def differences(old: Any, new: Any, key: Key = ()) -> list[str]:
-    """Where two resolved recipes differ, one text a key."""
+    """Where two resolved recipes differ, one text per key."""
     if isinstance(old, dict) and isinstance(new, dict):
         names = [name for name in dict.fromkeys([*old, *new]) if key or name not in NOT_TRAINED]
         return [line for name in names for line in differences(old.get(name), new.get(name), (*key, name))]
@@ -246,7 +246,7 @@ def _check(text: _Text) -> Settings:
 
 
 def _needless_attack(text: _Text, values: dict[str, Any]) -> list[str]:
-    """Take out an attack that the method does not take, so that nothing is asked of its keys; what is wrong with it."""
+    """Remove an attack block that the method does not take, so that its keys are not judged; returns the fault."""
     method = values["method"] if isinstance(values.get("method"), MethodConfig) else None
     if method is None or method.takes or values.get("attack") is None:
         return []

@@ -157,7 +157,7 @@ def _q_details(label: str, result: IntermediateResult) -> dict[str, object]:
         "list of images": result.data.index_sha256,
         "perturbations": result.distribution.text,
         "estimated by": f"{' and '.join(name for kind, name in kinds.items() if kind in used)}, "
-        f"{max(one.samples for one in result.estimates)} samples an image (median), seed {result.seed}",
+        f"{max(one.samples for one in result.estimates)} samples per image (median), seed {result.seed}",
         "time": f"{result.seconds:.0f} s on {result.device}",
         "versions": ", ".join(f"{name} {version}" for name, version in result.versions.items()),
     }

@@ -1,4 +1,4 @@
-"""One row a point: its verdict in every threat model, as CSV."""
+"""One row per point: its verdict in every threat model, as CSV."""
 
 import csv
 import io

@@ -1,5 +1,5 @@
-"""Whether the parts of a union result fit together from which no accuracy follows: one that was edited may contradict
-itself. No torch here."""
+"""Compares the parts of a union result that no accuracy follows from: in an edited result they may contradict each
+other. No torch here."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ ROUNDING = 1e-6
 CONFIDENCE = 0.95
 """The bounds of an audit hold with this probability."""
 LOOKS = 50
-"""An audit looks at its sample so often at most; every look spends half of the error that is left."""
+"""An audit looks at its sample at most so often; every look spends half of the error that is left."""
 
 
 class Parts(Protocol):

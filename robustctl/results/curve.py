@@ -1,7 +1,7 @@
 """Accuracy against radius: frozen models, the JSON schema ``robustctl.curve/1``. No torch here.
 
-A curve is one number an image: the distance of the nearest misclassified point that was found and judged. Accuracy at a
-radius is the share of images whose distance is larger: at most that, since attacks show what is broken.
+A curve is one number per image: the distance of the nearest misclassified point that was found and judged. Accuracy at
+a radius is the share of images whose distance is larger: at most that, since attacks show what is broken.
 """
 
 import math

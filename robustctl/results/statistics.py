@@ -108,7 +108,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def most_missed(survivors: int, drawn: int, fell: int, error: float) -> int:
-    """The most of the survivors that were not drawn that would fall, at a confidence of ``1 - error``.
+    """How many of the survivors that were not drawn would fall, at most, with a confidence of ``1 - error``.
 
     It is the largest number with which so few falls in the sample have a probability above ``error``.
     """

@@ -57,7 +57,7 @@ class Trace:
         up, down: log loss on the way up and down, (k, moves, n, c). A grid that only climbs has an empty ``down``.
         acceptance: mean acceptance probability of the recorded moves, (n,).
         largest: the largest log loss met, (n,).
-        recorded, burnt: model evaluations an image, in recorded moves and in discarded ones.
+        recorded, burnt: model evaluations per image, in recorded moves and in discarded ones.
     """
 
     up: Tensor

@@ -70,8 +70,8 @@ def path_sampling(
 
     Args:
         samples: recorded moves an image, over all chains and points; rounded down to what the grid divides.
-        chains: independent chains an image, >= 2: the interval comes from their differences.
-        noise: for ``chains`` rows an image.
+        chains: independent chains per image, >= 2: the interval comes from their differences.
+        noise: for ``chains`` rows per image.
         summit: positions (r, c, h, w) of the highest known loss, from an attack; the way down starts there.
 
     Raises:
@@ -110,8 +110,8 @@ def importance_sampling(
 
     Args:
         samples: moves an image, over all chains; about, see ``quadrature.climbing``.
-        chains: independent chains an image, >= 2.
-        noise: for ``chains`` rows an image.
+        chains: independent chains per image, >= 2.
+        noise: for ``chains`` rows per image.
 
     Raises:
         RequestError: fewer than 2 chains, or fewer than 2 moves a chain.

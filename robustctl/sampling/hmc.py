@@ -27,7 +27,7 @@ class State:
 class HMC:
     """Attributes:
     leapfrog: gradient evaluations a move. The gradient at the end of one step begins the next, and an accepted
-        proposal hands its gradient to the next move, so there is exactly one a step.
+        proposal hands its gradient to the next move, so there is exactly one per step.
     widest: the largest useful step, in widths of the distribution.
     """
 

@@ -17,7 +17,7 @@ class Noise:
 
     Args:
         generators: one CPU generator an image.
-        per_image: rows an image.
+        per_image: rows per image.
         like: a tensor of the type and on the device that the draws should have.
     """
 

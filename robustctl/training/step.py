@@ -246,7 +246,7 @@ class Step:
 def climb(
     oracle: Oracle, x: Tensor, target: Tensor, threat: Threat, attack: Apgd | Pgd, generators: list[torch.Generator]
 ) -> Tensor:
-    """The recipe's attack on images (n, c, h, w); ``generators``, one an image, draw random starts."""
+    """The recipe's attack on images (n, c, h, w); ``generators``, one per image, draw random starts."""
     if not len(x):
         return x
     steps = attack.steps[threat.norm]

@@ -70,7 +70,7 @@ def certify(
     asked |= {"radii": str([str(one) for one in threats]), "exact": f"{seconds:g} s"}
     kept = folder / f"margins-{len(data)}-{digest(asked)[:12]}.txt"
     cost = bounds.passes(network, data.images([0]).double().to(where), spec.n_classes)
-    say(f"{cost:,} passes an image and norm")
+    say(f"{cost:,} passes per image and norm")
     with progress(f"bounds of {len(data)} points", len(data) * len(threats)) as advance:
         margin, broken = margins.margins(network, data, threats, rows, seconds, kept, advance)
     points = certificate.verdicts(data.indices.tolist(), data.y.tolist(), right.int().tolist(), margin)

@@ -69,7 +69,7 @@ def evaluate_curve(
     """Find the distance of every image in every norm; stores and result go into ``curves`` below the ``eval_dir``.
 
     Args:
-        reaches: one a norm; their radii are 1 on the common scale. up_to: the bound, in these radii, >= 1.
+        reaches: one per norm; their radii are 1 on the common scale. up_to: the bound, in these radii, >= 1.
         by_decision: attacks that see predicted classes alone look too, and their distances are told apart.
 
     Returns:
@@ -166,7 +166,7 @@ def _say_time(setup: Setup, reaches: Sequence[Reach], by_decision: bool, world: 
     if setup.gradient:
         evaluations = sum(curve.cost(reach.norm) for reach in reaches)
         seconds += seconds_per_batch(setup.oracle, setup.data, size) / size * evaluations * n
-    told = f"{evaluations:.0f} gradient evaluations an image"
+    told = f"{evaluations:.0f} gradient evaluations per image"
     if by_decision or not setup.gradient:
         queries = sum(decision.queries(reach.norm, math.prod(setup.data.shape)) for reach in reaches)
         seconds += decision.seconds_per_query(setup.oracle, setup.data) * queries * n

@@ -53,7 +53,7 @@ class SuiteOptions:
 
     Attributes:
         protocol: of the norms; other threats know ``fast``, and ``standard`` for every other protocol.
-        seed: any whole number >= 0. batch_size: images a forward pass.
+        seed: any whole number >= 0. batch_size: images per forward pass.
         corrupted: folder of published corrupted images; None makes them from the clean ones.
     """
 

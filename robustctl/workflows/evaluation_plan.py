@@ -1,4 +1,4 @@
-"""A dry run of an evaluation: it says what would be attacked how and how long that takes, and writes nothing."""
+"""A dry run of an evaluation: it says which attacks would run and how long they take, and writes nothing."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

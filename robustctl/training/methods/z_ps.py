@@ -23,7 +23,7 @@ MOST_ADJUSTMENTS = 10  # of the step size at an epoch's start
 
 
 class Config(SampledConfig):
-    """``q``: 1 is the mean, larger is stricter. ``leapfrog``: gradients a sample."""
+    """``q``: 1 is the mean, larger is stricter. ``leapfrog``: gradients per sample."""
 
     name: Literal["z-ps"]
     q: Annotated[float, Field(ge=1, lt=math.inf)]
