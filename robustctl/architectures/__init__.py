@@ -6,6 +6,7 @@ The network that a builder returns keeps the zoo's own parameter names, so that 
 import copy
 import importlib
 import inspect
+import sys
 from contextlib import suppress
 from typing import Any
 
@@ -128,8 +129,12 @@ def empty_copy(spec: ModelSpec) -> nn.Module | None:
     if "/" in spec.architecture.name:
         return None
     _import_library(spec.architecture.name)
-    with torch.device("meta"):
-        net = _build(spec)
+    try:
+        with torch.device("meta"):
+            net = _build(spec)
+    except RequestError:
+        _require_version(spec.architecture.name)
+        raise
     count = sum(parameter.numel() for parameter in net.parameters())
     if count > MAX_PARAMETERS:
         what = f"architecture {spec.architecture.name} with {spec.architecture.args}"
@@ -138,22 +143,22 @@ def empty_copy(spec: ModelSpec) -> nn.Module | None:
 
 
 def _import_library(name: str) -> None:
-    """Import the ``LIBRARY`` that an architecture declares: the tensors of its modules must not become meta ones.
+    """Import the ``LIBRARY`` that an architecture declares: the tensors of its modules must not become meta ones."""
+    library = getattr(discovery.load(__name__, name, "architecture"), "LIBRARY", None)
+    if library is not None:
+        with suppress(ImportError, RuntimeError):  # building says what is missing
+            importlib.import_module(library)
 
-    Raises:
-        RequestError: it is older than the architecture's ``LEAST_VERSION``.
-    """
+
+def _require_version(name: str) -> None:
+    """Raise RequestError if an architecture's ``LIBRARY`` is older than its ``LEAST_VERSION``."""
     module = discovery.load(__name__, name, "architecture")
     library, least = getattr(module, "LIBRARY", None), getattr(module, "LEAST_VERSION", None)
-    if library is None:
-        return
-    with suppress(ImportError, RuntimeError):  # building says what is missing
-        found = importlib.import_module(library)
-        if least is not None and Version(found.__version__) < Version(least):
-            raise RequestError(
-                f"architecture {name} needs {library} {least} or newer, not {found.__version__}: "
-                f"pip install '{library}>={least}'"
-            )
+    found = getattr(sys.modules.get(library or ""), "__version__", None)
+    if least is not None and found is not None and Version(found) < Version(least):
+        raise RequestError(
+            f"architecture {name} needs {library} {least} or newer, not {found}: pip install '{library}>={least}'"
+        )
 
 
 def _build(spec: ModelSpec) -> nn.Module:

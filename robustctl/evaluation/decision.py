@@ -1,4 +1,4 @@
-"""Attacks that see nothing but the predicted class, from foolbox: a cross-check, and the only attacks on a model without gradient.
+"""Attacks that see nothing but the predicted class, from foolbox: a check, and all that helps without gradients.
 
 HopSkipJump (Chen et al., arXiv:1904.02144), the boundary attack (Brendel et al., arXiv:1712.04248) and the pointwise
 attack (Schott et al., arXiv:1805.09190). They move one image at a time, so that no image depends on its batch.

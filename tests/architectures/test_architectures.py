@@ -157,6 +157,11 @@ def _correct(model: torch.nn.Module, test: data.ImageData) -> int:
 
 def test_a_library_that_is_too_old_is_told_with_the_version_that_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     timm = pytest.importorskip("timm")
+
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("Tensor.item() cannot be called on meta tensors")
+
+    monkeypatch.setattr(timm, "create_model", fails)
     monkeypatch.setattr(timm, "__version__", "1.0.3")
     spec = ModelSpec(
         schema="robustctl.model/1",
