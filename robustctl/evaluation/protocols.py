@@ -172,14 +172,29 @@ def _diverse(norm: Norm) -> tuple[Family, ...]:
     )
 
 
+def _few(norm: Norm) -> tuple[Family, ...]:
+    """The attacks of the strata: a few targets, and in l_1 two losses without a target as well.
+
+    In l_1 each loss breaks other points, nearly all of them among the closest seventh (docs/benchmarks.md).
+    """
+    l1 = norm == "l1"
+    targets = Family("few-targets", "dlr_targeted", 1, 4, 25, l1)
+    if not l1:
+        return (targets,)
+    return (
+        targets,
+        Family("few-margin", "margin", 1, 0, 50, True),
+        Family("few-probability", "probability_margin", 1, 0, 50, True),
+    )
+
+
 def _adaptive(norm: Norm) -> tuple[Round, ...]:
     l1 = norm == "l1"
-    few = Family("few-targets", "dlr_targeted", 1, 4, 25, l1)
     quiet = 2 if l1 else 1
     return (
         Round("first", (_first(norm),), "all", share=1),
         Round("diverse", _diverse(norm), "all", share=0.02 if l1 else 0.05, most=REPETITIONS),
-        Round("few-targets", (few,), "strata", share=0.05, quiet=quiet, least=8),
+        Round("few", _few(norm), "strata", share=0.05, quiet=quiet, least=8),
         Round("closest", STANDARD[norm], "strata", share=0.01, quiet=2, least=2, boundary=True, exact=True),
     )
 
