@@ -72,6 +72,15 @@ def test_strata_go_on_until_one_breaks_nothing():
     assert [one.broken for one in strata] == [1, 1, 0]
 
 
+def test_in_l1_a_stratum_meets_three_losses_and_two_quiet_ones_end_the_round():
+    taken, _ = played(lambda step: [10] if step.family.name == "few-probability-2" else [], threats=THREATS[2:])
+    few = [(one.step.family.name, one.step.positions[0]) for one in taken if one.step.family.name.startswith("few")]
+    names = ("few-targets", "few-margin", "few-probability")
+    assert few == [(f"{name}-{number + 1}", 8 * number) for number in range(4) for name in names]
+    third = next(one for one in taken if one.step.family.name == "few-targets-3")
+    assert "ranking stops" not in third.decision, "the second stratum broke a point, with its last loss"
+
+
 def test_points_within_rounding_of_the_boundary_meet_the_complete_standard_budget_in_float32(monkeypatch):
     for position in range(7):
         monkeypatch.setitem(MARGINS, position, -1e-4)
