@@ -16,6 +16,7 @@ from robustctl.recipe.schema import OverfittingCheck
 from robustctl.seeds import Purpose
 from robustctl.threats import Threat
 from robustctl.training.batches import Images
+from robustctl.trusted_copy import PROBE, trusted_copy
 
 BATCH = 256
 
@@ -37,7 +38,7 @@ class Selector:
         names = ["clean", *(threat.norm for threat in self.threats), "union"]
         right = torch.zeros(len(names), dtype=torch.float64)
         own = torch.arange(len(self.images.y))[self.world.rank :: self.world.size]
-        with Oracle(model, pieces=Pieces(BATCH)) as oracle:
+        with _oracle(model, self.images.floats(torch.arange(min(PROBE, len(self.images.y))))) as oracle:
             for positions in torch.split(own, BATCH):
                 right += self._right(oracle, positions.to(self.images.y.device)).double().sum(1).cpu()
         total = self.world.sum(right.to(self.images.y.device, torch.float32)).tolist()
@@ -51,6 +52,16 @@ class Selector:
             x_adv = apgd(oracle, x, y, threat, steps=self.steps)
             rows.append((oracle.logits(x_adv).argmax(1) == y) & rows[0])
         return torch.stack([*rows, torch.stack(rows).all(0)])
+
+
+def _oracle(model: nn.Module, images: Tensor) -> Oracle:
+    """Attacks run on a fast copy of the present weights if that is equal to the model on these images, as everywhere.
+
+    It is made and compared anew each time: the model measured may be the average of the trained one's weights.
+    """
+    with torch.autocast(images.device.type, enabled=False):
+        fast = trusted_copy(model, "float32", images)
+    return Oracle(model, fast, pieces=Pieces(BATCH))
 
 
 class OverfittingGuard:
@@ -81,7 +92,7 @@ class OverfittingGuard:
 
 def pgd_accuracy(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, steps: int, seed: int) -> float:
     """Accuracy on a batch under PGD from a random start, with steps of 2.5 radii over their number."""
-    with Oracle(model, pieces=Pieces(BATCH)) as oracle:
+    with _oracle(model, x[:PROBE]) as oracle:
         start = geometry.random_start(x, threat.norm, threat.eps, seeds.generator(seed, Purpose.CHECK, 0))
         x_adv = pgd(oracle, x, y, threat, steps=steps, step_size=2.5 * threat.eps / steps, start=start)
         return float((oracle.logits(x_adv).argmax(1) == y).float().mean())

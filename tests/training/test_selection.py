@@ -6,8 +6,10 @@ from torch import Tensor, nn
 
 from robustctl.processes import World
 from robustctl.threats import Threat
+from robustctl.training import selection
 from robustctl.training.batches import Images
 from robustctl.training.selection import BATCH, Selector, pgd_accuracy
+from robustctl.trusted_copy import Trusted, trusted_copy
 
 N = BATCH + 44
 LINF, L2 = Threat.of("linf", "0.015"), Threat.of("l2", "0.05")
@@ -69,3 +71,22 @@ def test_measuring_leaves_the_model_in_training_mode_and_without_gradients(linea
     pgd_accuracy(model, images.x, images.y, LINF, 2, seed=0)
     assert model.training and all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_selection_attacks_a_copy_with_the_present_weights_and_judges_as_the_model_does(monkeypatch) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
+    x = torch.rand(40, 1, 4, 4)
+    images = Images(x, model.eval()(x).argmax(1))
+    selector = Selector(images, (LINF,), 3, World())
+    copies = []
+    monkeypatch.setattr(selection, "trusted_copy", lambda *args: copies.append(trusted_copy(*args)) or copies[-1])
+    for scale in (1.0, -1.0):
+        with torch.no_grad():
+            model[4].weight.mul_(scale), model[4].bias.mul_(scale)
+        found = selector.measure(model.train())
+        assert found["clean"] == float(scale > 0), "the copy follows the weights"
+        assert copies[-1].copied and not any(isinstance(layer, nn.BatchNorm2d) for layer in copies[-1].network)
+        with monkeypatch.context() as live:
+            live.setattr(selection, "trusted_copy", lambda model, precision, images: Trusted(model, precision, False))
+            assert found == selector.measure(model), "the live model has the same accuracies"
