@@ -110,6 +110,9 @@ def _stop(signum: int, frame: FrameType | None) -> None:
 
 def main() -> None:
     """Run the command line; every error becomes one message on stderr and an exit code (docs/contracts.md)."""
+    # Threads of torch that wait for each other would spin. Beside other processes they take the very core that the one
+    # they wait for needs: on two busy cores an evaluation of digits took 14 times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         _run()
     except KeyboardInterrupt:  # once more, while the first was told
