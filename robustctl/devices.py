@@ -218,21 +218,26 @@ def of_rank(device: torch.device, local_rank: int) -> torch.device:
 
 
 class Arriving:
-    """A scalar on its way to the host: ``float`` waits for it alone, not for what the device was given since."""
+    """A tensor on its way to the host: whoever takes it waits for it alone, not for what the device was given since."""
 
     def __init__(self, value: Tensor) -> None:
         self.value = value.detach()
         self.arrived: torch.Event | None = None
         if not is_host(value.device):
-            self.value = torch.empty((), dtype=value.dtype, pin_memory=True)
+            self.value = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
             self.value.copy_(value.detach(), non_blocking=True)
             self.arrived = torch.Event(value.device)
             self.arrived.record(torch.accelerator.current_stream(value.device))
 
-    def __float__(self) -> float:
+    def tensor(self) -> Tensor:
+        """The tensor, on the host."""
         if self.arrived is not None:
             self.arrived.synchronize()
-        return float(self.value)
+        return self.value
+
+    def __float__(self) -> float:
+        """The number of a scalar."""
+        return float(self.tensor())
 
 
 def upload(x: Tensor, device: torch.device) -> Tensor:

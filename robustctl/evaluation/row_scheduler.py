@@ -4,11 +4,15 @@ An *attempt* is one run of the family (a restart, a target) at one point. A poin
 its attempts, and the next attempt takes the free row, so that the batch keeps its size as long as there are attempts to
 begin. Then it shrinks while the last attempts end: each family of each norm has such a tail of its own. The attack's
 state and its randomness belong to the row, so what happens to a point does not depend on the rows around it.
+
+The host never waits for an accelerator: what a step has found is looked at after the next step has been sent off
+(``LATE``). So a broken point leaves two steps later, and its rows compute in vain until then; no verdict changes. The
+host counts the steps itself, and so it knows without asking which attempts end.
 """
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +20,10 @@ from torch import Tensor, nn
 from robustctl import geometry, losses, seeds
 from robustctl.attacks.apgd import Apgd, Rows, Schedule
 from robustctl.data import ImageData
-from robustctl.devices import upload
+from robustctl.devices import Arriving, is_host, upload
 from robustctl.errors import RunError
+from robustctl.evaluation.arrivals import Arrivals
+from robustctl.evaluation.attempts import Attempt, Point, Ready, targets_of
 from robustctl.evaluation.memory import fitting
 from robustctl.evaluation.protocols import Family
 from robustctl.oracle import Loss, Oracle
@@ -27,6 +33,8 @@ from robustctl.threats import Threat
 SHRINK = 0.8
 """Free rows that no attempt can fill are dropped when at most this share of the batch is live. They are not dropped one
 by one, because every new batch shape costs the libraries below some preparation."""
+LATE = 1
+"""Steps that an accelerator is sent off before the host looks at what an earlier one has found."""
 LOSSES: dict[str, Loss] = {
     "ce": losses.ce,
     "dlr": losses.dlr,
@@ -74,57 +82,22 @@ class Finished:
     x_adv: Tensor
 
 
-@dataclass(eq=False)
-class _Point:
-    position: int
-    index: int  # in its split, for the random seeds
-    x: Tensor
-    y: int
-    targets: list[int]  # target class of each attempt, -1 if the loss has none
-    next_attempt: int = 0
-    running: int = 0
-    survived: int = 0  # attempts that ended without breaking it
-    best_margin: float = -float("inf")
-    best: Tensor | None = None
-    close: bool = False  # is the best margin just below 0
-
-    @property
-    def has_attempts(self) -> bool:
-        return self.next_attempt < len(self.targets)
-
-
 @dataclass(frozen=True)
-class _Attempt:
-    point: _Point
-    number: int
+class _Sight:
+    """Rows as they were at a step; the rows themselves go on before the host knows what was seen.
 
-
-class _Ready:
-    """Begun points that may begin another attempt, by how many they have running.
-
-    Placing a point and picking one take a time that does not grow with the number of points.
+    ``attempts`` (n entries) of the rows, their images ``x`` and labels ``y``, the points ``evaluated``.
     """
 
-    def __init__(self) -> None:
-        self.by_running: list[OrderedDict[_Point, None]] = []
+    attempts: list[Attempt | None]
+    x: Tensor
+    y: Tensor
+    evaluated: Tensor
 
-    def place(self, point: _Point, side_by_side: bool) -> None:
-        """Put a point into its present group. ``side_by_side``: its attempts may run beside each other from the
-        start."""
-        self.drop(point)
-        if point.has_attempts and (not point.running or side_by_side or point.survived):
-            while len(self.by_running) <= point.running:
-                self.by_running.append(OrderedDict())
-            self.by_running[point.running][point] = None
-
-    def drop(self, point: _Point) -> None:
-        """Take a point out, if it is here."""
-        for points in self.by_running:
-            points.pop(point, None)
-
-    def first(self) -> _Point | None:
-        """The one with the fewest running attempts that has waited longest."""
-        return next((next(iter(points)) for points in self.by_running if points), None)
+    def at(self, rows: list[int]) -> "_Sight":
+        """The same of these rows alone."""
+        index = upload(torch.tensor(rows), self.x.device)
+        return _Sight([self.attempts[row] for row in rows], self.x[index], self.y[index], self.evaluated[index])
 
 
 class FullBatch:
@@ -148,11 +121,14 @@ class FullBatch:
         self.pieces = run.pieces(run.oracle.attacked)
         self.attack = Apgd(run.threat, _schedule(run.family))
         self.waiting = deque(positions)
-        self.fresh: deque[_Point] = deque()  # looked at, not begun
-        self.ready = _Ready()
-        self.attempts: list[_Attempt | None] = []  # of each row; None is a free row
-        self.done: list[tuple[_Point, Tensor]] = []  # finished, not yet handed out
+        self.fresh: deque[Point] = deque()  # looked at, not begun
+        self.ready = Ready()
+        self.attempts: list[Attempt | None] = []  # of each row; None is a free row
+        self.done: list[tuple[Point, Tensor]] = []  # finished, not yet handed out
         self.close: list[int] = []
+        self.late = 0 if is_host(run.oracle.device) else LATE
+        self.steps = 0
+        self.arrivals = Arrivals()
 
     def run(self) -> Iterator[Finished]:
         """Each point once, in the order in which they finish, but for those in ``close``."""
@@ -162,17 +138,21 @@ class FullBatch:
                 yield self.take_done()
             if not self.attempts:
                 return
-            self.step()
+            if any(attempt and not attempt.over for attempt in self.attempts):
+                self.step()
+                self.arrivals.take(self.steps - self.late)
+            else:
+                self.arrivals.take(self.steps)
 
     def take_done(self) -> Finished:
         points, x_adv = zip(*self.done, strict=True)
         self.done = []
-        return Finished([point.position for point in points], torch.stack(x_adv).cpu())
+        return Finished([point.position for point in points], torch.stack(x_adv))
 
     def fill(self) -> None:
         """Begin attempts until the batch is full; if there are too few, let it shrink."""
         live = sum(attempt is not None for attempt in self.attempts)
-        begun: list[_Attempt] = []
+        begun: list[Attempt] = []
         while live + len(begun) < self.batch_size and (attempt := self._next_attempt()):
             begun.append(attempt)
         if begun:
@@ -183,7 +163,7 @@ class FullBatch:
         elif live <= SHRINK * len(self.attempts):
             self._shrink()
 
-    def _next_attempt(self) -> _Attempt | None:
+    def _next_attempt(self) -> Attempt | None:
         """The attempt for the next free row; None if no attempt is left.
 
         A begun point that has no running attempt comes first, then a new point, then a begun point with other attempts
@@ -195,16 +175,16 @@ class FullBatch:
             point = self._new_point() or point
         if point is None:
             return None
-        attempt = _Attempt(point, point.next_attempt)
+        attempt = Attempt(point, point.next_attempt)
         point.next_attempt += 1
         point.running += 1
         self._place(point)
         return attempt
 
-    def _place(self, point: _Point) -> None:
+    def _place(self, point: Point) -> None:
         self.ready.place(point, side_by_side=self.family.targets > 0)
 
-    def _new_point(self) -> _Point | None:
+    def _new_point(self) -> Point | None:
         while not self.fresh and self.waiting:
             self._look()
         return self.fresh.popleft() if self.fresh else None
@@ -215,34 +195,35 @@ class FullBatch:
         positions = [self.waiting.popleft() for _ in range(min(self.batch_size, len(self.waiting)))]
         x, y = self.data.images(positions), self.data.y[torch.as_tensor(positions)]
         logits = self._exact(x.to(self.oracle.device)).cpu()
-        targets = _targets(logits, y, self.family)
+        targets = targets_of(logits, y, self.family)
         wrong = losses.margin(logits, y) > 0
         for i, position in enumerate(positions):
-            point = _Point(position, int(self.data.indices[position]), x[i], int(y[i]), targets[i])
+            point = Point(position, int(self.data.indices[position]), x[i], int(y[i]), targets[i])
             if wrong[i]:
                 self.done.append((point, point.x))
             else:
                 self.fresh.append(point)
 
-    def _begin(self, begun: list[_Attempt]) -> None:
+    def _begin(self, begun: list[Attempt]) -> None:
         """Put new rows into the free ones, and the rest behind them."""
         device = self.oracle.device
-        x = _pixels_first(torch.stack([attempt.point.x for attempt in begun]).to(device))
+        x = _pixels_first(upload(torch.stack([attempt.point.x for attempt in begun]), device))
         purpose = seeds.attack(self.threat.norm, self.family.name)
         # The seed knows the point's index in its split and the attempt's number, but no row: so a verdict does not
         # depend on the batch size, the order of the points, or the moment at which an earlier process was killed.
         generators = [seeds.generator(self.seed, purpose, attempt.point.index, attempt.number) for attempt in begun]
         new = self.attack.start(x, None if self.family.from_image else generators)
-        y = torch.tensor([attempt.point.y for attempt in begun], device=device)
-        target = torch.tensor([attempt.point.targets[attempt.number] for attempt in begun], device=device)
+        y = upload(torch.tensor([attempt.point.y for attempt in begun]), device)
+        target = upload(torch.tensor([attempt.point.targets[attempt.number] for attempt in begun]), device)
         if not self.attempts:
-            self.rows, self.y, self.target, self.attempts = new, y, target, list(begun)
+            self.rows, self.y, self.target = new, y, target
+            self._seat(begun)
             return
         # Free rows are filled in place; only rows beyond them make the tensors longer, which copies the whole batch.
         free = [row for row, attempt in enumerate(self.attempts) if attempt is None][: len(begun)]
         filling, behind = slice(len(free)), slice(len(free), None)
         if free:
-            index = torch.tensor(free, device=device)
+            index = upload(torch.tensor(free), device)
             self.rows.put(index, new.select(filling))
             self.y[index], self.target[index] = y[filling], target[filling]
             for row, attempt in zip(free, begun[filling], strict=True):
@@ -251,37 +232,72 @@ class FullBatch:
             self.rows = self.rows.extend(new.select(behind))
             self.y, self.target = torch.cat([self.y, y[behind]]), torch.cat([self.target, target[behind]])
             self.attempts += begun[behind]
+        self._seat(self.attempts)
 
     def _shrink(self) -> None:
         kept = [row for row, attempt in enumerate(self.attempts) if attempt]
-        index = torch.tensor(kept, device=self.oracle.device)
+        index = upload(torch.tensor(kept), self.oracle.device)
         self.rows, self.y, self.target = self.rows.select(index), self.y[index], self.target[index]
-        self.attempts = [self.attempts[row] for row in kept]
+        self._seat([self.attempts[row] for row in kept])
+
+    def _seat(self, attempts: Sequence[Attempt | None]) -> None:
+        """Let each attempt know its row."""
+        self.attempts = list(attempts)
+        for row, attempt in enumerate(self.attempts):
+            if attempt:
+                attempt.row = row
 
     def step(self) -> None:
-        """One gradient evaluation for every row; rows that end are freed."""
-        rows, evaluated = (
-            self.rows,
-            self.rows.x_adv,
-        )  # kept: ``advance`` moves the rows on, and these logits are of here
-        logits, values, grad = self._evaluate(evaluated)
-        live = upload(torch.tensor([attempt is not None for attempt in self.attempts]), self.oracle.device)
+        """One gradient evaluation for every row; attempts that end are over."""
+        # Kept as they are: ``advance`` moves the rows on, and these logits are of here.
+        sight = _Sight(list(self.attempts), self.rows.x, self.y, self.rows.x_adv)
+        logits, values, grad = self._evaluate(sight.evaluated)
+        live = [attempt is not None and not attempt.over for attempt in self.attempts]
         # Stages before the last one climb in larger balls: an image that is wrong there breaks nothing.
-        counts = live & self.attack.last_stage(rows)
-        wrong = counts & (losses.margin(logits, self.y) > 0)
-        self.attack.advance(rows, values, grad)
-        ended = live & self.attack.ended(rows)
-        # The host waits for the device once, here, and goes by its own copy from now on.
-        flags = torch.stack([live & ~values.isfinite(), wrong, ended & counts, ended & ~counts]).cpu()
-        overflown, broken, over, staged = (flag.nonzero().squeeze(1) for flag in flags)
-        if len(overflown):
+        counts = [bool(attempt and not attempt.over and self._in_last_stage(attempt)) for attempt in self.attempts]
+        masks = upload(torch.tensor([live, counts]), self.oracle.device)
+        found = torch.stack([masks[0] & ~values.isfinite(), masks[1] & (losses.margin(logits, self.y) > 0)])
+        self.attack.advance(self.rows, values, grad)
+        self.steps += 1
+        over = self._count()
+        best = None
+        if over:
+            best = replace(sight, x=self.rows.x, evaluated=self.rows.x_best).at(over)
+        self.arrivals.send(self.steps, found, lambda flags: self._take_flags(flags, sight, best))
+
+    def _in_last_stage(self, attempt: Attempt) -> bool:
+        return attempt.stage == len(self.attack.schedule.steps) - 1
+
+    def _count(self) -> list[int]:
+        """Count a step of every attempt, and move those on whose stage has ended; the rows of those that are over."""
+        live = [attempt for attempt in self.attempts if attempt and not attempt.over]
+        staged, over = [], []
+        for attempt in live:
+            attempt.evaluated += 1
+            if attempt.evaluated <= self.attack.schedule.steps[attempt.stage]:
+                continue
+            if self._in_last_stage(attempt):
+                attempt.over = True
+                over.append(attempt.row)
+            else:
+                attempt.stage, attempt.evaluated = attempt.stage + 1, 0
+                staged.append(attempt.row)
+        if staged:
+            index = upload(torch.tensor(staged), self.oracle.device)
+            self.rows.put(index, self.attack.next_stage(self.rows.select(index)))
+        return over
+
+    def _take_flags(self, flags: Tensor, sight: _Sight, best: _Sight | None) -> None:
+        """Judge the rows that were wrong at a step, then those whose attempts ended there."""
+        overflown, wrong = (flag.nonzero().squeeze(1).tolist() for flag in flags)
+        if overflown:
             raise RunError(
                 f"the loss is not finite under {self.family.name} on {self.threat}: the model's logits overflow"
             )
-        self._judge(broken, evaluated)
-        self._judge(over, rows.x_best)
-        self._free(over)
-        self._next_stage(staged)
+        if wrong:
+            self._judge(sight.at(wrong))
+        if best:
+            self._judge(best, ended=True)
 
     def _evaluate(self, x_adv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, loss and gradient, in as many passes as memory asks for; the state of the rows is not touched."""
@@ -302,45 +318,58 @@ class FullBatch:
             return lambda logits, y: losses.dlr_targeted(logits, y, target)
         return LOSSES[self.family.loss]
 
-    def _judge(self, candidates: Tensor, x_adv: Tensor) -> None:
-        """Look at these rows (m,) in full precision and strictly inside the ball; keep each point's best attempt."""
-        if not len(candidates):
-            return
-        index = upload(candidates, self.oracle.device)
+    def _judge(self, seen: _Sight, *, ended: bool = False) -> None:
+        """Look at these points in full precision and strictly inside the ball; keep each point's best attempt.
+
+        Args:
+            ended: whether they are the last that their attempts have found.
+        """
         # The attack computes in low precision and walks along the sphere. The referee forgives neither, so a candidate
         # is looked at as the referee will: a hair inside the ball, and in float32.
-        x_adv = geometry.shrink_inside(x_adv[index], self.rows.x[index], self.threat.norm, self.threat.eps)
+        x_adv = geometry.shrink_inside(seen.evaluated, seen.x, self.threat.norm, self.threat.eps)
         x_adv = _channels_first(x_adv).contiguous()
-        y = self.y[index]
-        logits = torch.cat(self.pieces.run(lambda piece: self.oracle.exact_for(x_adv[piece], y[piece]), len(x_adv)))
-        margins = losses.margin(logits, y)
+        logits = torch.cat(
+            self.pieces.run(lambda piece: self.oracle.exact_for(x_adv[piece], seen.y[piece]), len(x_adv))
+        )
+        margins = losses.margin(logits, seen.y)
         close = (margins > -CLOSE * logits.abs().amax(1)).to(margins)
-        found = torch.stack([margins, close]).tolist()
-        for row, point_x_adv, margin, is_close in zip(candidates.tolist(), x_adv, *found, strict=True):
-            attempt = self.attempts[row]
-            if attempt is None:  # another row of this batch has broken the point a moment ago
-                continue
-            if margin > attempt.point.best_margin:
-                attempt.point.best_margin, attempt.point.close = margin, bool(is_close)
-                attempt.point.best = point_x_adv.clone()
-            if margin > 0:
-                self._finish(attempt.point)
+        images = Arriving(x_adv)  # sent before the margins, so that they are there when the margins are
 
-    def _free(self, ended: Tensor) -> None:
-        """End the attempts of these rows (m,); a point without further attempts is done."""
-        for row in ended.tolist():
-            attempt = self.attempts[row]
-            if attempt is None:
-                continue
-            self.attempts[row] = None
-            attempt.point.running -= 1
-            attempt.point.survived += 1
-            self._place(attempt.point)
-            if not attempt.point.running and not attempt.point.has_attempts:
-                self._finish(attempt.point)
+        def take(found: Tensor) -> None:
+            for attempt, image, (margin, is_close) in zip(
+                seen.attempts, images.tensor(), found.T.tolist(), strict=True
+            ):
+                # Another row may have broken the point a moment ago.
+                if attempt and not attempt.point.finished:
+                    self._improve(attempt.point, image, margin, bool(is_close))
+            if ended:
+                self._free([attempt for attempt in seen.attempts if attempt])
 
-    def _finish(self, point: _Point) -> None:
+        self.arrivals.send(self.steps, torch.stack([margins, close]), take)
+
+    def _improve(self, point: Point, x_adv: Tensor, margin: float, close: bool) -> None:
+        """Keep a point's best attempt, with its margin; one above 0 breaks the point."""
+        if margin > point.best_margin:
+            point.best_margin, point.close, point.best = margin, close, x_adv.clone()
+        if margin > 0:
+            self._finish(point)
+
+    def _free(self, attempts: list[Attempt]) -> None:
+        """Let go of the attempts that are over; a point without further attempts is done."""
+        for attempt in attempts:
+            point = attempt.point
+            if point.finished:
+                continue
+            self.attempts[attempt.row] = None
+            point.running -= 1
+            point.survived += 1
+            self._place(point)
+            if not point.running and not point.has_attempts:
+                self._finish(point)
+
+    def _finish(self, point: Point) -> None:
         assert point.best is not None
+        point.finished = True
         # bf16 rounds by more than such a point's distance from the boundary: only float32 can say whether it survives.
         if self.oracle.precision == "bf16" and point.close and point.best_margin <= 0:
             self.close.append(point.position)
@@ -348,11 +377,6 @@ class FullBatch:
             self.done.append((point, point.best))
         self.ready.drop(point)
         self.attempts = [None if attempt and attempt.point is point else attempt for attempt in self.attempts]
-
-    def _next_stage(self, ended: Tensor) -> None:
-        if len(ended):
-            index = upload(ended, self.oracle.device)
-            self.rows.put(index, self.attack.next_stage(self.rows.select(index)))
 
 
 def _schedule(family: Family) -> Schedule:
@@ -370,16 +394,3 @@ def _pixels_first(x: Tensor) -> Tensor:
 def _channels_first(x: Tensor) -> Tensor:
     """(n, h, w, c) to (n, c, h, w), a view."""
     return x.permute(0, 3, 1, 2)
-
-
-def _targets(logits: Tensor, y: Tensor, family: Family) -> list[list[int]]:
-    """Target class of each attempt of each point: the most likely wrong classes, ``restarts`` times each.
-
-    It is -1, once per restart, if the loss has no target.
-    """
-    if family.targets == 0:
-        return [[-1] * family.restarts] * len(y)
-    count = min(family.targets, logits.shape[1] - 1)
-    wrong = logits.scatter(1, y[:, None], -torch.inf)
-    likely = wrong.argsort(dim=1, descending=True, stable=True)[:, :count]
-    return likely.repeat_interleave(family.restarts, dim=1).tolist()

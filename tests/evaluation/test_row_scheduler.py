@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from robustctl import losses
 from robustctl.data import ImageData
-from robustctl.evaluation import row_scheduler
 from robustctl.evaluation.families import run_family
 from robustctl.evaluation.protocols import Family
 from robustctl.evaluation.row_scheduler import FamilyRun
@@ -76,36 +75,6 @@ def test_every_point_comes_once_even_if_all_are_close(precision: str) -> None:
             for position in one.positions
         ]
     assert sorted(found) == list(range(9))
-
-
-def test_targets_are_the_most_likely_wrong_classes() -> None:
-    logits = torch.tensor([[5.0, 1.0, 3.0, 4.0, 2.0]])
-    targets = row_scheduler._targets(logits, torch.tensor([0]), Family("t", "dlr_targeted", 2, 3, 1, False))
-    assert targets == [[3, 3, 2, 2, 4, 4]]
-    few = row_scheduler._targets(logits[:, :3], torch.tensor([2]), Family("t", "dlr_targeted", 1, 9, 1, False))
-    assert few == [[0, 1]]
-
-
-def test_the_next_job_is_of_the_point_with_the_fewest_running_that_has_waited_longest():
-    def point(running, survived=0, jobs=5):
-        made = row_scheduler._Point(0, 0, torch.zeros(1), 0, [-1] * jobs)
-        made.running, made.survived = running, survived
-        return made
-
-    ready = row_scheduler._Ready()
-    idle, busy, later, alone, spent = point(0), point(2), point(0), point(1), point(0, jobs=0)
-    for one in (busy, idle, later, spent):
-        ready.place(one, side_by_side=True)
-    ready.place(alone, side_by_side=False)
-    assert ready.first() is idle
-    idle.running = 3
-    ready.place(idle, side_by_side=True)
-    assert ready.first() is later
-    ready.drop(later)
-    assert ready.first() is busy, "a point that has survived nothing begins no second job"
-    alone.survived = 1
-    ready.place(alone, side_by_side=False)
-    assert ready.first() is alone
 
 
 def test_a_tie_of_two_logits_is_not_broken_and_its_attempts_go_on() -> None:
