@@ -51,7 +51,6 @@ class Threat:
 
 
 CurveNorm = Literal["linf", "l2", "l1", "l0"]
-CURVE_NORMS: tuple[CurveNorm, ...] = get_args(CurveNorm)
 """The norms in which curves measure distances; l0 counts pixels that differ in any channel."""
 
 

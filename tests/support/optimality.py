@@ -26,7 +26,7 @@ from torch import Tensor, nn
 import robustctl
 from robustctl.data import ImageData
 from robustctl.evaluation import referee
-from robustctl.threats import CURVE_NORMS, CurveNorm
+from robustctl.threats import CurveNorm
 
 ORDER = {"linf": float("inf"), "l2": 2.0, "l1": 1.0, "l0": 0.0}
 QUERIES = 2000
@@ -171,7 +171,7 @@ def main() -> None:
     eps = {norm: text for norm, _, text in (part.partition(":") for part in asked.eps.split(","))}
     model = robustctl.load_model(asked.model).requires_grad_(False)
     taken = images.load(asked.data, "test", asked.n)
-    table = measure(model, taken, {norm: eps[norm] for norm in CURVE_NORMS if norm in eps}, asked.queries)
+    table = measure(model, taken, {norm: eps[norm] for norm in ORDER if norm in eps}, asked.queries)
     print("| norm | attack | optimality | median distance | queries |\n|---|---|---|---|---|")
     for norm, rows in table.items():
         for name, (share, median, queries) in sorted(rows.items(), key=lambda row: -row[1][0]):

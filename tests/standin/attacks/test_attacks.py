@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from robustctl import attacks, geometry, losses, seeds
 from robustctl.attacks import Settings
 from robustctl.attacks.apgd import Schedule, apgd
-from robustctl.attacks.fgsm import fgsm
 from robustctl.attacks.msd import msd
 from robustctl.attacks.pgd import pgd
 from robustctl.oracle import Oracle
@@ -102,7 +101,6 @@ def test_attacks_of_trainings_never_make_the_host_wait(
                 apgd(oracle, x, y, threat, steps=STEPS),
                 apgd(oracle, x, y, threat, steps=Schedule.larger_radii(STEPS), generator=generators()),
                 pgd(oracle, x, y, threat, steps=STEPS, step_size=threat.eps / 4, start=start),
-                fgsm(oracle, x, y, threat, generator=generators()),
             ]
         )
 
