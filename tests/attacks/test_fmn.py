@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from robustctl import geometry, losses
-from robustctl.attacks.fmn import _anneal, _next_radius, fmn
+from robustctl.attacks.fmn import CHANGE, _anneal, _next_radius, fmn
 from robustctl.oracle import Oracle
 from robustctl.threats import NORMS, Norm, Threat
 
@@ -68,3 +68,7 @@ def test_the_radius_shrinks_where_a_point_is_found_and_grows_elsewhere() -> None
     assert _next_radius(radius, distance, found, margins, slope, 0.1).tolist() == pytest.approx(expected)
     shrinking = _next_radius(radius[:1], distance[:1], torch.tensor([5.0]), margins[:1], slope[:1], 0.1)
     assert shrinking.tolist() == pytest.approx([1.8])
+
+
+def test_the_ball_changes_by_the_paper_s_shares() -> None:
+    assert CHANGE == (0.05, 0.001), "gamma of arXiv:2102.12827, Sec. 2.3"

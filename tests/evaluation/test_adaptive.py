@@ -14,7 +14,7 @@ from robustctl.evaluation.store import Store, Verdict
 from robustctl.evaluation.union import evaluate_union
 from robustctl.evaluation.union_request import UnionRequest
 from robustctl.results.rounds import RoundInfo, masking_flags
-from robustctl.threats import Threat
+from robustctl.threats import NORMS, Threat
 
 CPU = torch.device("cpu")
 THREATS = tuple(map(Threat.parse, ("linf:0.04", "l2:0.1", "l1:0.3")))
@@ -237,3 +237,12 @@ def test_a_diverse_start_that_breaks_more_than_the_first_attack_is_a_sign_of_mas
 def test_a_family_of_another_kind_is_known_under_every_name(family):
     assert kind_of(family) in ("square", "fab-t")
     assert [kind_of(one) for one in ("apgd-t", "few-targets-2")] == ["apgd-t", "few-targets"]
+
+
+def test_the_cheap_rounds_are_one_start_of_the_steps_that_were_measured() -> None:
+    first = [str(ROUNDS["adaptive"][norm][0].families[0]) for norm in NORMS]
+    assert first == ["first 1x10", "first 1x10", "first 1x20 larger radii"]
+    diverse = {norm: ROUNDS["adaptive"][norm][1].families for norm in NORMS}
+    assert [str(one) for one in diverse["linf"]] == ["diverse 1x20"] * 4
+    for norm in ("l2", "l1"):
+        assert len(diverse[norm]) > 2 and all(str(one).startswith("diverse 1x") for one in diverse[norm])

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from robustctl import geometry, losses
+from robustctl.evaluation import nearest
 from robustctl.evaluation.nearest import climb
 from robustctl.oracle import Oracle
 from robustctl.threats import NORMS, Norm, Threat
@@ -21,3 +22,10 @@ def test_each_row_stays_in_its_own_ball(linear_model: nn.Module, norm: Norm) -> 
     assert (geometry.norm(x_adv - x, norm) <= radii * (1 + 1e-4)).all()
     assert (geometry.norm(x_adv - x, norm) >= radii * 0.5).all()
     assert torch.allclose(alone[0], x_adv[3], atol=1e-6)
+
+
+def test_the_cost_counts_a_gradient_as_one_a_query_as_half_and_l1_twice() -> None:
+    climbs = len(nearest.LOSSES) * 50 + 10 * 40
+    queries = (10 + 1) * 14 / 2
+    assert nearest.cost("linf") == nearest.cost("l2") == 100 + climbs + queries
+    assert nearest.cost("l1") == 100 + 2 * climbs + queries

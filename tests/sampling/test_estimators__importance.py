@@ -9,8 +9,9 @@ from scipy.special import gammaln, ive
 from torch import Tensor
 
 from robustctl.errors import RequestError
+from robustctl.sampling.annealing import Trace
 from robustctl.sampling.distributions import Ball, Box, Gaussian
-from robustctl.sampling.estimators import Estimate, importance_sampling
+from robustctl.sampling.estimators import Estimate, _weigh, importance_sampling
 from robustctl.sampling.hmc import HMC
 
 SEEDS, CHAINS, EPS = 100, 4, 0.3
@@ -88,3 +89,10 @@ def test_too_few_samples_are_refused_with_the_least_number(forms: Any) -> None:
     sampler = HMC(forms.exponential(centre, centre), Box(centre.expand(CHAINS, 1, 1, 3), EPS), 3)
     with pytest.raises(RequestError, match="samples 7 are too few .* at least 8"):
         importance_sampling(sampler, [10.0], samples=7, chains=CHAINS, noise=forms.noise(1, CHAINS))
+
+
+def test_the_gap_is_between_the_first_two_chains() -> None:
+    up = torch.tensor([1.0, 2.5, 4.0, 8.0]).reshape(1, 1, 1, 4)
+    nothing = torch.zeros(1)
+    trace = Trace(up=up, down=nothing, acceptance=nothing, largest=nothing, recorded=1, burnt=0)
+    assert _weigh(1.0, [1.0], trace).gap.tolist() == [-1.5]

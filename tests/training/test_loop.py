@@ -322,3 +322,16 @@ def test_pretraining_has_a_rate_of_its_own_and_the_method_starts_at_the_recipes(
         {("pretrain", 1): 0.03, ("pretrain", 2): 0.03, ("method", 1): 0.1, ("method", 2): 0.1}
     )
     assert all("robust_error/linf" not in line for line in steps if line["pass"] == "pretrain")
+
+
+def test_the_room_that_was_found_is_the_log_s_first_line(
+    settings_for: Make, make_loop: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("robustctl.training.loop.fit", lambda *parts: asked.append(parts))
+    settings = settings_for({"name": "natural"})
+    train = settings.train.model_copy(update={"micro_batch": "auto"})
+    outcome = make_loop(settings.model_copy(update={"train": train}), tmp_path / "run").run(max_steps=1)
+    first = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert len(asked) == 1 and (first["kind"], first["step"]) == ("memory", 0)
+    assert outcome.step == 1 and outcome.best is None

@@ -1,4 +1,5 @@
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -74,3 +75,12 @@ def test_reading_waits_for_no_later_work() -> None:
     waited = time.monotonic() - start
     torch.cuda.synchronize()
     assert value == float(x[0, 0]) and waited < (time.monotonic() - start) / 2, y.shape
+
+
+def test_the_metrics_have_the_probability_of_each_norm(example: Any) -> None:
+    method = Method(Config(name="e-at"), (Threat.of("linf", "0.1"), Threat.of("l1", "1.5")))
+    method.loss(example.step())
+    shown = example.meter.means()
+    assert (shown["probability/linf"], shown["probability/l1"]) == tuple(
+        Method(Config(name="e-at"), method.threats).probabilities()
+    )
