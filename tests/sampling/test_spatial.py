@@ -78,3 +78,7 @@ def test_a_walk_can_be_annealed(forms: Any) -> None:
     trace = sweep_twice(walk, quadrature.graded([100.0]), 1, forms.noise(5, 4))
     assert trace.up[-1].mean() > trace.up[0].mean()
     assert (trace.largest >= trace.up[-1].amax(dim=(0, 2)) - 1e-12).all()
+
+
+def test_the_ranges_are_the_thesis_s() -> None:
+    assert (DEGREES, SCALES, CROP) == (10.0, (0.9, 1.1), 4), "Rice 2023, section 3.1.6"
