@@ -6,7 +6,7 @@ over; so the run may be cut at any moment.
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,51 +15,24 @@ import torch
 from torch import Tensor, nn
 
 from robustctl import geometry, losses, seeds
-from robustctl.architectures import build
 from robustctl.attacks.apgd import apgd
-from robustctl.bench.train import compare
+from robustctl.bench.gpu_setting import THREATS, Size, images, network, seconds, usual
+from robustctl.bench.gpu_speed import METHODS, attack, epoch, evaluation, peak, step
 from robustctl.devices import (
     HOST,
-    forget_peak,
     hardware,
-    has_bf16,
-    is_host,
-    kept_random,
-    memory_peak,
     true_float32,
-    wait_for,
 )
+from robustctl.errors import RequestError, RobustctlError
 from robustctl.evaluation import referee
 from robustctl.oracle import Oracle
 from robustctl.seeds import Purpose
-from robustctl.spec import ModelSpec
 from robustctl.threats import Threat
 
-THREATS = ("linf:8/255", "l2:0.5", "l1:12")
-TRAIN_IMAGES = 50_000
 SAME = 1e-4
 """Logits and weights agree if they differ by at most this share of their largest size."""
-PRODUCT = 4096
-"""Side of the square matrices whose product tells the device's peak."""
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much work a part does.
-
-    Attributes:
-        networks: architectures for correctness, then for speed, in the order of their worth.
-        points: images whose verdicts are compared. batch: images of a training step. steps: of an attack.
-    """
-
-    networks: tuple[str, ...] = ("preact-resnet18", "kw-small", "wide-resnet")
-    points: int = 200
-    batch: int = 128
-    steps: int = 10
-
-
-TINY = Size(networks=("kw-small",), points=8, batch=8, steps=2)
-"""For a machine that is no accelerator, and for tests."""
+SPEED = ("peak", "step", "epoch", "attack", "evaluation")
+"""The parts that measure speed; the others compare the device with the CPU."""
 
 
 @dataclass(frozen=True)
@@ -72,26 +45,49 @@ class Found:
     seconds: float
 
 
-def run(device: torch.device, budget: float, size: Size | None = None) -> Iterator[Found]:
+def part_names(device: torch.device, size: Size | None = None) -> list[str]:
+    """The parts in their order."""
+    return [name for name, _ in _parts(device, size or usual(device))]
+
+
+def run(device: torch.device, budget: float, size: Size | None = None, done: Collection[str] = ()) -> Iterator[Found]:
     """Do the parts until the time is over.
 
     Args:
         budget: seconds; a part that has begun is finished.
         size: None takes the usual one on an accelerator, and a tiny one on a CPU.
+        done: names of parts that are left out, because an earlier run has done them.
 
     Yields:
         Each part's outcome as soon as it is there. A part that fails reports the error and does not stop the others.
     """
     end = time.monotonic() + budget
-    for name, work in _parts(device, size or (TINY if is_host(device) else Size())):
+    for name, work in _parts(device, size or usual(device)):
+        if name in done:
+            continue
         if time.monotonic() >= end:
             return
         start = time.monotonic()
         try:
             ok, numbers = work()
-        except (RuntimeError, ValueError) as error:
-            ok, numbers = False, {"error": str(error).splitlines()[0]}
+        except (RuntimeError, ValueError, RobustctlError) as error:
+            ok, numbers = None if name.startswith(SPEED) else False, {"error": str(error).splitlines()[0]}
         yield Found(name, ok, numbers, round(time.monotonic() - start, 2))
+
+
+def earlier(written: dict[str, Any], device: torch.device) -> list[Found]:
+    """The parts that a file of an earlier run holds.
+
+    Raises:
+        RequestError: the file is another command's, or its run had another device or another torch.
+    """
+    now = summary(device, [])
+    for name in ("schema", "hardware", "torch"):
+        if written.get(name) != now[name]:
+            raise RequestError(
+                f"the file's {name} is {written.get(name)}, here it is {now[name]}: it cannot go on here"
+            )
+    return [Found(**one) for one in written["parts"]]
 
 
 def summary(device: torch.device, found: list[Found]) -> dict[str, Any]:
@@ -125,34 +121,24 @@ def _parts(device: torch.device, size: Size) -> Iterator[tuple[str, Work]]:
             yield f"verdicts {name} {text}", partial(_verdicts, name, text, device, size)
     yield "projections", partial(_projections, device, size)
     yield f"training steps {size.networks[0]}", partial(_training, size.networks[0], device, size)
-    yield "peak", partial(_peak, device, size)
+    yield "peak", partial(peak, device, size)
     for name in size.networks:
         for text in (THREATS[0], THREATS[-1]):
-            yield f"step {name} {text}", partial(_step, name, text, device, size)
+            yield f"step {name} {text}", partial(step, name, text, device, size)
+    for method in METHODS:
+        for name in size.networks:
+            yield f"epoch {method} {name}", partial(epoch, method, name, device, size)
     for name in size.networks:
-        yield f"attack {name}", partial(_attack, name, device, size)
-
-
-def _network(name: str) -> tuple[nn.Module, ModelSpec]:
-    """A network for CIFAR-10 with weights from seed 0, in eval mode on the host."""
-    architecture = {"name": name, "args": {"depth": 28, "width": 10} if name == "wide-resnet" else {}}
-    values = {"architecture": architecture, "input_shape": (3, 32, 32), "n_classes": 10, "dataset": "cifar10"}
-    spec = ModelSpec.model_validate(values)
-    with kept_random():
-        torch.manual_seed(0)
-        return build(spec).eval(), spec
-
-
-def _images(model: nn.Module, n: int) -> tuple[Tensor, Tensor]:
-    """Random images, and what the model says about them."""
-    x = torch.rand(n, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        return x, model(x).argmax(1)
+        yield f"attack {name}", partial(attack, name, device, size)
+    for name in size.networks:
+        yield f"evaluation {name} beside pyautoattack", partial(evaluation, name, device, size)
+    for name in size.large:
+        yield f"epoch ramp {name}", partial(epoch, "ramp", name, device, size)
 
 
 def _logits(name: str, device: torch.device, size: Size) -> tuple[bool, dict[str, Any]]:
-    model, _ = _network(name)
-    x, _ = _images(model, size.points)
+    model, _ = network(name)
+    x, _ = images(model, size.points)
     with torch.no_grad(), true_float32(device):
         there = copy.deepcopy(model).to(device)(x.to(device)).cpu()
         here = model(x)
@@ -162,8 +148,8 @@ def _logits(name: str, device: torch.device, size: Size) -> tuple[bool, dict[str
 
 def _verdicts(name: str, text: str, device: torch.device, size: Size) -> tuple[bool, dict[str, Any]]:
     """Attack on both; each side's points are judged on the CPU. Then the same points are judged on both."""
-    model, _ = _network(name)
-    x, y = _images(model, size.points)
+    model, _ = network(name)
+    x, y = images(model, size.points)
     threat = Threat.parse(text)
     there = copy.deepcopy(model).to(device)
 
@@ -197,14 +183,14 @@ def _projections(device: torch.device, size: Size) -> tuple[bool, dict[str, Any]
         there = geometry.project(outside_there, x_there, threat.norm, threat.eps)
         numbers[f"{threat.norm}_difference"] = float((there.cpu() - here).abs().max() / threat.eps)
         again = partial(geometry.project, outside_there, x_there, threat.norm, threat.eps)
-        numbers[f"{threat.norm}_seconds"] = _seconds(again, device)
+        numbers[f"{threat.norm}_seconds"] = seconds(again, device)
     return all(numbers[f"{threat.norm}_difference"] <= SAME for threat in map(Threat.parse, THREATS)), numbers
 
 
 def _training(name: str, device: torch.device, size: Size) -> tuple[bool, dict[str, Any]]:
     """Three steps of adversarial training in float32 on both, from the same start."""
-    model, _ = _network(name)
-    x, y = _images(model, min(size.batch, 32))
+    model, _ = network(name)
+    x, y = images(model, min(size.batch, 32))
     threat = Threat.parse(THREATS[0])
 
     def weights(where: torch.device) -> Tensor:
@@ -223,59 +209,3 @@ def _training(name: str, device: torch.device, size: Size) -> tuple[bool, dict[s
     start = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
     off = float((there - here).norm() / (here - start).norm())
     return off <= 0.01, {"difference_by_movement": off}
-
-
-def _peak(device: torch.device, size: Size) -> tuple[None, dict[str, Any]]:
-    """Trillions of operations a second of a product of large matrices, in bfloat16 if the device has it."""
-    side = PRODUCT if size.batch > TINY.batch else 256
-    matrix = torch.rand(side, side, device=device, dtype=torch.bfloat16 if has_bf16(device) else torch.float32)
-    return None, {"tflops": 2 * side**3 / _seconds(lambda: matrix @ matrix, device) / 1e12}
-
-
-def _step(name: str, text: str, device: torch.device, size: Size) -> tuple[None, dict[str, Any]]:
-    """A training step, ours and the authors', and the epoch of CIFAR-10 that follows from it; memory at its peak."""
-    model, spec = _network(name)
-    model = model.to(device).train()
-    forget_peak(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=not is_host(device) and has_bf16(device)):
-        found = compare(
-            model,
-            Threat.parse(text),
-            input_shape=spec.input_shape,
-            batch_size=size.batch,
-            steps=size.steps,
-            rounds=1 if is_host(device) else 3,
-        )
-    ours = sum(float(str(found[f"{part}_seconds"])) for part in ("attack", "training"))
-    return None, {
-        "step_seconds": ours,
-        "epoch_seconds": ours * TRAIN_IMAGES / size.batch,
-        "step_ratio": found["step_ratio"],
-        "memory_peak": None if is_host(device) else memory_peak(device),
-        "batch": size.batch,
-        "steps": size.steps,
-    }
-
-
-def _attack(name: str, device: torch.device, size: Size) -> tuple[None, dict[str, Any]]:
-    """Images per second and attack step, of APGD in each norm."""
-    model, _ = _network(name)
-    x, y = _images(model, size.points)
-    numbers = {}
-    there, x_there, y_there = model.to(device), x.to(device), y.to(device)
-    for threat in map(Threat.parse, THREATS):
-        with Oracle(there) as oracle:
-            again = partial(apgd, oracle, x_there, y_there, threat, steps=size.steps)
-            seconds = _seconds(again, device)
-        numbers[f"{threat.norm}_images_per_second_and_step"] = len(x) * size.steps / seconds
-    return None, numbers
-
-
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """The second of two runs: the first one prepares what later ones find."""
-    work()
-    wait_for(device)
-    start = time.perf_counter()
-    work()
-    wait_for(device)
-    return time.perf_counter() - start

@@ -12,6 +12,9 @@ from robustctl.cli.output import STDOUT, Json, require_target
 from robustctl.errors import RequestError
 
 if TYPE_CHECKING:
+    import torch
+
+    from robustctl.bench.gpu import Found
     from robustctl.data import ImageData
     from robustctl.workflows.subject import Subject
 
@@ -129,20 +132,44 @@ def train(
 def gpu(
     budget: Annotated[str, typer.Option(help="Time to fill, e.g. 8m or 90s; the last part is finished.")] = "8m",
     device: options.Device = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the file of --json: parts that it holds are not done again.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the parts in their order; nothing is run.")] = False,
     json: Json = None,
 ) -> None:
     """Compare an accelerator with the CPU, then measure its speed: what matters most comes first."""
-    from robustctl.bench.gpu import lines, run, summary
+    from robustctl.bench.gpu import lines, part_names, run, summary
     from robustctl.devices import pick_device
 
-    where, seconds, found = pick_device(device), _seconds(budget), []
-    for one in run(where, seconds):
+    where, seconds = pick_device(device), _seconds(budget)
+    found = _earlier(json, where) if resume else []
+    done = {one.part for one in found}
+    if dry_run:
+        for name in part_names(where):
+            terminal.tell(f"{name}: done" if name in done else name)
+        return
+    for one in run(where, seconds, done=done):
         found.append(one)
         for line in lines(one):
             terminal.tell(line)
         if json not in (None, STDOUT):
             _write(summary(where, found), json)  # after each part: the run may be cut at any moment
     _show(summary(where, found), json)
+
+
+def _earlier(json: Path | None, device: "torch.device") -> "list[Found]":
+    """The parts in the file of a run that was cut; none if there is no file.
+
+    Raises:
+        RequestError: no file is named, or it is not one of this command on this machine.
+    """
+    from robustctl.bench.gpu import earlier
+    from robustctl.reading import read_json
+
+    if json is None or json == STDOUT:
+        raise RequestError("--resume needs --json FILE, the file of the run that goes on")
+    return earlier(read_json(json), device) if json.is_file() else []
 
 
 def _seconds(text: str) -> float:

@@ -49,7 +49,7 @@ class Room:
         return cls(model, rows, recompute=settings.train.checkpoint, compiled=settings.compile)
 
     def parts(self, n: int) -> list[slice]:
-        """Consecutive parts of a batch of n images, of nearly equal size, each of which goes through at once."""
+        """Consecutive parts of a batch of n images, of nearly equal size; each goes through at once."""
         count = max(-(-n // self.rows), 1)
         size, longer = divmod(n, count)
         bounds = [i * size + min(i, longer) for i in range(count + 1)]

@@ -10,15 +10,19 @@ from typing import Any, NoReturn
 
 import torch
 
-from robustctl.devices import is_host, memory_peak, wait_for
+from robustctl.architectures import build
+from robustctl.data import ImageData
+from robustctl.devices import HOST, is_host, kept_random, memory_peak, wait_for
 from robustctl.errors import RobustctlError
 from robustctl.progress import duration, say
 from robustctl.recipe import read as recipes
+from robustctl.recipe.outer import Hat
 from robustctl.recipe.read import Recipe
 from robustctl.recipe.schema import About, Settings
+from robustctl.spec import ModelSpec
 from robustctl.threats import Threat
 from robustctl.training import optim
-from robustctl.training.build import copies_on_disk
+from robustctl.training.build import build_parts, copies_on_disk
 from robustctl.training.footprint import fit, footprint
 from robustctl.training.gradients import Gradients
 from robustctl.training.meter import Meter
@@ -126,6 +130,31 @@ def on_a_card(parts: Parts) -> list[str]:
     parts.method.prepare(lambda _threat, _steps: 0.0, parts.start_norm)
     room = context.room
     return footprint(parts, context).lines(parts.settings.train.batch_size, room.rows, recompute=room.recompute)
+
+
+def without_images(settings: Settings, spec: ModelSpec) -> list[str]:
+    """The same for a training whose images and weights are not here: others of their size take as much.
+
+    Nothing is said about a recipe with a helper, which takes memory too and is not here.
+    """
+    if isinstance(settings.outer, Hat):
+        return []
+    n = settings.train.batch_size + 1
+    settings = settings.model_copy(
+        update={"extra": None, "selection": settings.selection.model_copy(update={"images": 1})}
+    )
+    labels = torch.arange(n) % spec.n_classes
+    data = ImageData(
+        torch.zeros(1, *spec.input_shape).expand(n, -1, -1, -1),
+        labels,
+        spec.n_classes,
+        settings.dataset,
+        "train",
+        torch.arange(n),
+    )
+    say("counting the memory of a step ...")
+    with kept_random():
+        return on_a_card(build_parts(build(spec), spec, data, settings, seed=0, device=HOST, start_norm=spec.norm))
 
 
 def from_header(about: About | None, epochs: int) -> tuple[float | None, str]:

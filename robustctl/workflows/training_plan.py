@@ -103,6 +103,7 @@ def plan_without_images(request: TrainingRequest) -> list[str]:
         f"{', '.join(map(str, settings.evaluate_threats))}; epochs: {settings.train.epochs}",
         rehearsal.outline(settings),
         f"time: by the recipe, {settings.about.cost}",
+        *(rehearsal.without_images(settings, found_model.spec) if found_model else []),
         f"to bring: the images of {source}",
     ]
     if settings.extra and not Path(settings.extra.path).expanduser().is_file():

@@ -7,25 +7,27 @@ import pytest
 import torch
 from command import robust
 
-from robustctl.bench import gpu
+from robustctl.bench import gpu, gpu_speed
 from robustctl.devices import HOST
 
 
 def test_it_runs_on_a_cpu_and_writes_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert robust("bench", "gpu", "--budget", "60s", "--device", "cpu", "--json", tmp_path / "gpu.json") == 0
+    assert robust("bench", "gpu", "--budget", "10m", "--device", "cpu", "--json", tmp_path / "gpu.json") == 0
     written = json.loads((tmp_path / "gpu.json").read_text())
     assert json.loads(capsys.readouterr().out) == written
     assert written["schema"] == "robustctl.bench-gpu/1"
     assert written["same"]
     parts = [one["part"] for one in written["parts"]]
     assert parts[0] == "logits kw-small"  # correctness first
-    assert parts[-1] == "attack kw-small"
+    assert parts == gpu.part_names(HOST)
     assert (
         len({"verdicts kw-small linf:8/255", "verdicts kw-small l2:0.5", "verdicts kw-small l1:12"} & set(parts)) == 3
     )
     numbers = {one["part"]: one["numbers"] for one in written["parts"]}
     assert numbers["verdicts kw-small linf:8/255"]["broken_by_cpu"] > 0
-    assert not any("error" in one for one in numbers.values())
+    assert not any("error" in one for one in numbers.values()), numbers
+    assert numbers["epoch ramp kw-small"]["share_of_peak"] > 0
+    assert numbers["evaluation kw-small beside pyautoattack"]["pyautoattack_seconds"] > 0
 
 
 def test_the_file_holds_all_parts_that_were_done_when_the_run_is_cut(
@@ -37,6 +39,46 @@ def test_the_file_holds_all_parts_that_were_done_when_the_run_is_cut(
     monkeypatch.setattr(gpu, "_projections", die)
     assert robust("bench", "gpu", "--device", "cpu", "--json", tmp_path / "gpu.json") != 0
     assert len(json.loads((tmp_path / "gpu.json").read_text())["parts"]) == 4
+
+
+def test_a_run_that_was_cut_goes_on_and_does_no_part_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def part(name: str, numbers: dict[str, object]) -> tuple[str, gpu.Work]:
+        def work() -> tuple[bool, dict[str, object]]:
+            if name in fatal:
+                raise KeyboardInterrupt
+            begun.append(name)
+            return True, numbers
+
+        return name, work
+
+    fatal, begun, file = {"third"}, [], tmp_path / "gpu.json"
+    monkeypatch.setattr(gpu, "_parts", lambda *_: iter([part(name, {"n": 1}) for name in ("first", "second", "third")]))
+    command = ("bench", "gpu", "--device", "cpu", "--json", file)
+    assert robust(*command) != 0
+    assert robust(*command, "--resume", "--dry-run") == 0
+    assert "second: done" in (listed := capsys.readouterr()).out + listed.err
+    fatal.clear()
+    assert robust(*command, "--resume") == 0
+    assert begun == ["first", "second", "third"]
+    assert [one["part"] for one in json.loads(file.read_text())["parts"]] == begun
+
+
+def test_a_file_of_another_machine_does_not_go_on_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "gpu.json"
+    file.write_text(json.dumps({**gpu.summary(HOST, []), "torch": "1.0"}))
+    assert robust("bench", "gpu", "--device", "cpu", "--resume", "--json", file) == 2
+    assert "torch is 1.0" in capsys.readouterr().err
+    assert robust("bench", "gpu", "--device", "cpu", "--resume") == 2
+
+
+def test_operations_are_those_of_the_layers_forward_and_backward() -> None:
+    x = torch.rand(5, 7, requires_grad=True)
+    weight = torch.rand(3, 7, requires_grad=True)
+    with gpu_speed.Operations() as counted:
+        torch.autograd.grad((x @ weight.T).sum(), [x, weight])
+    assert counted.total == 3 * 2 * 5 * 7 * 3
 
 
 def test_no_part_begins_after_the_time_is_over() -> None:
