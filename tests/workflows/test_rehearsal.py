@@ -7,6 +7,8 @@ import pytest
 from robustctl.errors import RequestError, RunError
 from robustctl.recipe import read as recipes
 from robustctl.recipe.schema import About
+from robustctl.spec import ModelSpec
+from robustctl.workflows import rehearsal
 from robustctl.workflows.rehearsal import from_header, published_row
 from robustctl.workflows.train import train
 from robustctl.workflows.training_request import TrainingRequest
@@ -49,9 +51,11 @@ def test_a_directory_that_is_taken_is_refused_in_a_dry_run(tmp_path) -> None:
 
 def test_offline_the_plan_is_still_printed_with_what_to_bring(monkeypatch, capsys) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(rehearsal, "without_images", lambda settings, spec: ["a step on cards"])  # it takes a while
     with pytest.raises(RunError, match="nothing was started"):
         train(TrainingRequest("finetune", "gowal-wrn70", "ramp", dry_run=True, device="cpu"))
     said = capsys.readouterr().err
+    assert "a step on cards" in said
     assert "to bring: the images of uoft-cs/cifar10" in said and "robustctl pull gowal-wrn70" in said
     assert "hint: the published row of gowal-wrn70 comes from --recipe cifar10/ramp-extra" in said
     assert "extra.path" not in said
@@ -91,3 +95,21 @@ def test_every_cost_per_epoch_of_the_recipes_is_read() -> None:
             read += 1
     assert read > 20
     assert from_header(About(paper="", cost="a minute"), 2) == (None, "")
+
+
+def test_cards_are_spoken_of_without_images_and_weights_as_they_are_with_them() -> None:
+    args = {"name": "preact-resnet18", "args": {}}
+    values = {"architecture": args, "input_shape": (3, 32, 32), "n_classes": 10, "dataset": "cifar10", "norm": "linf"}
+    spec = ModelSpec.model_validate({**values, "eps": "8/255"})
+    memory, cards = rehearsal.without_images(recipes.load("cifar10/ramp").settings, spec)
+    assert memory.startswith("memory on a card: 1.4 GB for batches of 128 in float32 (179 MB and 9.49 MB per image)")
+    assert "12 GB: whole" in cards
+
+
+@pytest.mark.slow
+def test_the_largest_network_is_spoken_of_too(monkeypatch, capsys) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(RunError, match="nothing was started"):
+        train(TrainingRequest("finetune", "gowal-wrn70", "ramp", dry_run=True, device="cpu"))
+    said = capsys.readouterr().err
+    assert "37.1 GB for batches of 128" in said and "24 GB: 127 at once, whole with train.checkpoint" in said
