@@ -176,5 +176,5 @@ def test_rounds_begin_with_what_is_left_and_end_with_the_survivors(steps: list[t
 
 
 def test_a_point_at_the_radius_is_broken_up_to_the_referees_rounding() -> None:
-    one = curve().norms["linf"].model_copy(update={"distance": [0.2, 0.2 * (1 + 5e-7), 0.2 * (1 + 2e-6), None]})
+    one = curve().norms["linf"].model_copy(update={"distance": [0.2, 0.2 * (1 + 1e-6), 0.2 * (1 + 2e-6), None]})
     assert one.robust(0.2) == [0, 0, 1, 1]

@@ -30,3 +30,4 @@ def test_paired_means_and_welch_are_scipys_tests() -> None:
         float(ttest_ind(first, second[:4], equal_var=False).pvalue)
     )
     assert statistics.paired_means([0.0, 0.0], [1.0, 1.0]) == 0.0
+    assert statistics.paired_means([0.0], [1.0]) == statistics.paired_means([0.5, 1.0], [0.5, 1.0]) == 1.0
