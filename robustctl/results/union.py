@@ -35,6 +35,9 @@ from robustctl.results.rounds import Missed, RoundInfo, SecondOpinion
 from robustctl.results.statistics import wilson_mean
 from robustctl.threats import NORMS, Norm, Threat
 
+MOST_PASSES = 101
+"""Bound of passes and draws, so that a forged result cannot keep a verification busy for days."""
+
 
 class NormAccuracy(Accuracy):
     """Robust accuracy in one ball. ``upper_bound``: points broken in another norm were not attacked in this one.
@@ -65,8 +68,8 @@ class AttackInfo(Frozen):
     precision: str = "float32"
     seconds_per_image: dict[str, float] | None = None
     fast_copy: bool | None = None
-    passes: Annotated[int, Field(ge=1)] = 1
-    draws: Annotated[int, Field(ge=1)] = 1
+    passes: Annotated[int, Field(ge=1, le=MOST_PASSES)] = 1
+    draws: Annotated[int, Field(ge=1, le=MOST_PASSES)] = 1
     union_only: bool = False
 
 

@@ -84,7 +84,7 @@ def test_another_subset_of_points_is_found(shelf: Path, tmp_path: Path) -> None:
     index = results.read(claim_of(shelf)).points.index
     rewritten(shelf, index=[one + 100 for one in index])
     claim = verdict(shelf, tmp_path)
-    assert claim["verdict"] == "not reproduced" and "list of points" in texts(claim)
+    assert claim["verdict"] == "not reproduced" and "labels of the claim" in texts(claim)
 
 
 def test_other_images_under_the_same_names_are_found(shelf: Path, tmp_path: Path) -> None:
@@ -152,14 +152,16 @@ OPINION = {"linf": {"sample": 8, "fell": 3, "by": {"fmn": 1}, "evaluations": 100
 EDITS: list[tuple[str, object, str]] = [
     ("attack.seed", 7, ""),
     ("versions", {"robustctl": "9.9"}, ""),
+    ("attack.passes", 10**6, "less than or equal to 101"),
+    ("attack.draws", 10**6, "less than or equal to 101"),
     ("attack.name", "full", "other ones than the protocol full"),
     ("attack.name", "adaptive", "other ones than the protocol adaptive"),
     ("attack.name", "strongest", "other ones than the protocol strongest"),
     ("attack.protocol", "linf: apgd-ce 1x20", "other ones than the protocol fast"),
-    ("flags", [], "the flag 'estimate'"),
-    ("second_opinion", OPINION, "does not add up"),
+    ("flags", [], "the flag 'estimate"),
+    ("second_opinion", OPINION, "which follows from its own content"),
     ("data.n", 4000, "do not cover"),
-    ("data.split", "train", "its list of points is not that"),
+    ("data.split", "train", "does not follow from them and its split"),
     ("norms.linf.eps_text", "0.3", "from its eps_text follows"),
     ("union.ci95", [0.9, 1.0], "union.ci95"),
     ("union.acc", float("nan"), "NaN"),

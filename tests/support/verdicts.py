@@ -8,6 +8,7 @@ from claimed import adopt, claim_of
 from command import robust
 
 from robustctl.results import union as results
+from robustctl.results.result_file import index_sha256
 from robustctl.results.union import Points, UnionResult, summarize
 from robustctl.threats import Threat
 
@@ -37,5 +38,7 @@ def rewritten(folder: Path, robust_points: dict[str, list[int]] | None = None, *
     changed = Points.model_validate(content)
     threats = [Threat.of(norm, one.eps_text) for norm, one in result.norms.items()]
     forged = {**result.model_dump(by_alias=True), **summarize(changed, threats, {}, False), "points": changed}
-    UnionResult.model_validate({**forged, "second_opinion": None}).write(path)
+    positions = index_sha256(result.data.split, changed.index)
+    forged |= {"second_opinion": None, "data": result.data.model_copy(update={"index_sha256": positions})}
+    UnionResult.model_validate(forged).write(path)
     adopt(folder)
