@@ -4,6 +4,7 @@ import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -178,3 +179,15 @@ def test_rounds_begin_with_what_is_left_and_end_with_the_survivors(steps: list[t
 def test_a_point_at_the_radius_is_broken_up_to_the_referees_rounding() -> None:
     one = curve().norms["linf"].model_copy(update={"distance": [0.2, 0.2 * (1 + 1e-6), 0.2 * (1 + 2e-6), None]})
     assert one.robust(0.2) == [0, 0, 1, 1]
+
+
+def test_a_curve_takes_over_the_verdicts_of_its_own_model_and_images_alone() -> None:
+    def fixed(weights: str, content: str | None) -> Any:
+        points = SimpleNamespace(index=[0, 1, 2, 3], robust={"linf": [0, 1, 0, 0]})
+        norms = {"linf": SimpleNamespace(eps=0.15)}
+        data = SimpleNamespace(content_sha256=content)
+        return SimpleNamespace(weights_sha256=weights, data=data, points=points, norms=norms)
+
+    assert curve().with_verdicts(fixed("0" * 64, None)).norms["linf"].distance == [0.0, 0.1, 0.15, 0.15]
+    for other in (fixed("1" * 64, None), fixed("0" * 64, "2" * 64)):
+        assert curve().with_verdicts(other) == curve()
