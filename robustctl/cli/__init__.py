@@ -110,9 +110,10 @@ def _stop(signum: int, frame: FrameType | None) -> None:
 
 def main() -> None:
     """Run the command line; every error becomes one message on stderr and an exit code (docs/contracts.md)."""
-    # Threads of torch that wait for each other would spin. Beside other processes they take the very core that the one
-    # they wait for needs: on two busy cores an evaluation of digits took 14 times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads of torch that wait for each other spin. Beside other processes they take the very core that the one they
+    # wait for needs: an evaluation of digits then took up to 14 times as long. So they spin for a short time alone.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     try:
         _run()
     except KeyboardInterrupt:  # once more, while the first was told
