@@ -30,7 +30,7 @@ def test_it_evaluates_fine_tunes_evaluates_again_and_says_what_to_type_next(
     quickstart.command()
     out, err = capsys.readouterr()
     rows = [line.split()[0] for line in out.splitlines() if "[" in line]
-    assert rows == ["clean", "linf", "l2", "l1", "average", "union"]
+    assert rows == ["clean", "linf:0.15", "l2:0.45", "l1:1.4", "average", "union"]
     assert out.rstrip().endswith(quickstart.NEXT.rstrip())
     assert [line[:3] for line in err.splitlines() if line[1:3] == "/3"] == ["1/3", "2/3", "3/3"]
     assert [run.read().status for run in runs.list_runs()] == ["finished"]

@@ -21,16 +21,16 @@ def test_a_proof_that_does_not_hold_is_flagged(linear, linear_data, tmp_path) ->
     data = linear_data.select([1, 2, 3])
     with Store(tmp_path / "s.sqlite", {}) as store:
         fill(store, data, data.x)  # the images themselves, which the model gets right
-        flags, rounded = audit.audit(linear, data, store, [LINF], 3)
+        flags, rounded = audit.audit(linear, data, store, [LINF], [True] * 3)
     assert flags == ["rescoring: 3 verdicts of linf did not hold in another batch"]
-    assert rounded == {"linf": 1.0}
+    assert rounded == {"linf": [1, 1, 1]}
 
 
 def test_proofs_that_hold_are_not(linear, linear_data, tmp_path) -> None:
     data = linear_data.select([0, 10])  # images that the model gets wrong
     with Store(tmp_path / "s.sqlite", {}) as store:
         fill(store, data, data.x)
-        assert audit.audit(linear, data, store, [LINF], 2) == ([], {"linf": 0.0})
+        assert audit.audit(linear, data, store, [LINF], [True] * 2) == ([], {"linf": [0, 0]})
 
 
 def test_only_a_batch_of_proofs_is_in_memory(linear, linear_data, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +54,7 @@ def test_only_a_batch_of_proofs_is_in_memory(linear, linear_data, tmp_path, monk
     monkeypatch.setattr(audit.referee, "judge", judge)
     with Store(tmp_path / "s.sqlite", {}) as store:
         fill(store, data, data.x)
-        audit.audit(linear, data, store, [LINF], 300)
+        audit.audit(linear, data, store, [LINF], [True] * 300)
     assert judged == 300
     assert max(ahead) == audit.BATCH
 

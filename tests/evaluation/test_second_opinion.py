@@ -67,7 +67,7 @@ def test_a_survivor_that_falls_is_flagged_printed_as_at_most_and_stops_a_push(mi
     told = f"second-opinion: in l2:0.4 {opinion.fell} of 8 sampled survivors fell to"
     assert any(flag.startswith(told) for flag in misled.flags)
     rows = {line.split()[0]: line for line in before_after([("m", misled)]).splitlines() if "90.0" in line}
-    assert "<= 90.0" in rows["l2"] and "<=" not in rows["clean"]
+    assert "<= 90.0" in rows["l2:0.4"] and "<=" not in rows["clean"]
     assert misled.is_bound("union") and misled.is_bound("average")
     with pytest.raises(RequestError, match="second-opinion"):
         check_flags([misled], allow=False)
