@@ -23,6 +23,9 @@ from robustctl.spec import ModelSpec, model_sha256
 from robustctl.threats import NORMS, Norm, Threat
 from robustctl.version import versions
 
+MOST_TIES, MOST_TIED = 3, 0.01
+"""Ties that chance leaves: so many, or this share of the points. Tiny logits would make everything a tie."""
+
 
 @dataclass
 class _Ledger:
@@ -35,6 +38,12 @@ class _Ledger:
 
     def add(self, verdict: Verdict, text: str, points: Sequence[int] = ()) -> None:
         self.findings.append(Finding(verdict=verdict, text=text, points=tuple(points)))
+
+    def count_ties(self, about: str, ties: int, n: int) -> None:
+        """Ties are taken as they are claimed, so that many of them prove nothing."""
+        if ties > max(MOST_TIES, MOST_TIED * n):
+            text = f"{ties} of {n} verdicts {about} are float ties: the margins are too small to tell who is right"
+            self.add("cannot be checked", text)
 
 
 def verify(
@@ -181,6 +190,7 @@ def _clean(ledger: _Ledger, model: Classifier, data: ImageData, result: UnionRes
         ledger.add("not reproduced", "images that are claimed to be right are classified wrongly", lost)
     if won:
         ledger.add("stronger than claimed", "images that are claimed to be wrong are classified rightly", won)
+    ledger.count_ties("without an attack", len(ties), len(data))
     ledger.figures["clean"] = Checked(claimed=result.clean.acc, proven=sum(right) / len(right), ties=len(ties))
     return [claimed[i] if i in ties else right[i] for i in range(len(data))]
 
@@ -201,6 +211,7 @@ def _witnessed(
         judged = _judge(model, data, Threat.of(norm, accuracy.eps_text), witnesses, result.attack.passes)
         _compare(ledger, norm, result.points.index, claimed - wrong, judged, wrong, witnesses is not None)
         proven[norm] = judged.broken | wrong | (judged.ties & claimed)
+        ledger.count_ties(f"in {norm}", len(judged.ties), len(data))
         ledger.figures[norm] = Checked(
             claimed=accuracy.acc,
             proven=(len(data) - len(proven[norm])) / len(data),

@@ -40,7 +40,8 @@ class Given:
         return list(range(len(self.pixels)))
 
     def batches(self, threat: Threat, data: ImageData) -> Iterator[Batch]:
-        yield self.indices(threat.norm), torch.tensor(self.pixels).view(-1, 1, 1, 1)
+        if self.pixels:
+            yield self.indices(threat.norm), torch.tensor(self.pixels).view(-1, 1, 1, 1)
 
 
 def claim(model: Classifier, data: ImageData, robust: list[int]) -> UnionResult:
@@ -60,9 +61,13 @@ def claim(model: Classifier, data: ImageData, robust: list[int]) -> UnionResult:
     )
 
 
-def checked(pixels: list[float], robust: list[int], sample: int = 2) -> Verification:
-    """A claim about points at 0.6, of which an attack with radius 0.2 breaks all, with witnesses of the first ones."""
+def checked(pixels: list[float], robust: list[int], sample: int = 2, scale: float = 1.0) -> Verification:
+    """A claim about points at 0.6, of which an attack with radius 0.2 breaks all, with witnesses of the first ones.
+
+    The logits are multiplied by ``scale``.
+    """
     model, n = Classifier(Step(), None), len(robust)
+    torch.nn.init.constant_(model.net.scale, scale)
     data = ImageData(
         torch.full((n, 1, 1, 1), 0.6), torch.zeros(n, dtype=torch.int64), 2, "made", "all", torch.arange(n)
     )
@@ -81,6 +86,15 @@ def test_a_witness_beyond_rounding_is_none() -> None:
     one = checked([0.45, 0.51], [0, 0, 1])
     assert one.figures["linf"].ties == 0
     assert ("stronger than claimed", (1,)) in [(finding.verdict, finding.points) for finding in one.findings]
+
+
+def test_logits_so_small_that_everything_is_a_tie_prove_nothing() -> None:
+    """With a negative scale all images are wrong, by 2e-9; the claim says that all are right and robust."""
+    one = checked([], [1] * 40, scale=-1e-8)
+    assert one.figures["clean"].ties == 40
+    assert one.verdict != "confirmed"
+    told = [finding.text for finding in one.findings if finding.verdict == "cannot be checked"]
+    assert any(text.startswith("40 of 40 verdicts without an attack are float ties") for text in told)
 
 
 def test_survivors_that_fall_refute_a_claim_of_many_points_and_not_one_of_few() -> None:
