@@ -101,8 +101,9 @@ def _say_cost(request: UnionRequest, data: ImageData, n_classes: int, setup: Set
     if setup is not None:
         size = min(request.batch_size, n)
         seconds = seconds_per_batch(setup.oracle, data, size) / size
-        text += f"; {duration(seconds * spent)} at {1000 * seconds:.3g} ms each, measured on a batch in float32"
-    say(f"{text}. A second opinion on some survivors comes after it")
+        text += f"; the network alone takes {duration(seconds * spent)} for them, "
+        text += f"at {1000 * seconds:.3g} ms each, measured on a batch in float32"
+    say(f"{text}. The attacks' own arithmetic, verdicts and a second opinion on some survivors add to it")
 
 
 def _begun(setup: Setup, request: UnionRequest, folder: Path) -> Iterator[Path]:
