@@ -25,7 +25,7 @@ class Bottleneck(nn.Module):
 
     def __init__(self, n_in: int, n_out: int, stride: int, group: int, squeeze: float) -> None:
         super().__init__()
-        inner = round(n_out / BOTTLENECK)
+        inner = n_out // BOTTLENECK
         changes = n_in != n_out or stride != 1
         self.proj = (
             nn.Sequential(convolution(n_in, n_out, stride=stride), nn.BatchNorm2d(n_out)) if changes else nn.Identity()

@@ -17,24 +17,13 @@ from robustctl.progress import say
 Text = str | None
 
 
-UNION_OPTIONS = (
-    "union",
-    "like",
-    "union_only",
-    "norms",
-    "eps",
-    "attack",
-    "precision",
-    "force",
-    "x_adv",
-    "until",
-    "dry_run",
-)
+COMMON_OPTIONS = ("union", "like", "union_only", "precision", "force", "x_adv", "until", "dry_run")
+UNION_OPTIONS = (*COMMON_OPTIONS, "norms", "eps", "attack")
 CURVE_OPTIONS = ("distribution", "estimator", "grid", "samples", "most_samples", "leapfrog", "chains", "probacc")
 """Options that only one kind of evaluation reads."""
-NO_CURVE_OPTIONS = ("union", "like", "union_only", "attack", "precision", "force", "x_adv", "until", "dry_run")
+NO_CURVE_OPTIONS = (*COMMON_OPTIONS, "attack")
 ONLY_CURVE = ("up_to", "decision")
-NO_SUITE_OPTIONS = ("union", "like", "union_only", "norms", "eps", "precision", "force", "x_adv", "until", "dry_run")
+NO_SUITE_OPTIONS = (*COMMON_OPTIONS, "norms", "eps")
 """The options of the union that accuracy against radius, and a suite, do not read: its threats have their own radii."""
 
 

@@ -39,7 +39,7 @@ from robustctl.evaluation.store_key import read_key
 from robustctl.evaluation.union_request import UnionRequest
 from robustctl.oracle import Oracle
 from robustctl.processes import ALONE, World
-from robustctl.progress import progress, say
+from robustctl.progress import duration, progress, say
 from robustctl.results.rounds import Missed, SecondOpinion, masking_flags, opinion_flags
 from robustctl.results.union import AttackInfo, Points, UnionResult, summarize
 from robustctl.spec import ModelSpec
@@ -268,8 +268,7 @@ def _say_time(oracle: Oracle, data: ImageData, request: UnionRequest, left: list
     seconds = {exact: seconds_per_batch(oracle, data, size, exact=exact) for exact in {job.exact for job, _ in work}}
     longest = sum(job.cost * n / size * seconds[job.exact] for job, n in work)
     taken = " or ".join(f"{one:.2g}" for one in seconds.values())
-    about = f"{longest:.0f} s" if longest < 100 else f"{longest / 60:.0f} min"
-    say(f"a batch of {size} takes {taken} s; about {about} left if no point breaks, less where points do")
+    say(f"a batch of {size} takes {taken} s; about {duration(longest)} left if no point breaks, less where points do")
 
 
 def _meets(job: AttackJob, store: Store, request: UnionRequest, right: list[int]) -> list[int]:

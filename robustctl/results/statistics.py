@@ -124,6 +124,7 @@ def most_missed(survivors: int, drawn: int, fell: int, error: float) -> int:
 
 def _few_falls(survivors: int, drawn: int, fell: int, breakable: int) -> float:
     """Probability that at most ``fell`` of the drawn are among the ``breakable`` of the survivors."""
+    # The hypergeometric distribution of scipy.stats would do; it takes a second to import.
     whole = _log_choices(survivors, drawn)
     least = max(0, drawn - (survivors - breakable))
     return math.fsum(

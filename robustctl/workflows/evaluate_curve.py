@@ -16,7 +16,7 @@ from robustctl.evaluation.store_key import digest, place
 from robustctl.files import make_folder
 from robustctl.perturbations.base import Limit
 from robustctl.processes import World, join
-from robustctl.progress import progress, say
+from robustctl.progress import duration, progress, say
 from robustctl.results.curve import CurveResult, NormCurve, area_of, median_of
 from robustctl.spec import ModelSpec
 from robustctl.threats import CurveNorm, Reach, Threat, require_plausible
@@ -172,8 +172,7 @@ def _say_time(setup: Setup, reaches: Sequence[Reach], by_decision: bool, world: 
         seconds += decision.seconds_per_query(setup.oracle, setup.data) * queries * n
         told += f", {queries:.0f} passes of single images"
     seconds /= world.size
-    about = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-    say(f"at most about {about}: {told}")
+    say(f"at most about {duration(seconds)}: {told}")
 
 
 def _figures(reach: Reach, bound: float, found: curve.Nearest, n: int) -> NormCurve:

@@ -24,7 +24,7 @@ from robustctl.evaluation.union_request import UnionRequest
 from robustctl.files import make_folder
 from robustctl.perturbations.base import EFFORTS, Limit
 from robustctl.processes import World, join
-from robustctl.progress import progress, say
+from robustctl.progress import duration, progress, say
 from robustctl.results.result_file import Accuracy
 from robustctl.results.suite import (
     LeftOut,
@@ -205,8 +205,8 @@ def _attack(setup: Setup, limits: dict[str, Limit], folder: Path, world: World) 
     seconds = {text: kind_threat.seconds_left(setup, one, paths[text]) / world.size for text, one in timed.items()}
     world.wait()
     if total := sum(seconds.values()):
-        parts = ", ".join(f"{limits[text]} {_about(one)}" for text, one in seconds.items() if one)
-        say(f"at most about {_about(total)} if nothing breaks: {parts}")
+        parts = ", ".join(f"{limits[text]} {duration(one)}" for text, one in seconds.items() if one)
+        say(f"at most about {duration(total)} if nothing breaks: {parts}")
     units = sum(_cost(setup, limit) for limit in limits.values())
     found: dict[str, kind_threat.Found] = {}
     with progress(f"attacking {len(setup.data)} points", round(units * len(setup.data))) as advance:
@@ -224,10 +224,6 @@ def _place(setup: Setup, limit: Limit, folder: Path) -> Path:
 
 def _cost(setup: Setup, limit: Limit) -> float:
     return sum(one.cost(EFFORTS[setup.effort]) for one in limit.kind.families().values())
-
-
-def _about(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def _corrupt(
@@ -257,7 +253,7 @@ def _corrupt(
     stem = f"corrupted-{len(setup.data)}"
     paths = {name: place(folder, stem, corrupted.key(setup, one)) for name, one in hashed.items()}
     if world.leads and (left := [name for name in names if not paths[name].exists()]):
-        say(f"about {_about(corrupted.seconds(setup, left, published) / world.size)} for corrupted images")
+        say(f"about {duration(corrupted.seconds(setup, left, published) / world.size)} for corrupted images")
     with progress("corrupted images", len(names) * SEVERITIES * len(setup.data)) as advance:
         for name in names:
             rows |= corrupted.evaluate(setup, [name], published, paths[name], hashed[name], advance, world)

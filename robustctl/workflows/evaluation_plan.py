@@ -45,17 +45,17 @@ def rehearse(
     for one in attacks:
         say(f"and {one.name}, whose cost is not known")
     try:
-        data = named.load(spec)
+        about = prepare(subject, named, device) if found_model.weights.is_file() else None
+        data = about.data if about else named.load(spec)
     except RunError as error:
         say(f"to bring: the images of {named.source}")
         _say_weights(subject)
         raise RunError(f"nothing was started: {error}") from None
     say(f"images: {len(data)} of {data.info.text}")
-    if not found_model.weights.is_file():
+    if about is None:
         _say_weights(subject)
         _say_cost(request, data, spec.n_classes, None)
         raise RunError(f"nothing was started: the weights of {found_model.name} are not here")
-    about = prepare(subject, named, device)
     for flag in about.flags():
         say(flag)
     with about.setting("standard", request.seed, request.batch_size) as setup:
