@@ -90,14 +90,9 @@ class Method(TrainingMethod):
         """One step of the generator; noisy images (n, c, h, w) that it makes afterwards."""
         import torch
 
-        model = step.model
-        was_training = model.training
-        model.eval()  # the statistics of batch norm are the classifier's own business
-        try:
-            with torch.enable_grad():
-                loss, found = self._slopes(step, x_adv, drawn(step), threat)
-        finally:
-            model.train(was_training)
+        # ``look`` has the model in eval mode: the statistics of batch norm are the classifier's own business.
+        with torch.enable_grad():
+            loss, found = self._slopes(step, x_adv, drawn(step), threat)
         step.record("generator_loss", loss)
         with torch.no_grad():
             # New tensors: a step that is done again goes back to the old ones, which ``remembered`` holds.

@@ -96,6 +96,23 @@ def test_the_generator_goes_down_the_loss_after_one_step_on_the_noisy_images(exa
     assert float(target.weights[2][place] - before[2][place]) == pytest.approx(-0.2 * slope, rel=1e-4, abs=1e-9)
 
 
+def test_the_generator_learns_from_the_model_in_eval_mode_and_leaves_its_modes_alone(
+    example: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example.model.train()
+    example.model[0].eval()  # a part that is in eval mode on purpose
+    seen, plain = [], Method._slopes
+
+    def slopes(self: Method, step: Any, *more: Any) -> Any:
+        seen.append(any(part.training for part in step.model.modules()))
+        return plain(self, step, *more)
+
+    monkeypatch.setattr(Method, "_slopes", slopes)
+    method().loss(example.step())
+    assert seen == [False]
+    assert example.model.training and not example.model[0].training
+
+
 def test_a_replay_learns_nothing_and_finds_the_same_loss(example: Any) -> None:
     target, step = method(), example.step()
     loss = target.loss(step)
