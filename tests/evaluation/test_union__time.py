@@ -9,6 +9,7 @@ from robustctl import oracle
 from robustctl.evaluation import jobs, second_opinion, union
 from robustctl.evaluation.jobs import Setting
 from robustctl.evaluation.union_request import UnionRequest
+from robustctl.progress import duration
 from robustctl.threats import Threat
 
 
@@ -100,4 +101,4 @@ def test_the_estimate_counts_each_norm_s_own_attacks_on_the_model_that_they_run(
         setting = Setting(linear, watched, data, None, seed=0, batch_size=50)
         todo = union._jobs(setting, request)
         union._say_time(watched, data, request, [(job, 40) for job in todo])
-    assert f"about {seconds / 60:.0f} min left" in said[0]
+    assert f"about {duration(seconds)} left" in said[0]
