@@ -7,6 +7,7 @@ leave out no statement.
 
 import ast
 import bisect
+import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -61,13 +62,17 @@ def mutants_of(file: Path) -> list[Mutant]:
 
 
 def sample(seed: int, n: int) -> list[Mutant]:
-    """n different mutants: each from a random kind, so that constants, which are many, do not crowd out the others."""
-    chance = random.Random(seed)
+    """n different mutants: each from a random kind, so that constants, which are many, do not crowd out the others.
+
+    A mutant's place in the order of its kind follows from the seed and its name alone, so that a change of the code
+    changes the sample only where the code has changed.
+    """
     by_kind: dict[str, list[Mutant]] = {}
     for mutant in (one for file in files() for one in mutants_of(file)):
         by_kind.setdefault(mutant.kind, []).append(mutant)
     for some in by_kind.values():
-        chance.shuffle(some)
+        some.sort(key=lambda one: (hashlib.sha256(f"{seed} {one.name}".encode()).digest(), one.start))
+    chance = random.Random(seed)
     return [by_kind[chance.choice(sorted(by_kind))].pop() for _ in range(n)]
 
 
