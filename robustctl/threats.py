@@ -4,7 +4,7 @@ A radius is kept as the user wrote it (``8/255``) beside its value, so that tabl
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -147,6 +147,42 @@ def require_plausible(
             raise RequestError(
                 f"{key}: {threat} is {what} on the scale [0,1] of pixels.{_meant(threat, limit)}{nevertheless}"
             )
+
+
+def unusual(threats: Iterable[Threat], input_shape: tuple[int, int, int], *, key: str = "eps") -> list[str]:
+    """A line for each radius that ``require_plausible`` lets pass and that is still likely to be a slip of units.
+
+    These are hints, as small and large radii are of use too (the curves of a paper, transfer with l2:0.01). An l_2 or
+    l_1 ball of a tenth or a quarter of one value's range hardly moves anything; one of an eighth of the box's diameter
+    or a sixteenth moves all values by more than 16 of their 255 levels.
+
+    Args:
+        input_shape: (channels, height, width) of the images.
+        key: the option or key that the radius was written under.
+    """
+    dimension = math.prod(input_shape)
+    return [line for threat in threats for line in _slips(threat, dimension, key)]
+
+
+LEAST = {"linf": 0.25 / 255, "l2": 0.1, "l1": 0.25}
+"""Smaller radii are unusual, whatever the size of the images."""
+
+
+def _slips(threat: Threat, dimension: int, key: str) -> Iterator[str]:
+    each = threat.eps / {"linf": 1, "l2": math.sqrt(dimension), "l1": dimension}[threat.norm]
+    if threat.eps < LEAST[threat.norm]:
+        if threat.norm == "linf":
+            yield f"{key}: {threat} is less than a quarter of one of a pixel's 255 levels. Is it divided by 255 twice?"
+        else:
+            yield (
+                f"{key}: {threat} moves one value of one pixel by {255 * threat.eps:.2g} of 255 levels and the others "
+                f"by nothing, which is little for {threat.norm}. Did you mean linf:{threat.eps_text}?"
+            )
+    elif each > {"linf": 1, "l2": 1 / 8, "l1": 1 / 16}[threat.norm]:
+        yield (
+            f"{key}: {threat} moves every value by {255 * each:.0f} of 255 levels, which is much for {threat.norm}."
+            f"{_meant(threat, math.inf)}"
+        )
 
 
 def _limit(norm: Norm, dimension: int | None) -> tuple[float, str]:

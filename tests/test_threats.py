@@ -1,11 +1,12 @@
 import math
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from robustctl.errors import RequestError
-from robustctl.threats import Threat, hull_l2_radius, parse_eps, require_plausible
+from robustctl.threats import Threat, hull_l2_radius, parse_eps, require_plausible, unusual
 
 
 def test_a_threat_keeps_the_radius_as_written() -> None:
@@ -110,3 +111,47 @@ def test_a_radius_that_makes_no_sense_is_refused_with_the_likely_intention(
 def test_radii_that_studies_use_pass(text: str) -> None:
     require_plausible([Threat.parse(text)], (1, 8, 8))
     require_plausible([Threat.parse("l2:1000"), Threat.parse("l1:1e6")], None)
+
+
+@pytest.mark.parametrize(
+    ("text", "shape", "words"),
+    [
+        (
+            "l1:8/255",
+            CIFAR10,
+            "eps: l1:8/255 moves one value of one pixel by 8 of 255 levels .* Did you mean linf:8/255",
+        ),
+        ("l2:0.03", CIFAR10, "moves one value of one pixel by 7.6 of 255 levels .* Did you mean linf:0.03"),
+        ("l1:0.24", (3, 224, 224), "Did you mean linf:0.24"),
+        ("linf:0.0001", CIFAR10, "less than a quarter of one of a pixel's 255 levels. Is it divided by 255 twice"),
+        ("l2:8", CIFAR10, "moves every value by 37 of 255 levels, which is much for l2. Did you mean l2:8/255"),
+        ("l1:255", CIFAR10, "moves every value by 21 of 255 levels, which is much for l1. Did you mean l1:255/255"),
+        ("l1:5", (1, 8, 8), "moves every value by 20 of 255 levels"),
+    ],
+)
+def test_a_radius_that_is_likely_to_be_a_slip_of_units_is_answered_with_the_likely_intention(
+    text: str, shape: tuple[int, int, int], words: str
+) -> None:
+    (line,) = unusual([Threat.parse("linf:8/255"), Threat.parse(text)], shape)
+    assert re.search(words, line)
+
+
+@pytest.mark.parametrize(
+    ("text", "shape"),
+    [
+        ("linf:0.5/255", (3, 224, 224)),  # Salman et al. 2020, as are the next two
+        ("l2:0.1", (3, 224, 224)),
+        ("l2:5", (3, 224, 224)),
+        ("l2:36/255", CIFAR10),
+        ("l1:2000/255", CIFAR10),
+        ("l1:12", CIFAR10),
+        ("l1:255", (3, 224, 224)),
+        ("linf:0.3", (1, 28, 28)),
+        ("l2:2", (1, 28, 28)),
+        ("l1:14", (1, 28, 28)),
+        ("l2:0.75", (1, 8, 8)),
+        ("l1:3", (1, 8, 8)),
+    ],
+)
+def test_radii_of_papers_are_no_slips(text: str, shape: tuple[int, int, int]) -> None:
+    assert unusual([Threat.parse(text)], shape) == []

@@ -65,14 +65,21 @@ def validate(
     from math import prod
 
     from robustctl.conventions import KNOWN
+    from robustctl.progress import say
     from robustctl.recipe import read as recipe
-    from robustctl.threats import require_plausible
+    from robustctl.threats import require_plausible, unusual
 
     checked = recipe.load(name, overrides or ())
     known = KNOWN.get(checked.settings.dataset)
     shape = known.input_shape if known else None
     require_plausible(checked.settings.train_threats, shape, key="train.threats", way_on="finetune --force")
     require_plausible(checked.settings.evaluate_threats, shape, key="evaluate.threats", way_on="finetune --force")
+    if shape:
+        for hint in (
+            *unusual(checked.settings.train_threats, shape, key="train.threats"),
+            *unusual(checked.settings.evaluate_threats, shape, key="evaluate.threats"),
+        ):
+            say(hint)
     terminal.show(f"{checked.name} is valid: {checked.settings.method.name} on {checked.settings.dataset}")
     line = recipe.hull_line(checked.settings, prod(shape)) if shape else None
     if line:

@@ -43,7 +43,7 @@ from robustctl.progress import duration, progress, say
 from robustctl.results.rounds import Missed, SecondOpinion, masking_flags, opinion_flags
 from robustctl.results.union import AttackInfo, Points, UnionResult, summarize
 from robustctl.spec import ModelSpec
-from robustctl.threats import Norm, require_plausible
+from robustctl.threats import Norm, require_plausible, unusual
 from robustctl.trusted_copy import PROBE, Trusted, trusted_copy
 from robustctl.version import versions
 
@@ -155,6 +155,8 @@ def evaluate_union(
     """
     if not request.force:
         require_plausible(request.threats, spec.input_shape)
+    for line in unusual(request.threats, spec.input_shape):
+        say(line)
     require_protocol(request.protocol, [threat.norm for threat in request.threats])
     data.require(spec.input_shape, spec.n_classes)
     checks.require_pixels(data)

@@ -19,7 +19,7 @@ from robustctl.progress import progress, say
 from robustctl.results import certificate, union
 from robustctl.results.certificate import Certificate
 from robustctl.results.union import UnionResult
-from robustctl.threats import Threat, require_plausible
+from robustctl.threats import Threat, require_plausible, unusual
 from robustctl.version import __version__, versions
 from robustctl.workflows.images import NamedImages
 from robustctl.workflows.prepared import prepare
@@ -56,6 +56,8 @@ def certify(
     started = time.monotonic()
     spec = subject.found_model.spec
     require_plausible(threats, spec.input_shape, way_on="")
+    for line in unusual(threats, spec.input_shape):
+        say(line)
     about = prepare(subject, named, device)
     model, data, where, flags = about.model, about.data, device_of(about.model), about.flags()
     if checks.is_random(model, data):

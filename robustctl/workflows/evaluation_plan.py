@@ -18,7 +18,7 @@ from robustctl.evaluation.union_request import UnionRequest
 from robustctl.models.find import FoundModel
 from robustctl.processes import require_one
 from robustctl.progress import duration, say
-from robustctl.threats import require_plausible
+from robustctl.threats import require_plausible, unusual
 from robustctl.workflows.images import NamedImages
 from robustctl.workflows.prepared import prepare
 from robustctl.workflows.subject import Subject
@@ -39,6 +39,8 @@ def rehearse(
     spec = found_model.spec
     if not request.force:
         require_plausible(request.threats, spec.input_shape)
+    for line in unusual(request.threats, spec.input_shape):
+        say(line)
     say(f"evaluate {found_model.name} ({spec.architecture.name}{_size(found_model)})")
     say(f"threats: {', '.join(map(str, request.threats))}, seed {request.seed}")
     say(f"protocol {request.protocol}: {_protocol(request)}")

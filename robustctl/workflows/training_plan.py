@@ -18,7 +18,7 @@ from robustctl.recipe.schema import Settings
 from robustctl.runs import Run
 from robustctl.spec import IMAGENET, ModelSpec, read_spec
 from robustctl.study.cells import dataset_of
-from robustctl.threats import require_plausible
+from robustctl.threats import require_plausible, unusual
 from robustctl.training.build import input_shape, learning_rate
 from robustctl.user_code import UserCode
 from robustctl.workflows import rehearsal
@@ -208,8 +208,8 @@ def plan_resumption(request: TrainingRequest, run: Run) -> TrainingPlan:
 
 
 def oddities(plan: TrainingPlan, spec: ModelSpec) -> list[str]:
-    """The properties of the pixels that images do not have, a line each; with ``force`` also the ones that are else
-    refused.
+    """Radii that are likely to be slips, and properties of the pixels that images do not have, a line each; with
+    ``force`` also the ones that are else refused.
 
     Raises:
         RequestError: a radius that makes no sense, or pixels that no images have.
@@ -222,7 +222,9 @@ def oddities(plan: TrainingPlan, spec: ModelSpec) -> list[str]:
     for suspicion in found:
         if suspicion.certain and not force:
             raise RequestError(f"{plan.data.where}: {suspicion.text}. --force trains on it nevertheless")
-    return [f"{plan.data.where}: {suspicion.text}" for suspicion in found]
+    slips = unusual(settings.train_threats, spec.input_shape, key="train.threats")
+    slips += unusual(settings.evaluate_threats, spec.input_shape, key="evaluate.threats")
+    return slips + [f"{plan.data.where}: {suspicion.text}" for suspicion in found]
 
 
 def header(plan: TrainingPlan, spec: ModelSpec) -> list[str]:

@@ -352,6 +352,12 @@ def test_a_radius_that_makes_no_sense_is_refused_and_force_goes_on(refused, call
     assert code == 0, err
 
 
+def test_a_radius_that_is_likely_to_be_a_slip_of_units_is_said_and_evaluated(call, model, images):
+    code, _, err = call(model, "--data", images, "--attack", "fast", "--n", 2, "--eps", "linf=0.1,l2=0.2,l1=8/255")
+    assert code == 0, err
+    assert "eps: l1:8/255 moves one value" in err and "Did you mean linf:8/255?" in err
+
+
 def test_pixels_that_are_not_what_they_seem_are_flagged(call, model, images, tmp_path):
     arrays = np.load(images)
     np.savez(tmp_path / "twice.npz", x=arrays["x"] / 255, y=arrays["y"])
