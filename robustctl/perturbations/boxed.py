@@ -6,13 +6,15 @@ random search that needs no gradient, so that a masked gradient does not pass fo
 
 from abc import abstractmethod
 from dataclasses import dataclass, fields
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from robustctl import losses
-from robustctl.oracle import Loss
-from robustctl.perturbations.base import TOLERANCE, Family, Kind, Task, uniform
+from robustctl.errors import RequestError
+from robustctl.oracle import Loss, Oracle
+from robustctl.perturbations.base import TOLERANCE, Effort, Family, Generators, Kind, Limit, Task, find, names, uniform
 
 FIRST_STEP = 0.5
 """The first step as a share of the box's width. APGD's first step is twice the radius; here it is half of that, since
@@ -63,6 +65,59 @@ class Boxed(Kind):
             "ascent": Family(lambda task: ascent(self, task), lambda e: e.restarts * (e.steps + 1.5), True),
             "search": Family(lambda task: search(self, task), lambda e: e.queries / 2, False),
         }
+
+
+@dataclass(frozen=True)
+class BoxedLimit(Limit):
+    """A kind with parameters in a box, and its budget."""
+
+    @classmethod
+    def parse(cls, written: str, dataset: str = "") -> Self:
+        """Read ``stadv:0.8``.
+
+        Raises:
+            RequestError: no such kind, a budget outside its range, or a kind without a box.
+        """
+        limit = super().parse(written, dataset)
+        if not isinstance(limit.kind, Boxed):
+            boxed = [name for name in names() if isinstance(find(name), Boxed)]
+            raise RequestError(f"threat {limit.name} is not trained on; the kinds are {', '.join(boxed)}")
+        return limit
+
+    def pgd(
+        self,
+        oracle: Oracle,
+        x: Tensor,
+        y: Tensor,
+        generators: Generators,
+        *,
+        steps: int,
+        loss: Loss = losses.ce,
+    ) -> Tensor:
+        """Take ``steps`` steps uphill in the parameters, from a random start, for training.
+
+        Args:
+            x: images (n, c, h, w) in [0,1].
+            y: what ``loss`` compares the logits with: labels (n,), or numbers (n, k).
+            generators: one per image.
+            steps: their lengths add up to 2.5 times half the box, as is usual in a ball; 0 leaves the start.
+
+        Returns:
+            Images (n, c, h, w) in [0,1].
+
+        Raises:
+            RequestError: such images cannot have this threat.
+        """
+        kind = self.kind
+        assert isinstance(kind, Boxed)
+        kind.require((x.shape[1], x.shape[2], x.shape[3]), self.budget)
+        task = Task(oracle, x, y, self.budget, Effort(steps, 1, 0), generators)
+        z = kind.start(task)
+        for _ in range(steps):
+            _, _, grad = gradient(kind, task, z, loss)
+            move = kind.step(grad * kind.movable(z), x, self.budget)
+            z = kind.project(z + 1.25 / steps * move, x, self.budget)
+        return kind.render(x, z)
 
 
 @dataclass

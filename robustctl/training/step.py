@@ -16,7 +16,7 @@ from robustctl.oracle import Oracle
 from robustctl.recipe.outer import CrossEntropy, Hat, Mart, Score, Trades
 from robustctl.recipe.schema import Apgd, Pgd
 from robustctl.seeds import Purpose
-from robustctl.threats import Norm, Threat
+from robustctl.threats import Threat
 from robustctl.training.meter import Meter
 from robustctl.training.step_context import StepContext
 
@@ -146,12 +146,12 @@ class Step:
             self.points.append(measure(oracle))
         return self.points[-1]
 
-    def judge(self, x_adv: Tensor, norm: Norm) -> Tensor:
-        """The loss (n,) that the attack maximises, at its points of ``norm``, without a graph; the error is
-        recorded."""
+    def judge(self, x_adv: Tensor, name: str) -> Tensor:
+        """The loss (n,) that the attack maximises, at its points, without a graph; the error is recorded under
+        ``name``, a norm or another threat."""
         with self.oracle() as oracle:
             logits = oracle.logits(x_adv)
-            self.record_error(norm, logits)
+            self.record_error(name, logits)
             return losses.ce(logits, self._target(oracle))
 
     def natural(self) -> Tensor:

@@ -5,6 +5,9 @@ from typing import Any
 from robustctl.progress import say
 from robustctl.threats import NORMS
 
+ERROR = "robust_error/"
+"""The measurements of ``Step.record_error`` begin with it."""
+
 
 class Watch:
     """A listener of the metrics. It reads nothing from the device: it knows what was written last.
@@ -45,9 +48,10 @@ class Watch:
         return f"epoch {selection['epoch']}/{self.epochs}: {training}held out {held_out} %{best}"
 
     def _training(self) -> list[str]:
-        """Loss, robust accuracy of each norm on the training batches, speed; what was not measured is left out."""
+        """Loss, robust accuracy in each threat on the training batches, speed; what was not measured is left out."""
         if not self.last:
             return []
-        errors = {norm: self.last.get(f"robust_error/{norm}") for norm in NORMS}
-        robust = [f"{norm} {100 * (1 - error):.0f} %" for norm, error in errors.items() if error is not None]
+        errors = {name.partition("/")[2]: value for name, value in self.last.items() if name.startswith(ERROR)}
+        names = [*(norm for norm in NORMS if norm in errors), *(name for name in errors if name not in NORMS)]
+        robust = [f"{name} {100 * (1 - errors[name]):.0f} %" for name in names]
         return [f"loss {self.last['loss']:.3g}", *robust, f"{self.last['images_per_second']:.0f} images/s"]

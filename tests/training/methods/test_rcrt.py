@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 
 from robustctl import geometry
+from robustctl.errors import RequestError
 from robustctl.oracle import Oracle
+from robustctl.perturbations.boxed import Boxed, BoxedLimit
 from robustctl.processes import World
 from robustctl.threats import Threat
 from robustctl.training.methods.rcrt import Config, Method, farthest
@@ -85,9 +86,62 @@ def test_an_order_that_does_not_name_each_threat_once_is_refused(order: tuple[st
     assert config.faults(frozenset({"linf", "l2", "l1"}))
 
 
-def test_an_unknown_norm_is_refused() -> None:
-    with pytest.raises(ValidationError):
-        Config.model_validate({"name": "rcrt", "order": ("l3",), "every": 1})
+def test_an_unknown_threat_is_refused_and_the_nearest_are_named() -> None:
+    config = Config.model_validate({"name": "rcrt", "order": ("linf", "stadw:0.2"), "every": 1})
+    (fault,) = config.faults(frozenset({"linf"}))
+    assert "unknown threat 'stadw'" in fault and "Did you mean 'stadv'?" in fault
+
+
+def test_one_threat_alone_is_refused() -> None:
+    config = Config.model_validate({"name": "rcrt", "order": ("linf",), "every": 1})
+    assert config.faults(frozenset({"linf"})) == ["method.order: method rcrt trains on several threats, not on one"]
+
+
+@pytest.mark.parametrize("written", ["stadv:-1", "stadv:many", "recolor:2", "l0:3", "rotation-translation:3"])
+def test_a_kind_with_a_budget_that_cannot_be_or_without_a_box_is_refused(written: str) -> None:
+    with pytest.raises(RequestError, match=r"^method\.order: threat"):
+        Method(Config.model_validate({"name": "rcrt", "order": ("linf", written), "every": 1}), THREATS[:1])
+
+
+@pytest.mark.parametrize("known", ["newest", "max", "random"])
+def test_kinds_come_in_the_order_and_their_points_keep_the_budget(example: Any, known: str) -> None:
+    block = {"name": "rcrt", "order": ("linf", "stadv:0.4", "recolor:0.1"), "every": 1, "known": known, "weight": 0.5}
+    target = Method(Config.model_validate(block), THREATS[:1])
+    for _ in range(3):
+        target.start_epoch()
+    step = example.step()
+    assert torch.isfinite(target.loss(step))
+    assert [str(getattr(threat, "name", "linf")) for threat in target.known] == ["linf", "stadv", "recolor"]
+    if known != "random":  # no colour moves farther than the table of changes lets it
+        assert (geometry.norm(step.points[-1] - step.x, "linf") <= 0.1 + 1e-6).all()
+
+
+def test_training_points_of_a_kind_have_a_higher_loss_than_its_random_start(example: Any) -> None:
+    step, limit = example.step(), BoxedLimit.parse("stadv:1")
+    oracle = Oracle(example.model)
+    losses = []
+    for steps in (0, 10):
+        points = limit.pgd(oracle, step.x, step.labels, step.generators, steps=steps)
+        losses.append(-example.model(points).log_softmax(1)[torch.arange(6), step.labels])
+        object.__setattr__(step, "generators", example.step().generators)
+    assert (losses[1] > losses[0]).all()
+
+
+def test_training_steps_of_a_kind_add_up_to_two_and_a_half_times_half_its_box(
+    example: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, limit = example.step(), BoxedLimit.parse("recolor:0.1")
+    kind = limit.kind
+    assert isinstance(kind, Boxed)
+    moved: list[torch.Tensor] = []
+    monkeypatch.setattr(
+        type(kind), "start", lambda self, task: torch.zeros_like(self.bounds(task.x, 0.1)[0]).repeat(6, 1)
+    )
+    monkeypatch.setattr(type(kind), "project", lambda self, z, x, budget: moved.append(z) or z)
+    limit.pgd(Oracle(example.model), step.x, step.labels, step.generators, steps=5)
+    assert len(moved) == 5
+    assert moved[0].abs().amax() == pytest.approx(2.5 * 0.1 / 5)
+    assert moved[4].abs().amax() == pytest.approx(2.5 * 0.1)
 
 
 def test_the_regularisers_attack_crosses_the_ball_two_and_a_half_times(
