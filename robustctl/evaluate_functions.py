@@ -62,7 +62,8 @@ def evaluate(
         batch_size: images per forward pass; without, what suits the device.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; without, a module is evaluated on its own device (on another
             device a copy is), and a named model on the GPU if there is one.
-        precision: of the attacks: ``float32``, ``bf16`` or ``auto``; verdicts are always taken in float32.
+        precision: of the attacks: ``float32``, ``bf16`` or ``auto``, which measures them, and the order in memory and
+            the batch size with them; verdicts are always taken in float32.
         union_only: attack for the union alone, which is faster; the norms' own accuracies are then upper bounds.
         until: with an adaptive protocol, go on with random survivors under the full budget until at most so many
             percentage points of breaks are missed, at 95 % confidence; the result's ``missed`` has the bounds.

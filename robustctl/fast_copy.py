@@ -1,7 +1,7 @@
 """A faster copy of a model for attacks. ``trusted_copy`` decides whether it may stand for the model.
 
 The copy runs the model's own code. Only its layers change: batch norms are folded into convolutions or become affine
-maps, memory is channels-last, and in bf16 the convolutions and linear layers compute in bf16.
+maps, memory is channels-last if that is wanted, and in bf16 the convolutions and linear layers compute in bf16.
 """
 
 import copy
@@ -29,14 +29,16 @@ class FastCopy:
     Args:
         image: any image (1, c, h, w) on the model's device. It shows which layer comes first, and whether the model's
             code runs on channels-last memory (``view`` mostly does not).
+        channels_last: bring the copy into that order, if its code runs so; else it keeps torch's own order.
 
     Attributes:
         network: the copy.
+        channels_last: whether it is in that order.
         refreshable: whether ``refresh`` works: the copy is in float32, and it is known of every layer what it is a copy
             of, which a ``__deepcopy__`` of the model's own may hide.
     """
 
-    def __init__(self, model: nn.Module, precision: Precision, image: Tensor) -> None:
+    def __init__(self, model: nn.Module, precision: Precision, image: Tensor, *, channels_last: bool = True) -> None:
         copies: dict[int, Any] = {}  # by the id of the original
         with kept_random(image.device):  # the model's code runs a few times, and may draw numbers
             fast = _uncompiled(copy.deepcopy(model, copies)).eval().requires_grad_(False)
@@ -52,6 +54,9 @@ class FastCopy:
             changed = {id(conv) for conv, _ in folded}
             self._kept = [(original(own), own) for own in fast.modules() if original(own) and id(own) not in changed]
             self.network = _changed(fast, precision, image)
+            self.channels_last = channels_last and _has_images(fast) and _runs_channels_last(fast, image)
+            if not self.channels_last:
+                fast.register_forward_pre_hook(lambda module, inputs: geometry.contiguous(*inputs))
 
     def refresh(self) -> None:
         """Take over the weights, statistics and plain numbers that the model has now. Its layers must be the same.
@@ -89,9 +94,11 @@ def _changed(fast: nn.Module, precision: Precision, image: Tensor) -> nn.Module:
         first.register_forward_pre_hook(lambda module, inputs: _split(inputs[0], channels))
         for layer in layers:
             layer.bfloat16()
-    if not any(isinstance(layer, nn.Conv2d) for layer in layers) or not _runs_channels_last(fast, image):
-        fast.register_forward_pre_hook(lambda module, inputs: geometry.contiguous(*inputs))
     return fast
+
+
+def _has_images(model: nn.Module) -> bool:
+    return any(isinstance(layer, nn.Conv2d) for layer in model.modules())
 
 
 def _uncompiled(model: nn.Module) -> nn.Module:

@@ -65,6 +65,11 @@ class Trusted:
     reason: str = ""
     copy: FastCopy | None = None
 
+    @property
+    def channels_last(self) -> bool:
+        """Whether the network is a copy in this order."""
+        return self.copy is not None and self.copy.channels_last
+
     def refresh(self) -> None:
         """Let a copy in float32 take over the weights that the model has now. The comparison is not made again."""
         if self.copy is not None:
@@ -76,7 +81,7 @@ class Trusted:
         return f"{network}: the faster copy is not equal to the model, {self.reason}" if self.reason else network
 
 
-def trusted_copy(model: nn.Module, precision: Precision, images: Tensor) -> Trusted:
+def trusted_copy(model: nn.Module, precision: Precision, images: Tensor, *, channels_last: bool = True) -> Trusted:
     """Make the copy and compare it with the model, in float32 and in the precision wanted.
 
     A copy in bf16 that differs by more than rounding gives way to one in float32, and this to the model itself.
@@ -84,23 +89,26 @@ def trusted_copy(model: nn.Module, precision: Precision, images: Tensor) -> Trus
     Args:
         model: in any mode, which it keeps.
         images: real ones, (n, c, h, w) in [0,1], on the model's device; at most ``PROBE`` of them are used.
+        channels_last: the order of the copy in memory, if the model's code runs so.
     """
     images = geometry.contiguous(images[:PROBE])
-    exact, reason = _compared(model, "float32", images)
+    exact, reason = _compared(model, "float32", images, channels_last)
     if exact is None:
         return Trusted(model, "float32", False, reason)
     if precision == "float32":
         return Trusted(exact.network, precision, True, copy=exact)
-    low, reason = _compared(model, precision, images)
+    low, reason = _compared(model, precision, images, channels_last)
     if low is None:
         return Trusted(exact.network, "float32", True, reason, exact)
     return Trusted(low.network, precision, True, copy=low)
 
 
-def _compared(model: nn.Module, precision: Precision, images: Tensor) -> tuple[FastCopy | None, str]:
+def _compared(
+    model: nn.Module, precision: Precision, images: Tensor, channels_last: bool
+) -> tuple[FastCopy | None, str]:
     """A copy in this precision; or None, and why it may not stand for the model."""
     try:
-        fast = FastCopy(model, precision, images[:1])
+        fast = FastCopy(model, precision, images[:1], channels_last=channels_last)
         reason = difference(model, fast.network, images, TOLERANCES[precision])
     except Exception as error:  # the code that a copy runs is the model's own, and may raise anything at all
         lines = str(error).strip().splitlines() or [""]

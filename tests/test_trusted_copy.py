@@ -361,7 +361,7 @@ def test_code_that_no_copy_repeats_is_attacked_itself_and_the_reason_is_given(na
 def damaged(how: str) -> Callable[..., FastCopy]:
     """A copy that is wrong in one way."""
 
-    def make(model: nn.Module, precision: str, image: Tensor) -> FastCopy:
+    def make(model: nn.Module, precision: str, image: Tensor, *, channels_last: bool) -> FastCopy:
         copy = FastCopy(model, precision, image)  # type: ignore[arg-type]
         fast = copy.network
 

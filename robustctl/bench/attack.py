@@ -59,7 +59,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Contest:
-    """The points that both implementations attack, and how; ``precision`` is of our attacks."""
+    """The points that both implementations attack, and how; precision and order in memory are of our attacks."""
 
     model: Classifier
     data: ImageData
@@ -67,6 +67,7 @@ class Contest:
     protocol: str
     precision: Precision
     seed: int
+    channels_last: bool = True
 
     @property
     def probe(self) -> Tensor:
@@ -109,6 +110,7 @@ def compare(
     rounds: int,
     peer: bool,
     report: Callable[[str], None],
+    channels_last: bool = True,
 ) -> dict[str, object]:
     """Attack the same points by us and, with ``peer``, by the reference in its float32, in turns.
 
@@ -117,13 +119,14 @@ def compare(
         precision: of our attacks; float32 takes its place, in the JSON too, if the model cannot be run in bf16.
         rounds: runs of each; the medians are compared.
         report: takes a line after each run.
+        channels_last: the order in memory of the copy that our attacks run on, where the model's code runs so.
 
     Returns:
         The JSON of ``robustctl bench attack``; ``ratio`` is the reference's median seconds divided by ours.
     """
     ours, theirs = Side(), Side()
-    asked = Contest(model, data, threats, protocol, precision, seed)
-    fast = trusted_copy(model, precision, asked.probe)
+    asked = Contest(model, data, threats, protocol, precision, seed, channels_last)
+    fast = trusted_copy(model, precision, asked.probe, channels_last=channels_last)
     contest = replace(asked, precision=fast.precision)
     if fast.reason:
         report(f"the fast copy is not the model: {fast.reason}")
@@ -163,7 +166,7 @@ def compare(
 
 def _our_round(side: Side, contest: Contest, batch_size: int) -> None:
     start, cpu = time.perf_counter(), time.process_time()
-    fast = trusted_copy(contest.model, contest.precision, contest.probe)
+    fast = trusted_copy(contest.model, contest.precision, contest.probe, channels_last=contest.channels_last)
     with kept_memory(), TimedOracle(contest.model, fast) as oracle:
         for threat in contest.threats:
             if contest.protocol in ROUNDS:

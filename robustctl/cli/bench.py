@@ -56,8 +56,9 @@ def attack(
     from robustctl.bench.attack import PEER, compare
     from robustctl.devices import pick_device
     from robustctl.discovery import unknown
-    from robustctl.evaluation import referee
-    from robustctl.evaluation.families import default_batch_size
+    from robustctl.evaluation import referee, union
+    from robustctl.evaluation.families import default_batch_size, other_batch_sizes
+    from robustctl.evaluation.union_request import UnionRequest
     from robustctl.precision import pick_precision
     from robustctl.workflows.subject import choose_threats, find_subject
 
@@ -77,14 +78,25 @@ def attack(
         images = replace(images, y=predicted)
     elif not (predicted == images.y).any():
         raise RequestError("the model is right on none of these images; --own-labels labels them by the model itself")
+    asked = UnionRequest(
+        threats,
+        protocol,
+        seed,
+        images_a_batch,
+        chosen,
+        measure=precision == "auto",
+        other_sizes=() if batch_size else other_batch_sizes(where),
+    )
+    found, _ = union.confirmed(classifier.eval(), images, asked)
     result = compare(
         classifier,
         images,
         threats,
         protocol=protocol,
-        precision=chosen,
+        precision=found.precision,
+        channels_last=found.channels_last,
         seed=seed,
-        batch_size=images_a_batch,
+        batch_size=found.batch_size,
         peer_batch_size=peer_batch_size,
         rounds=rounds,
         peer=vs is not None,

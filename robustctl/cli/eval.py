@@ -154,7 +154,7 @@ def command(
         raise RequestError("--suite and --threat: give one of them; a suite's file can name every threat")
     _refuse_unread(context, q_curve=intermediate_q is not None, suite=many, curve=curve)
     from robustctl.devices import pick_device
-    from robustctl.evaluation.families import default_batch_size
+    from robustctl.evaluation.families import default_batch_size, other_batch_sizes
     from robustctl.precision import pick_precision
     from robustctl.workflows.images import NamedImages, reading_of
     from robustctl.workflows.subject import choose_threats, open_subject
@@ -254,7 +254,16 @@ def command(
             say(f"{protocol} runs the float32 model: --precision bf16 has no effect")
         chosen = pick_precision(precision, where)
         request = UnionRequest(
-            threats, protocol, seed, images_a_batch, chosen, union_only, force, precision == "auto", until=until
+            threats,
+            protocol,
+            seed,
+            images_a_batch,
+            chosen,
+            union_only,
+            force,
+            measure=precision == "auto",
+            other_sizes=() if batch_size else other_batch_sizes(where),
+            until=until,
         )
         if dry_run:
             from robustctl.workflows.evaluation_plan import rehearse

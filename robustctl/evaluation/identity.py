@@ -14,6 +14,9 @@ from robustctl.spec import ModelSpec
 from robustctl.threats import Norm
 from robustctl.version import __version__
 
+ORDER = "order in memory"
+"""The field of a key whose copies were not channels-last, as they usually are."""
+
 
 def evaluation_key(model: Classifier, spec: ModelSpec, data: ImageData, request: UnionRequest) -> Key:
     """Everything that the verdicts of a confirmed request depend on, by the names that messages use."""
@@ -26,6 +29,7 @@ def evaluation_key(model: Classifier, spec: ModelSpec, data: ImageData, request:
         # Only what is unusual is in the key, so that earlier verdicts of trusted copies still count.
         **({} if request.fast_copy or request.protocol == reference.NAME else {"attacked": "the model itself"}),
         **({"passes and draws": [request.passes, request.draws]} if request.random else {}),
+        **({} if request.channels_last else {ORDER: "channels first"}),
         "union only": request.union_only,
         **({"audit": _budget(request)} if request.until is not None else {}),
         "seed": request.seed,

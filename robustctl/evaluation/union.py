@@ -1,6 +1,7 @@
 """Union evaluation: run the attack families of a protocol, judge what they propose, store verdicts, count."""
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -22,6 +23,7 @@ from robustctl.evaluation import (
     checks,
     earlier,
     external,
+    faster,
     jobs,
     missed,
     reference,
@@ -30,14 +32,14 @@ from robustctl.evaluation import (
 from robustctl.evaluation.attack_flags import attack_flags
 from robustctl.evaluation.audit import TIE, audit, clean_verdicts, mean_accuracies
 from robustctl.evaluation.families import seconds_per_batch
-from robustctl.evaluation.faster import seconds_per_image
-from robustctl.evaluation.identity import describe, evaluation_key
+from robustctl.evaluation.identity import ORDER, describe, evaluation_key
 from robustctl.evaluation.jobs import AttackJob, Setting
 from robustctl.evaluation.protocols import PROTOCOLS, ROUNDS, SQUARE, families
 from robustctl.evaluation.store import Store
 from robustctl.evaluation.store_key import read_key
 from robustctl.evaluation.union_request import UnionRequest
 from robustctl.oracle import Oracle
+from robustctl.precision import Precision
 from robustctl.processes import ALONE, World
 from robustctl.progress import duration, progress, say
 from robustctl.results.rounds import Missed, SecondOpinion, masking_flags, opinion_flags
@@ -46,13 +48,6 @@ from robustctl.spec import ModelSpec
 from robustctl.threats import Norm, require_plausible, unusual
 from robustctl.trusted_copy import PROBE, Trusted, trusted_copy
 from robustctl.version import versions
-
-MEASURED = 128
-"""Fewer images are attacked in float32 without measuring. The measurement takes up to a second, which is a good part of
-the time that their attacks take, and so few rows do not tell how fast a full batch is."""
-BF16_PAYS = 0.8
-"""bf16 is taken if it needs at most this share of float32's time: a smaller gain is within the noise of a short
-measurement."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +86,8 @@ def confirmed(
 
     Args:
         model: on the device to be used. data: images of its shape.
-        begun: whether verdicts of a confirmed request are there; then its precision is taken, without measuring. Fewer
-            than ``MEASURED`` images are not measured either.
+        begun: whether verdicts of a confirmed request are there; then its precision and order in memory are taken,
+            without measuring. Fewer than ``faster.MEASURED`` images are not measured either.
         world: the first process decides for all.
     """
     images = data.images(range(min(PROBE, len(data)))).to(device_of(model))
@@ -104,21 +99,24 @@ def confirmed(
     if trusted.reason:
         say(f"the attacks run on {trusted}")
     request = dataclasses.replace(request, precision=trusted.precision, fast_copy=trusted.copied, random=random)
-    if not request.measure or trusted.precision == "float32":
+    if not request.measure or request.protocol == reference.NAME:
         return request, trusted
-    plain = dataclasses.replace(request, precision="float32")
-    if world.broadcast(begun(request)):
-        return request, trusted
-    other = trusted_copy(model, "float32", images)
-    if world.broadcast(begun(plain)):
-        return plain, other
-    if len(data) < MEASURED:
-        return plain, other
-    seconds = world.broadcast(seconds_per_image(model, data, [trusted, other], request.batch_size))
-    say(", ".join(f"{name} takes {1000 * one:.3g} ms per gradient" for name, one in seconds.items()))
-    pays = seconds[request.precision] <= BF16_PAYS * seconds["float32"]
-    faster, network = (request, trusted) if pays else (plain, other)
-    return dataclasses.replace(faster, seconds_per_image=seconds), network
+
+    @functools.cache
+    def copies(precision: Precision, channels_last: bool) -> Trusted:
+        if (precision, channels_last) == (trusted.precision, True):
+            return trusted
+        return trusted_copy(model, precision, images, channels_last=channels_last)
+
+    for way in faster.ways(request, trusted):
+        if world.broadcast(begun(way)):
+            return way, copies(way.precision, way.channels_last)
+    if len(data) < faster.MEASURED:
+        return dataclasses.replace(request, precision="float32"), copies("float32", True)
+    found = world.broadcast(faster.fastest(model, data, request, trusted, copies))
+    if found.seconds_per_image:
+        say(faster.told(found.seconds_per_image))
+    return found, copies(found.precision, found.channels_last)
 
 
 def evaluate_union(
@@ -164,8 +162,8 @@ def evaluate_union(
     flags = checks.pixel_flags(data, spec.dataset, recorded, request.force)
     flags += checks.model_flags(model, data, spec.n_classes)
     if trusted is None:
-        there = read_key(store_path).get("precision")
-        request, trusted = confirmed(model, data, request, lambda one: there == f'"{one.precision}"')
+        there = read_key(store_path)
+        request, trusted = confirmed(model, data, request, lambda one: _agrees(there, one))
     if request.random:  # its noise is repeatable as long as nothing interrupts it
         torch.manual_seed(request.seed)
     key = evaluation_key(model, spec, data, request)
@@ -196,6 +194,11 @@ def evaluate_union(
         flags += checks.gradient_flags(model, data, _right(correct))
         flags += rescored + attack_flags(store, request, len(data), spec.n_classes, trusted)
         return _result(model, data, store, request, correct, rounded, beside, flags, name, device)
+
+
+def _agrees(there: dict[str, str], request: UnionRequest) -> bool:
+    """Whether a store with this key attacks in the request's precision and order in memory."""
+    return there.get("precision") == f'"{request.precision}"' and (ORDER not in there) == request.channels_last
 
 
 def _right(correct: list[bool]) -> list[int]:
@@ -347,6 +350,8 @@ def _result(
             seed=request.seed,
             precision=request.precision,
             seconds_per_image=dict(request.seconds_per_image) if request.seconds_per_image else None,
+            batch_size=request.batch_size,
+            channels_last=request.channels_last,
             fast_copy=request.fast_copy,
             passes=request.passes,
             draws=request.draws,

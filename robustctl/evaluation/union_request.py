@@ -23,8 +23,11 @@ class UnionRequest:
         precision: wanted of the attacks, see ``union.confirmed``; the referee always takes float32.
         union_only: do not attack a point in other norms once it is broken in one.
         force: go on although the clean accuracy is not the recorded one.
-        measure: time float32 and ``precision``, and take the faster one.
-        seconds_per_image: what that measured, by precision.
+        measure: time float32 and ``precision``, channels-last memory and torch's own order, and the ``other_sizes``,
+            and take what is fastest, see ``faster.fastest``.
+        other_sizes: batch sizes that may be taken instead of ``batch_size``.
+        channels_last: the order in memory of the copy that is attacked; a model that does not run so has the other one.
+        seconds_per_image: what was measured, by what it is of.
         until: percentage points under which the bound of missed breaks must come, see ``missed``; None asks for none.
         fast_copy: attack a faster copy of the model, see ``union.confirmed``.
         random: the model gives other logits from pass to pass, see ``union.confirmed``.
@@ -38,6 +41,8 @@ class UnionRequest:
     union_only: bool = False
     force: bool = False
     measure: bool = False
+    other_sizes: tuple[int, ...] = ()
+    channels_last: bool = True
     seconds_per_image: Mapping[str, float] | None = None
     until: float | None = None
     fast_copy: bool = True

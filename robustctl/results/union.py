@@ -56,9 +56,10 @@ class NormAccuracy(Accuracy):
 class AttackInfo(Frozen):
     """How it was attacked. ``protocol`` spells out the families; two results compare only if it is equal.
 
-    ``seconds_per_image`` is what each precision took if the faster one was to be taken. ``fast_copy`` says whether a
-    faster copy of the model was attacked, after it was found equal, or the model itself; results of earlier versions do
-    not say. For a random model, ``passes`` judged each point by their majority, and the attacks averaged losses and
+    ``seconds_per_image`` is what each precision, order in memory and batch size took, if the fastest was to be taken;
+    ``channels_last`` and ``batch_size`` are the order and the size that were. ``fast_copy`` says whether a faster copy
+    of the model was attacked, after it was found equal, or the model itself. Results of earlier versions do not say
+    these. For a random model, ``passes`` judged each point by their majority, and the attacks averaged losses and
     gradients over ``draws``.
     """
 
@@ -67,6 +68,8 @@ class AttackInfo(Frozen):
     seed: int
     precision: str = "float32"
     seconds_per_image: dict[str, float] | None = None
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    channels_last: bool | None = None
     fast_copy: bool | None = None
     passes: Annotated[int, Field(ge=1, le=MOST_PASSES)] = 1
     draws: Annotated[int, Field(ge=1, le=MOST_PASSES)] = 1

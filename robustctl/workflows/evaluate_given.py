@@ -22,7 +22,7 @@ from robustctl.devices import pick_device
 from robustctl.errors import RequestError
 from robustctl.evaluation import union
 from robustctl.evaluation.external import External, Others
-from robustctl.evaluation.families import default_batch_size
+from robustctl.evaluation.families import default_batch_size, other_batch_sizes
 from robustctl.evaluation.store_key import digest
 from robustctl.evaluation.union_request import UnionRequest
 from robustctl.files import make_folder, scratch
@@ -128,6 +128,7 @@ def evaluate_given(
         union_only,
         force,
         measure=precision == "auto",
+        other_sizes=() if batch_size else other_batch_sizes(where),
         until=until,
     )
     if subject and store is None and name is None and not images.in_memory and processes.count() == 1:

@@ -1,5 +1,6 @@
 """A dry run of an evaluation: it says which attacks would run and how long they take, and writes nothing."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -109,10 +110,11 @@ def _say_cost(request: UnionRequest, data: ImageData, n_classes: int, setup: Set
 
 
 def _begun(setup: Setup, request: UnionRequest, folder: Path) -> Iterator[Path]:
-    """The stores of this very evaluation, in whichever precision it was begun."""
+    """The stores of this very evaluation, in whichever precision and order in memory it was begun."""
     random, copied = setup.passes > 1, setup.oracle.attacked is not setup.model
-    for precision in dict.fromkeys((request.precision, "float32")):
-        one = replace(request, precision=precision, fast_copy=copied, random=random)
+    ways = itertools.product(dict.fromkeys((request.precision, "float32")), (True, False))
+    for precision, channels_last in ways:
+        one = replace(request, precision=precision, channels_last=channels_last, fast_copy=copied, random=random)
         key = evaluation_key(setup.model, setup.spec, setup.data, one)
         path = place(folder, f"{request.protocol}-{len(setup.data)}", key)
         if path.exists():

@@ -23,7 +23,8 @@ from robustctl.threats import Threat
 
 FREE = {
     "model", "weights_sha256", "data.source", "data.split", "data.content_sha256", "attack.name", "attack.protocol",
-    "attack.seed", "attack.precision", "attack.fast_copy", "attack.draws", "attack.passes", "points.label", "seconds",
+    "attack.seed", "attack.precision", "attack.fast_copy", "attack.channels_last",
+    "attack.batch_size", "attack.seconds_per_image", "attack.draws", "attack.passes", "points.label", "seconds",
     "device", "versions.torch", "versions.robustctl", "float_ties", "standard_evaluations", "rounds.name",
     "rounds.decision", "rounds.met", "rounds.evaluations", "second_opinion.evaluations", "missed.evaluations",
     "external.name",
