@@ -75,7 +75,7 @@ def fastest(
 
 
 def told(seconds: Mapping[str, float]) -> str:
-    """What was measured, in a line."""
+    """The measurements, in a line."""
     return ", ".join(f"{name} takes {1000 * one:.3g} ms" for name, one in seconds.items()) + " per gradient"
 
 
