@@ -43,6 +43,15 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Flat:
+    """The positions at which the model has no gradient that an attack could follow; ``whole``: it cannot be
+    differentiated at all, so that no attack that follows one can run."""
+
+    positions: frozenset[int] = frozenset()
+    whole: bool = False
+
+
+@dataclass(frozen=True)
 class Taken:
     """A step that is done: how many points it broke, and what follows from that."""
 
@@ -50,6 +59,9 @@ class Taken:
     broken: int
     decision: str
 
+
+SLOPES = Flat()
+"""There is a gradient everywhere."""
 
 Take = Callable[[Step], dict[int, Verdict]]
 """Does a step, or reads what it found: the verdict of each of its positions."""
@@ -63,6 +75,7 @@ def play(
     union_only: bool,
     take: Take,
     broken: Mapping[Norm, set[int]] = MappingProxyType({}),
+    flat: Flat = SLOPES,
 ) -> list[Taken]:
     """Play all rounds: norm after norm, or each round in all norms if only the union is asked.
 
@@ -73,16 +86,22 @@ def play(
         union_only: a point that is broken in one norm leaves the others too.
         take: called with each step, once, when all steps before it are done.
         broken: by norm, points that are known to be broken before the first step.
+        flat: the points that meet the attacks which need no gradient.
 
     Returns:
         The steps in their order.
     """
     shared = set().union(*broken.values())
     games = {
-        norm: _Game(threat, right, clean, take, shared if union_only else set(broken.get(norm, ())), [])
+        norm: _Game(threat, right, clean, take, shared if union_only else set(broken.get(norm, ())), [], flat)
         for norm, threat in ((threat.norm, threat) for threat in threats)
     }
-    rounds = [(threat.norm, one) for threat in threats for one in ROUNDS[protocol][threat.norm]]
+    rounds = [
+        (threat.norm, one)
+        for threat in threats
+        for one in ROUNDS[protocol][threat.norm]
+        if one.points == "flat" or not flat.whole
+    ]
     if union_only:
         rounds.sort(key=lambda pair: ROUNDS[protocol][pair[0]].index(pair[1]))
     taken: list[Taken] = []
@@ -103,13 +122,14 @@ class _Game:
     take: Take
     broken: set[int]
     taken: list[Taken]
+    flat: Flat
 
     def __post_init__(self) -> None:
         self.margins = dict.fromkeys(self.right, -math.inf)
 
     def play(self, one: Round) -> None:
         """Take the steps of one round."""
-        {"all": self._all, "strata": self._strata}[one.points](one)
+        {"all": self._all, "strata": self._strata, "flat": self._flat}[one.points](one)
 
     def _all(self, one: Round) -> None:
         for number in range(one.most):
@@ -144,6 +164,12 @@ class _Game:
                 self._record(step, broken, f"{ranks}{': ranking stops here' if ends else ''}")
             if stops:
                 return
+
+    def _flat(self, one: Round) -> None:
+        for family in one.families:
+            if met := [position for position in self._left() if position in self.flat.positions]:
+                step = self._step(one, _numbered(family, 0), met)
+                self._record(step, self._do(step), "no gradient to follow there")
 
     def _meet(self, one: Round, number: int, stratum: list[int]) -> list[tuple[Step, int]]:
         """The stratum meets every family in turn; the steps and how many points each broke."""
@@ -212,23 +238,24 @@ def attack(
     union_only: bool,
     world: World,
     advance: Advance,
+    flat: Flat = SLOPES,
 ) -> None:
     """Play the protocol; other processes take their shares of every step and exchange verdicts after it.
 
     Args:
-        right: of all processes, not of this one.
+        right, flat: of all processes, not of this one.
     """
 
     take = taking(setting, world, advance)
     before = everybodys(setting.store.broken_earlier(threats), world)
-    play(protocol, threats, right, setting.store.clean_margins(), union_only, take, before)
+    play(protocol, threats, right, setting.store.clean_margins(), union_only, take, before, flat)
 
 
 def round_infos(
-    store: Store, protocol: str, threats: Sequence[Threat], right: Sequence[int], union_only: bool
+    store: Store, protocol: str, threats: Sequence[Threat], right: Sequence[int], union_only: bool, flat: Flat = SLOPES
 ) -> list[RoundInfo]:
     """The points that each step of a finished evaluation met and broke, its spending, and the decision that
-    followed."""
+    followed. ``flat`` is what ``attack`` was given."""
     spent = store.spent()
     taken = play(
         protocol,
@@ -238,6 +265,7 @@ def round_infos(
         union_only,
         lambda step: store.verdicts(step.threat.norm, step.family.name),
         store.broken_earlier(threats),
+        flat,
     )
     return [
         RoundInfo(

@@ -3,7 +3,7 @@
 import re
 
 from robustctl.evaluation import reference
-from robustctl.evaluation.protocols import SQUARE
+from robustctl.evaluation.protocols import FLAT, SQUARE
 from robustctl.evaluation.store import AUDITED, Store
 from robustctl.evaluation.union_request import UnionRequest
 from robustctl.trusted_copy import Trusted
@@ -12,6 +12,7 @@ DLR_CLASSES = 4  # below, DLR's denominator does not exist
 MASKING_SHARE = 0.002  # a black-box attack that breaks more than this beyond the gradient attacks is a sign of masking
 KINDS = {
     SQUARE: ("black-box", "Square broke {} points that gradient attacks did not"),
+    FLAT: ("black-box", "Square broke {} points without a gradient"),
     "fab-t": ("other-kind", "FAB-T broke {} points that projected gradient attacks did not"),
 }
 """By the name of a family: the flag, and what it says, where an attack of another kind breaks clearly more."""

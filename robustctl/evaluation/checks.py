@@ -22,6 +22,7 @@ BATCH_TOLERANCE = 1e-3  # relative difference of logits between an image alone a
 CERTAIN = 3.2905  # normal quantile of a two-sided 99.9 % interval: a guard must not cry wolf
 OTHER_DATA = 0.15  # clean accuracy may move so far between the recorded data and other images of the same task
 ZERO_GRADIENT_SHARE = 0.01
+FLAT_SHARE = 0.01  # of the margin; ordinary networks have more than 10
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def gradient_flags(model: nn.Module, data: ImageData, correct: Sequence[int]) ->
         return []
     return [
         f"zero-gradient: {100 * share:.0f} % of {len(positions)} points have none (masking, or a saturated loss); "
-        "compare with --attack full or autoattack"
+        "adaptive and full attack them by Square too, standard and fast do not"
     ]
 
 
@@ -153,6 +154,28 @@ def has_gradient(oracle: Oracle, data: ImageData) -> bool:
     with torch.enable_grad():
         out: Tensor = oracle.model(data.images([0]).to(oracle.device).requires_grad_(True))
     return out.requires_grad
+
+
+def flat_points(oracle: Oracle, data: ImageData, positions: Sequence[int]) -> set[int]:
+    """The positions at which an attack finds no gradient of the margin to follow, or almost none.
+
+    The first ``PROBE`` positions speak for the others if none of them is flat.
+    """
+    some = list(positions)[:PROBE]
+    found = _flat(oracle, data, some)
+    return found | _flat(oracle, data, list(positions)[PROBE:]) if found else found
+
+
+def _flat(oracle: Oracle, data: ImageData, positions: Sequence[int]) -> set[int]:
+    """Where the gradient, followed from 0 to 1 in every value, would change the margin by less than a hundredth."""
+    found = set[int]()
+    for start in range(0, len(positions), PROBE):
+        few = positions[start : start + PROBE]
+        x, y = data.images(few).to(oracle.device), data.y[few].to(oracle.device)
+        _, margin, grad = oracle.loss_and_grad(x, y, losses.margin)
+        flat = grad.flatten(1).abs().sum(1) <= FLAT_SHARE * margin.abs()
+        found |= {position for position, one in zip(few, flat.tolist(), strict=True) if one}
+    return found
 
 
 def _require_logits(scores: Tensor, n: int, n_classes: int) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from robustctl.evaluation.adaptive import Step, Take, everybodys, taking
 from robustctl.evaluation.jobs import Setting
-from robustctl.evaluation.protocols import PROTOCOLS
+from robustctl.evaluation.protocols import PROTOCOLS, SQUARE
 from robustctl.evaluation.store import AUDITED
 from robustctl.evaluation.union_request import UnionRequest
 from robustctl.processes import World
@@ -81,12 +81,19 @@ def in_lot_order(positions: Iterable[int], indices: Sequence[int], seed: int) ->
 
 
 def bound(
-    setting: Setting, request: UnionRequest, right: Sequence[int], world: World, advance: Advance
+    setting: Setting,
+    request: UnionRequest,
+    right: Sequence[int],
+    world: World,
+    advance: Advance,
+    *,
+    blind: bool = False,
 ) -> dict[str, Missed]:
     """Audit the survivors of every norm and of the union, or of the union alone, until all bounds are low enough.
 
     Args:
         right: positions that the model gets right without an attack.
+        blind: the model cannot be differentiated; Square is the only attack of the full budget that can run.
 
     Returns:
         By norm, and for ``union``, what the audit found.
@@ -101,7 +108,7 @@ def bound(
         norms = [threat.norm for threat in threats]
         gone: set[int] = set().union(*(before[norm] for norm in norms))
         left = in_lot_order((position for position in right if position not in gone), indices, setting.seed)
-        one = audit(left, allowed, _attacker(taking(setting, world, advance), threats, name, len(left)))
+        one = audit(left, allowed, _attacker(taking(setting, world, advance), threats, name, len(left), blind))
         spent = sum(
             evaluations
             for (norm, family), evaluations in setting.store.spent().items()
@@ -112,12 +119,14 @@ def bound(
     return found
 
 
-def _attacker(take: Take, threats: Sequence[Threat], name: str, survivors: int) -> Fell:
+def _attacker(take: Take, threats: Sequence[Threat], name: str, survivors: int, blind: bool) -> Fell:
     def fell(drawn: Sequence[int]) -> set[int]:
         fallen: set[int] = set()
         say(f"audit of {name}: {len(drawn)} of {survivors} survivors meet the full budget")
         for threat in threats:
             for family in PROTOCOLS[BUDGET][threat.norm]:
+                if blind and family.attack != SQUARE:
+                    continue
                 met = sorted(set(drawn) - fallen)
                 if met:
                     step = Step(threat, replace(family, name=f"{AUDITED}{family.name}"), met, survivors, exact=True)

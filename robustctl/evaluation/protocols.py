@@ -1,6 +1,6 @@
 """Attack protocols: which attack families an evaluation runs, by norm. Only asking for an attack imports torch."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from robustctl.attacks import declared, for_evaluation
@@ -99,7 +99,8 @@ class Round:
     Attributes:
         name: as results and the line on stderr call it.
         families: the repetitions of a round on all survivors take them in turn; a stratum meets each of them.
-        points: which survivors meet it: all; or one stratum after the other, ranked by margin, the closest first.
+        points: which survivors meet it: all; one stratum after the other, ranked by margin, the closest first; or
+            those without a gradient that an attack could follow, ``checks.flat_points``.
         share: all: repeat while more than this share of them breaks. Strata: a stratum is this share of the survivors.
         most: all: repetitions at most.
         quiet: strata: so many in a row that break nothing end the round.
@@ -110,7 +111,7 @@ class Round:
 
     name: str
     families: tuple[Family, ...]
-    points: Literal["all", "strata"]
+    points: Literal["all", "strata", "flat"]
     share: float
     most: int = 1
     quiet: int = 1
@@ -126,6 +127,7 @@ class Round:
             "all": f"all{again}",
             "strata": f"strata of {self.share:.0%}, at least {self.least}"
             f"{', and the boundary' if self.boundary else ''}, until {self.quiet} in a row break nothing",
+            "flat": "points without a gradient",
         }
         return f"{self.name} [{families}; {rules[self.points]}{', in float32' if self.exact else ''}]"
 
@@ -188,6 +190,11 @@ def _few(norm: Norm) -> tuple[Family, ...]:
     )
 
 
+FLAT = "flat-square"
+"""The family of the points at which there is no gradient to follow. Most networks have no such points; a quantiser
+without a backward pass has no others (docs/trust.md)."""
+
+
 def _adaptive(norm: Norm) -> tuple[Round, ...]:
     l1 = norm == "l1"
     quiet = 2 if l1 else 1
@@ -196,6 +203,7 @@ def _adaptive(norm: Norm) -> tuple[Round, ...]:
         Round("diverse", _diverse(norm), "all", share=0.02 if l1 else 0.05, most=REPETITIONS),
         Round("few", _few(norm), "strata", share=0.05, quiet=quiet, least=8),
         Round("closest", STANDARD[norm], "strata", share=0.01, quiet=2, least=2, boundary=True, exact=True),
+        Round("flat", (replace(REST[1], name=FLAT),), "flat", share=1),
     )
 
 

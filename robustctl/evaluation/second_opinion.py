@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from robustctl.evaluation import checks, jobs, reference
 from robustctl.evaluation.jobs import Setting
-from robustctl.evaluation.protocols import SQUARE, Family, families
+from robustctl.evaluation.protocols import FLAT, SQUARE, Family, families
 from robustctl.evaluation.store import SECOND
 from robustctl.progress import Advance
 from robustctl.results.rounds import SecondOpinion, sample_size
@@ -38,8 +38,10 @@ def sample(survivors: Sequence[int], indices: Sequence[int], seed: int) -> list[
 
 
 def kinds(protocol: str, threat: Threat) -> tuple[Family, ...]:
-    """The families whose attack the protocol itself does not use in this norm."""
-    own = {family.attack for family in families("full" if protocol == reference.NAME else protocol, threat.norm)}
+    """The families whose attack the protocol itself does not use in this norm; an attack on the points without a
+    gradient alone is no use on the others."""
+    used = families("full" if protocol == reference.NAME else protocol, threat.norm)
+    own = {family.attack for family in used if family.name != FLAT}
     return tuple(family for family in FAMILIES if family.attack not in own)
 
 

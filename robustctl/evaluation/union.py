@@ -52,11 +52,12 @@ from robustctl.version import versions
 
 @dataclasses.dataclass(frozen=True)
 class Beside:
-    """Everything that is reported beside the verdicts: second opinions by norm, and how much was missed, if that was
-    asked."""
+    """Everything that is reported beside the verdicts: second opinions by norm, how much was missed, if that was asked,
+    and where an adaptive protocol found no gradient."""
 
     opinions: dict[Norm, SecondOpinion]
     missed: dict[str, Missed] | None = None
+    flat: adaptive.Flat = adaptive.SLOPES
 
 
 def require_protocol(name: str, norms: Iterable[Norm]) -> None:
@@ -215,27 +216,41 @@ def _attack(
     world: World,
 ) -> Beside:
     """Attack this process's share of the points that are right; alone, ask for a second opinion on what is left."""
-    missing = None
+    missing, flat = None, adaptive.SLOPES
     with kept_memory(), Oracle(model, trusted, request.draws) as oracle:
         setting = Setting(model, oracle, data, store, request.seed, request.batch_size, request.passes)
         if request.protocol in ROUNDS:
-            missing = _take_rounds(setting, request, right, world)
+            flat = _flat(setting, right, world)
+            missing = _take_rounds(setting, request, right, world, flat)
         else:
             _run_jobs(setting, request, world.share(right))
         if world.size > 1:
             return Beside({})
         with progress("second opinion", None) as advance:
             threats, alone = request.threats, request.union_only
-            return Beside(second_opinion.ask(setting, request.protocol, threats, right, alone, advance), missing)
+            return Beside(second_opinion.ask(setting, request.protocol, threats, right, alone, advance), missing, flat)
 
 
-def _take_rounds(setting: Setting, request: UnionRequest, right: list[int], world: World) -> dict[str, Missed] | None:
-    """Play an adaptive protocol; then bound what it missed, if that is asked."""
+def _flat(setting: Setting, right: list[int], world: World) -> adaptive.Flat:
+    """Where no gradient can be followed; each process looks at its share."""
     if not checks.has_gradient(setting.oracle, setting.data):
-        _without_gradient([], request)
+        return adaptive.Flat(frozenset(right), whole=True)
+    mine = checks.flat_points(setting.oracle, setting.data, world.share(right))
+    found = frozenset(world.exchange(dict.fromkeys(mine, True)))
+    if found:
+        say(f"{len(found)} of {len(right)} points have no gradient to follow; Square, which needs none, attacks them")
+    return adaptive.Flat(found)
+
+
+def _take_rounds(
+    setting: Setting, request: UnionRequest, right: list[int], world: World, flat: adaptive.Flat
+) -> dict[str, Missed] | None:
+    """Play an adaptive protocol; then bound what it missed, if that is asked."""
     with progress(f"attacking {len(right)} points", None) as advance:
-        adaptive.attack(setting, request.protocol, request.threats, right, request.union_only, world, advance)
-        return missed.bound(setting, request, right, world, advance) if request.until is not None else None
+        adaptive.attack(setting, request.protocol, request.threats, right, request.union_only, world, advance, flat)
+        if request.until is None:
+            return None
+        return missed.bound(setting, request, right, world, advance, blind=flat.whole)
 
 
 def _run_jobs(setting: Setting, request: UnionRequest, right: list[int]) -> None:
@@ -259,7 +274,7 @@ def _without_gradient(jobs: list[AttackJob], request: UnionRequest) -> list[Atta
     if not (needing_none := [job for job in jobs if job.family == SQUARE]):
         raise RequestError(
             f"the model gives no gradient at all, and all attacks of --attack {request.protocol} follow it: they would "
-            "prove nothing. --attack full evaluates such a model by its Square, which needs none"
+            "prove nothing. --attack adaptive or full evaluates such a model by Square, which needs none"
         )
     return needing_none
 
@@ -333,7 +348,9 @@ def _result(
     foreign = external.infos(store, request.threats, _right(correct))
     rounds, most = None, None
     if request.protocol in ROUNDS:
-        rounds = adaptive.round_infos(store, request.protocol, request.threats, _right(correct), request.union_only)
+        rounds = adaptive.round_infos(
+            store, request.protocol, request.threats, _right(correct), request.union_only, beside.flat
+        )
         spent, most = (
             sum(one.evaluations for one in rounds),
             adaptive.standard_cost(request.threats, sum(correct), data.n_classes),

@@ -88,6 +88,25 @@ def test_a_model_without_any_gradient_is_flagged(linear_data):
     assert flag.startswith("zero-gradient: the model gives no gradient at all")
 
 
+def test_flat_points_are_those_whose_gradient_hardly_changes_the_margin(linear, linear_data):
+    class Faded(nn.Linear):
+        """Keeps a share of the gradient: a third of it at dark images, a billionth at the others."""
+
+        def forward(self, x):
+            share = torch.where(x.mean(1, keepdim=True) < 0.5, 1 / 3, 1e-9)
+            return super().forward(share * x + (1 - share) * x.detach())
+
+    faded = model_of(Faded(36, 5))
+    faded.load_state_dict(linear.state_dict())
+    with Oracle(faded) as oracle:
+        found = checks.flat_points(oracle, linear_data, range(len(linear_data)))
+        dark = {i for i, x in enumerate(linear_data.x.flatten(1)) if x.mean() < 0.5}
+        assert dark and found == set(range(len(linear_data))) - dark
+        assert checks.flat_points(oracle, linear_data, sorted(dark)) == set()
+    with Oracle(linear) as oracle:
+        assert checks.flat_points(oracle, linear_data, range(20)) == set()
+
+
 def test_a_killed_gradient_is_one_nevertheless(linear, linear_data):
     models = (linear, model_of(Rounded(36, 5)), model_of(Blind(36, 5)))
     found = []
