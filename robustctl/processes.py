@@ -161,6 +161,20 @@ def share_batch_norm(model: nn.Module) -> None:
             module.__class__ = SharedBatchNorm2d
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over all processes. So each one's value moves every process's loss, and gradients are summed as well."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return _Sum.forward(ctx, grads[0])
+
+
 class SharedBatchNorm2d(nn.BatchNorm2d):
     """Batch norm over all processes on any device (``torch.nn.SyncBatchNorm`` refuses the CPU).
 
@@ -172,14 +186,12 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        from torch.distributed.nn.functional import all_reduce
-
         size = dist.get_world_size()
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        mean: Tensor = all_reduce(wide.mean((0, 2, 3))) / size  # type: ignore[no-untyped-call]
+        mean = _Sum.apply(wide.mean((0, 2, 3))) / size
         centred = wide - mean.view(1, -1, 1, 1)
         spread = centred.square().mean((0, 2, 3))
-        variance: Tensor = all_reduce(spread) / size  # type: ignore[no-untyped-call]
+        variance = _Sum.apply(spread) / size
         self._track(mean.detach(), variance.detach(), size * x.numel() // x.shape[1])
         scale = (variance + self.eps).rsqrt() * self.weight
         out: Tensor = centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)

@@ -29,6 +29,7 @@ CASES = {
     "ramp": ["--recipe", "ramp"],  # its pairing is a mean over a mask that differs between the processes
     "trades": ["--recipe", "trades"],
     "checkpoint": ["--recipe", "ramp", "--set", "train.checkpoint=true"],
+    "shard": ["--recipe", "e-at", "--set", "train.shard=true"],
 }
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
@@ -100,8 +101,9 @@ def workers(launcher: int) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
-def test_a_killed_worker_ends_the_others_and_leaves_a_run_that_resumes(model: Path, tmp_path: Path) -> None:
-    arguments = [model, *CASES["e-at"], "--set", "optim.lr=0.02", "--set", "selection.images=20"]
+@pytest.mark.parametrize("case", ["e-at", "shard"])
+def test_a_killed_worker_ends_the_others_and_leaves_a_run_that_resumes(case: str, model: Path, tmp_path: Path) -> None:
+    arguments = [model, *CASES[case], "--set", "optim.lr=0.02", "--set", "selection.images=20"]
     arguments += ["--set", "train.epochs=2"]
     assert run(TWO, *arguments, "--out", tmp_path / "whole").returncode == 0
     command = [

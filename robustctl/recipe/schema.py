@@ -87,6 +87,7 @@ class Train(Block):
         micro_batch: the most images that a device takes through the network at once; a step is still one of
             ``batch_size`` images. ``auto`` is as many as its memory holds by arithmetic; left out, the whole batch.
         checkpoint: whether the network's blocks are computed twice instead of kept for the backward pass.
+        shard: whether each of several processes keeps only its part of the optimiser's state.
     """
 
     threats: Radii
@@ -95,6 +96,7 @@ class Train(Block):
     freeze: tuple[str, ...] = ()
     micro_batch: PositiveInt | Literal["auto"] | None = None
     checkpoint: bool = False
+    shard: bool = False
 
 
 class Evaluate(Block):

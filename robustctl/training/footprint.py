@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustctl.devices import memory_of
 from robustctl.modes import kept_modes
 from robustctl.pieces import NO_LIMIT
-from robustctl.recipe.schema import Adam, Settings
+from robustctl.recipe.schema import Adam
 from robustctl.training.meter import Meter
 from robustctl.training.micro_batches import MicroBatches
 from robustctl.training.parts import Parts
@@ -85,8 +85,8 @@ class Footprint:
         how = (f", {rows} at once" if rows < batch else "") + (", blocks computed twice" if recompute else "")
         largest = ", ".join(f"{self.largest_batch(size)} on {size} GB" for size in CARDS)
         return [
-            f"memory on a card: {_bytes(self.total(batch, rows, recompute=recompute))} for batches of {batch}{how} in "
-            f"float32 ({_bytes(self.fixed)} and {one / 1e6:.3g} MB per image); the largest batch: {largest}",
+            f"memory on a card: {bytes_(self.total(batch, rows, recompute=recompute))} for batches of {batch}{how} in "
+            f"float32 ({bytes_(self.fixed)} and {one / 1e6:.3g} MB per image); the largest batch: {largest}",
             f"batches of {batch} by train.micro_batch: " + "; ".join(self._card(size, batch) for size in CARDS),
         ]
 
@@ -106,7 +106,8 @@ def _at_once(rows: int, batch: int) -> str:
     return "whole" if rows == batch else f"{rows} at once"
 
 
-def _bytes(size: int) -> str:
+def bytes_(size: int) -> str:
+    """``4.3 GB`` or ``57 MB``."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"
 
 
@@ -151,7 +152,7 @@ def _measured(parts: Parts, context: StepContext, x: Tensor, y: Tensor) -> Footp
     waiting = kept(1, False, method=True).peak // len(x) + IMAGE_COPIES * x[0].nbytes
     has_blocks = block > 0
     helper = parts.helper.parameters() if parts.helper else ()
-    fixed = _fixed(parts.model, parts.settings) + sum(one.nbytes for one in helper)
+    fixed = _fixed(parts) + sum(one.nbytes for one in helper)
     return Footprint(fixed, each(False), each(True) if has_blocks else None, waiting)
 
 
@@ -171,13 +172,22 @@ def fit(parts: Parts, context: StepContext) -> None:
     room.attacks.size = room.rows
 
 
-def _fixed(model: nn.Module, settings: Settings) -> int:
+def _fixed(parts: Parts) -> int:
+    model, settings = parts.model, parts.settings
     weights = sum(parameter.nbytes for parameter in model.parameters())
     buffers = sum(buffer.nbytes for buffer in model.buffers())
-    optimizer = (2 if isinstance(settings.optim, Adam) else 1) * (2 if settings.projection else 1)
     copies = (1 if settings.average else 0) + (2 if settings.projection else 0) + (1 if settings.awp else 0)
     folded = 1 if settings.attack else 0  # the copy that attacks run on
-    return weights * (2 + optimizer + copies + folded) + buffers
+    state = optimizer_state(parts) // (parts.world.size if parts.sharded else 1)
+    return weights * (2 + copies + folded) + state + buffers
+
+
+def optimizer_state(parts: Parts) -> int:
+    """Bytes of the optimiser's whole state; natural passes have an optimiser of their own."""
+    settings = parts.settings
+    trained = sum(parameter.nbytes for parameter in parts.model.parameters() if parameter.requires_grad)
+    moments = 2 if isinstance(settings.optim, Adam) else 1
+    return trained * moments * (2 if settings.projection or settings.pretrain else 1)
 
 
 class _Ledger:

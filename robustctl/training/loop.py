@@ -77,7 +77,7 @@ class Loop:
         )
         self.gradients = Gradients(parts, self.context, self.log.write)
         self.optimizers = {
-            kind: optim.optimizer(self.model, self.settings.optim, parts.lr, parts.device)
+            kind: optim.optimizer(self.model, self.settings.optim, parts.lr, parts.device, sharded=parts.sharded)
             for kind in ("natural", "method")
         }
         self.projection = GradientProjection(self.settings.projection.beta) if self.settings.projection else None
@@ -237,6 +237,7 @@ class Loop:
         ``model.safetensors`` keeps the last epoch's weights until the next epoch has passed its checks.
         """
         method = self.method.gathered_state(self.world)
+        optimizers = {kind: optim.whole_state(one, leads=self.world.leads) for kind, one in self.optimizers.items()}
         require_finite(self.model, self.position.step)
         self.monitor.count_time()
         self.saved = time.monotonic()  # in every process: the first to find a save due makes all of them save
@@ -248,7 +249,7 @@ class Loop:
             "at": self.position.state(),
             "model": self.model.net.state_dict(),
             "average": self.average.model.state_dict() if self.average else None,
-            "optimizers": {kind: one.state_dict() for kind, one in self.optimizers.items()},
+            "optimizers": optimizers,
             "projection": self.projection.state() if self.projection else None,
             "method": method,
             **self.monitor.state(),
@@ -280,7 +281,7 @@ class Loop:
         if self.average and state["average"]:
             self.average.model.load_state_dict(state["average"])
         for kind, one in self.optimizers.items():
-            one.load_state_dict(state["optimizers"][kind])
+            optim.load_state(one, state["optimizers"][kind])
         if self.projection and state["projection"]:
             self.projection.load_state(state["projection"], self.parts.device)
         self.method.load_state(state["method"], self.world)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,15 @@ def is_weight(parameter: nn.Parameter) -> bool:
     return parameter.dim() > 1
 
 
-def optimizer(model: nn.Module, optim: Optim, lr: float, device: torch.device) -> torch.optim.Optimizer:
-    """The recipe's optimiser over the model's parameters; fused on a GPU."""
+def optimizer(
+    model: nn.Module, optim: Optim, lr: float, device: torch.device, *, sharded: bool = False
+) -> torch.optim.Optimizer:
+    """The recipe's optimiser over the model's parameters; fused on a GPU.
+
+    Args:
+        sharded: each process of ``torchrun`` keeps the state of its own share of the parameters alone, moves these, and
+            sends them to the others (ZeRO's first stage, arXiv:1910.02054, Sec. 5.1).
+    """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     plain = [p for p in parameters if optim.decay_on == "weights" and not is_weight(p)]
     decayed = [p for p in parameters if optim.decay_on == "all" or is_weight(p)]
@@ -25,10 +33,36 @@ def optimizer(model: nn.Module, optim: Optim, lr: float, device: torch.device) -
         for group, decay in ((decayed, optim.weight_decay), (plain, 0.0))
         if group
     ]
-    fused = not is_host(device)
-    if isinstance(optim, Adam):
-        return torch.optim.Adam(groups, lr=lr, fused=fused)
-    return torch.optim.SGD(groups, lr=lr, momentum=optim.momentum, nesterov=optim.nesterov, fused=fused)
+    kind: type[torch.optim.Optimizer] = torch.optim.Adam if isinstance(optim, Adam) else torch.optim.SGD
+    options: dict[str, Any] = {"lr": lr}
+    if not isinstance(optim, Adam):
+        options |= {"momentum": optim.momentum, "nesterov": optim.nesterov}
+    if not sharded:
+        return kind(groups, fused=not is_host(device), **options)  # type: ignore[call-arg]
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    # It is not fused: a loaded state has Adam's count of steps on the host, where the fused one does not look for it.
+    return ZeroRedundancyOptimizer(groups, kind, **options)
+
+
+def whole_state(optimizer: torch.optim.Optimizer, *, leads: bool) -> dict[str, Any]:
+    """The optimiser's whole state in the process that ``leads``, and nothing in the others; all of them call this.
+
+    It is the same whether the state is shared out or not, so that a run may go on with any number of processes.
+    """
+    if hasattr(optimizer, "consolidate_state_dict"):
+        optimizer.consolidate_state_dict()
+    return optimizer.state_dict() if leads else {}
+
+
+def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Take over a whole state, whatever device it was saved on; of one that is shared out each process keeps its own
+    part."""
+    for group in state["param_groups"]:
+        group["fused"] = optimizer.param_groups[0]["fused"]  # it decides where Adam's count of steps is kept
+    optimizer.load_state_dict(state)
+    if hasattr(optimizer, "consolidate_state_dict"):
+        optimizer.state.clear()  # a second copy of the part, which nobody reads
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -41,3 +41,8 @@ class Parts:
     world: World
     start_norm: Norm | None = None
     helper: Classifier | None = None
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the processes share the optimiser's state out among them; one process alone keeps all of it."""
+        return self.settings.train.shard and self.world.size > 1

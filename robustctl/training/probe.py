@@ -40,7 +40,7 @@ class StartProbe:
         parts = self.parts
         self.rewind()
         parts.model.train()
-        optimizer = optim.optimizer(parts.model, parts.settings.optim, parts.lr, parts.device)
+        optimizer = optim.optimizer(parts.model, parts.settings.optim, parts.lr, parts.device, sharded=parts.sharded)
         size = parts.passes[0].size
         for number in range(steps):
             self._require_no_stop()

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +91,11 @@ def network(passes: MicroBatches, world: World) -> Callable[[Tensor], Tensor]:
     """The forward pass of training, shared between processes."""
     if world.size == 1:
         return passes
-    return nn.parallel.DistributedDataParallel(passes, broadcast_buffers=False, find_unused_parameters=True)
+    wrap = nn.parallel.DistributedDataParallel
+    newer = "forward_sync_buffers" in signature(wrap).parameters  # torch warns of the older name since it has this one
+    switch = {"forward_sync_buffers" if newer else "broadcast_buffers": False}
+    # Gradients are views of the buckets in which they travel, which saves a copy of them.
+    return wrap(passes, find_unused_parameters=True, gradient_as_bucket_view=True, **switch)  # type: ignore[arg-type]
 
 
 def autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[None]]:

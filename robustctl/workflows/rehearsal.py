@@ -14,6 +14,7 @@ from robustctl.architectures import build
 from robustctl.data import ImageData
 from robustctl.devices import HOST, is_host, kept_random, memory_peak, wait_for
 from robustctl.errors import RobustctlError
+from robustctl.processes import ALONE, World
 from robustctl.progress import duration, say
 from robustctl.recipe import read as recipes
 from robustctl.recipe.outer import Hat
@@ -23,7 +24,7 @@ from robustctl.spec import ModelSpec
 from robustctl.threats import Threat
 from robustctl.training import optim
 from robustctl.training.build import build_parts, copies_on_disk
-from robustctl.training.footprint import fit, footprint
+from robustctl.training.footprint import bytes_, fit, footprint, optimizer_state
 from robustctl.training.gradients import Gradients
 from robustctl.training.meter import Meter
 from robustctl.training.parts import Parts
@@ -128,11 +129,22 @@ def on_a_card(parts: Parts) -> list[str]:
         parts.model, parts.settings, Meter(), parts.world, parts.seed, parts.device, helper=parts.helper
     )
     parts.method.prepare(lambda _threat, _steps: 0.0, parts.start_norm)
-    room = context.room
-    return footprint(parts, context).lines(parts.settings.train.batch_size, room.rows, recompute=room.recompute)
+    room, own = context.room, parts.settings.train.batch_size // parts.world.size
+    lines = footprint(parts, context).lines(own, room.rows, recompute=room.recompute)
+    return [*lines, *_shares(parts)]
 
 
-def without_images(settings: Settings, spec: ModelSpec) -> list[str]:
+def _shares(parts: Parts) -> list[str]:
+    """A line about the optimiser's state, if the processes share it out or would."""
+    if not parts.settings.train.shard:
+        return []
+    whole, processes = optimizer_state(parts), parts.world.size
+    if processes == 1:
+        return [f"train.shard: the optimiser's state is {bytes_(whole)}; N processes of torchrun keep 1/N of it each"]
+    return [f"train.shard: each of {processes} processes keeps {bytes_(whole // processes)} of the optimiser's state"]
+
+
+def without_images(settings: Settings, spec: ModelSpec, world: World = ALONE) -> list[str]:
     """The same for a training whose images and weights are not here: others of their size take as much.
 
     Nothing is said about a recipe with a helper, which takes memory too and is not here.
@@ -154,7 +166,8 @@ def without_images(settings: Settings, spec: ModelSpec) -> list[str]:
     )
     say("counting the memory of a step ...")
     with kept_random():
-        return on_a_card(build_parts(build(spec), spec, data, settings, seed=0, device=HOST, start_norm=spec.norm))
+        parts = build_parts(build(spec), spec, data, settings, seed=0, device=HOST, world=world, start_norm=spec.norm)
+        return on_a_card(parts)
 
 
 def from_header(about: About | None, epochs: int) -> tuple[float | None, str]:
@@ -190,7 +203,7 @@ def _measured(parts: Parts) -> tuple[float, str]:
 
 def _seconds_per_step(parts: Parts, context: StepContext, one: Pass) -> float:
     """Mean time of two steps of a pass; a step before them, which is slower, does not count."""
-    optimizer = optim.optimizer(parts.model, parts.settings.optim, parts.lr, parts.device)
+    optimizer = optim.optimizer(parts.model, parts.settings.optim, parts.lr, parts.device, sharded=parts.sharded)
     gradients, begun = Gradients(parts, context, lambda line: None), 0.0
     for number in range(1 + MEASURED_STEPS):
         if number == 1:

@@ -66,7 +66,7 @@ def train(request: TrainingRequest) -> Run | None:
         except RunError as missing:  # images that cannot be had now; a dry run says what it can
             if not request.dry_run:
                 raise
-            _say(w, plan_without_images(request))
+            _say(w, plan_without_images(request, w))
             raise RunError(f"nothing was started: {missing}") from None
         model, spec = start_model(plan)
         spec = resizing_spec(spec, plan.data)

@@ -11,6 +11,7 @@ from robustctl.data import Columns, EncodedData, ImageData, Reading
 from robustctl.data.suspicion import suspicions
 from robustctl.errors import RequestError
 from robustctl.models.find import FoundModel, find_model
+from robustctl.processes import World
 from robustctl.publish.push import require_licence
 from robustctl.recipe import read as recipe
 from robustctl.recipe.read import Recipe
@@ -88,7 +89,7 @@ def plan_afresh(request: TrainingRequest, code: UserCode | None, scope: ExitStac
     )
 
 
-def plan_without_images(request: TrainingRequest) -> list[str]:
+def plan_without_images(request: TrainingRequest, world: World) -> list[str]:
     """The lines about a fresh training whose images cannot be had now, and about what to bring."""
     if request.recipe is None or request.model is None:
         return []
@@ -103,7 +104,7 @@ def plan_without_images(request: TrainingRequest) -> list[str]:
         f"{', '.join(map(str, settings.evaluate_threats))}; epochs: {settings.train.epochs}",
         rehearsal.outline(settings),
         f"time: by the recipe, {settings.about.cost}",
-        *(rehearsal.without_images(settings, found_model.spec) if found_model else []),
+        *(rehearsal.without_images(settings, found_model.spec, world) if found_model else []),
         f"to bring: the images of {source}",
     ]
     if settings.extra and not Path(settings.extra.path).expanduser().is_file():

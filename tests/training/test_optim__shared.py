@@ -1,0 +1,62 @@
+"""An optimiser's state that two processes share out: the same bits as a whole one, and half of the memory."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import shared_out
+import torch
+
+from robustctl.processes import World
+from robustctl.training import state_file
+
+TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("runs")
+    ran = subprocess.run([*TWO, shared_out.__file__, str(directory)], capture_output=True, text=True, timeout=200)
+    assert ran.returncode == 0, ran.stderr
+    return directory
+
+
+def same(a: object, b: object) -> bool:
+    """Whether two states hold the same bits."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else a == b
+
+
+@pytest.mark.parametrize("case", shared_out.CASES)
+def test_it_has_the_bits_of_a_whole_one_after_a_stop_and_a_resumption(case: str, runs: Path) -> None:
+    whole, shared = (state_file.load(runs / f"{case}-{name}") for name in ("whole", "shared"))
+    assert whole is not None and shared is not None
+    for part in ("at", "model", "average", "projection", "best"):
+        assert same(whole[part], shared[part]), part
+    for kind, optimizer in whole["optimizers"].items():
+        assert same(optimizer["state"], shared["optimizers"][kind]["state"])
+    assert all(whole["optimizers"][kind]["state"] for kind in (("natural", "method") if case == "sgd" else ("method",)))
+
+
+@pytest.mark.parametrize("case", shared_out.CASES)
+def test_it_reaches_the_weights_of_one_process_which_may_go_on_with_it(case: str, runs: Path, tmp_path: Path) -> None:
+    one = shared_out.loop_of(case, tmp_path, World(), shard=True)
+    one.run(shared_out.STEPS)
+    loop = shared_out.loop_of(case, runs / f"{case}-shared", World(), shard=True)
+    assert loop.position.step == shared_out.STEPS
+    for a, b in zip(loop.model.parameters(), one.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
+    for loop_ in (loop, one):
+        loop_.run(shared_out.STEPS + 2)
+    for a, b in zip(loop.model.parameters(), one.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", shared_out.CASES)
+def test_each_process_keeps_about_half_as_foretold(case: str, runs: Path) -> None:
+    found = [json.loads((runs / f"{rank}.json").read_text())[case] for rank in range(2)]
+    assert sum(one["held"] for one in found) == found[0]["foretold"]
+    assert max(one["held"] for one in found) < 0.7 * found[0]["foretold"], "the largest tensor is not cut"
