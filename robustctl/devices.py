@@ -6,6 +6,7 @@ A device is ``torch.device`` everywhere. The CPU is the host; torch has a module
 
 import os
 import platform
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -34,14 +35,23 @@ def pick_device(name: str) -> torch.device:
         found = _accelerator()
         return found if found is not None and _fault(found) is None else HOST
     try:
-        device = torch.device(name)
+        with warnings.catch_warnings(action="ignore"):  # of names that torch no longer uses
+            device = torch.device(name)
     except RuntimeError:
-        raise RequestError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N") from None
-    if not is_host(device) and (device.index or 0) >= (n := _count(device)):
-        raise RequestError(f"device {name!r} is not here: torch sees {n} {device.type.upper()} devices")
+        device = None
+    if device is None or str(device) != name:  # torch takes the last 8 bits of a number that is too large
+        raise RequestError(f"unknown device {name!r}; use auto, cpu, cuda, cuda:N, xpu or xpu:N")
+    require_present(device)
     if fault := _fault(device):
         raise RequestError(f"device {name!r} does not work here: {fault}")
     return device
+
+
+def require_present(device: torch.device) -> None:
+    """Raise RequestError if the machine has no such card."""
+    if not is_host(device) and (device.index or 0) >= (n := _count(device)):
+        kind = device.type.upper()
+        raise RequestError(f"device '{device}' is not here: torch {torch.__version__} sees {n} {kind} devices")
 
 
 def _accelerator() -> torch.device | None:
@@ -64,9 +74,13 @@ def _count(device: torch.device) -> int:
 
 def _fault(device: torch.device) -> str | None:
     """Why the device cannot be used, or None. The referee measures distances in float64, which not all devices have."""
+    if device.type == "meta":
+        return "its tensors have no values"
     try:
         torch.zeros(1, device=device).item()
-    except (RuntimeError, NotImplementedError, AssertionError) as error:
+    except (RuntimeError, NotImplementedError, AssertionError, ImportError) as error:
+        if isinstance(error, ImportError | NotImplementedError) or "INTERNAL ASSERT" in str(error):
+            return f"this torch ({torch.__version__}) has nothing for it"
         return str(error).splitlines()[0].partition(". ")[0].rstrip(".")  # torch goes on at length
     try:
         torch.zeros(1, dtype=torch.float64, device=device).item()

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from robustctl.devices import backend, is_host, of_rank
+from robustctl.devices import backend, is_host, of_rank, require_present
 from robustctl.errors import RequestError
 
 Value = TypeVar("Value")
@@ -149,9 +149,16 @@ def world(device: torch.device) -> Iterator[World]:
 
 
 def local_device(device: torch.device) -> torch.device:
-    """The device of this process: an accelerator each, unless all are to be on the CPU."""
+    """The device of this process: an accelerator each, unless all are to be on the CPU.
+
+    Raises:
+        RequestError: there are more processes than accelerators.
+    """
     rank = os.environ.get("LOCAL_RANK")
-    return device if rank is None else of_rank(device, int(rank))
+    if rank is None:
+        return device
+    require_present(own := of_rank(device, int(rank)))
+    return own
 
 
 def share_batch_norm(model: nn.Module) -> None:

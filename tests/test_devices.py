@@ -1,5 +1,6 @@
 """Names of devices, and what is switched off where float32 must be true."""
 
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -7,14 +8,44 @@ import torch
 
 from robustctl import devices
 from robustctl.errors import RequestError
+from robustctl.processes import local_device
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("gpu", "unknown device"), ("cuda:99", "is not here"), ("meta", "does not work")]
+    ("name", "words"),
+    [
+        ("gpu", "unknown device"),
+        ("CUDA", "unknown device"),
+        ("tpu", "use auto, cpu, cuda"),
+        ("", "unknown device ''"),
+        ("cuda:-1", "unknown device"),
+        ("cuda:99", "is not here"),
+        ("cuda:256", "unknown device"),
+        ("vulkan", "has nothing for it"),
+        ("mtia:99", "is not here"),
+        ("meta", "its tensors have no values"),
+        ("hpu", "does not work here"),
+        ("opengl", "has nothing for it"),
+        ("mkldnn", "does not work here"),
+        ("privateuseone", "does not work here"),
+    ],
 )
-def test_devices_that_cannot_be_used_are_refused(name: str, words: str) -> None:
-    with pytest.raises(RequestError, match=words):
+def test_devices_that_cannot_be_used_are_refused_in_a_line(name: str, words: str) -> None:
+    with warnings.catch_warnings(action="error"), pytest.raises(RequestError, match=words) as caught:
         devices.pick_device(name)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 160
+
+
+def test_each_process_needs_a_card_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_device_module", lambda _: SimpleNamespace(device_count=lambda: 2))
+    for rank, present in ((0, True), (1, True), (2, False)):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        assert local_device(devices.HOST) == devices.HOST
+        if present:
+            assert local_device(torch.device("cuda")) == torch.device("cuda", rank)
+        else:
+            with pytest.raises(RequestError, match=r"'cuda:2' is not here: .* sees 2 CUDA devices"):
+                local_device(torch.device("cuda"))
 
 
 def test_a_device_without_float64_is_refused_and_never_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

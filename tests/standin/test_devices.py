@@ -13,7 +13,7 @@ def test_the_accelerator_is_found_and_named(device: torch.device) -> None:
     assert devices.pick_device("standin:1") == torch.device("standin", 1)
     assert devices.device_name(device) == "the stand-in"
     assert list(devices.inventory()) == ["standin:0", "standin:1"]
-    with pytest.raises(RequestError, match="torch sees 2 STANDIN devices"):
+    with pytest.raises(RequestError, match="sees 2 STANDIN devices"):
         devices.pick_device("standin:2")
 
 

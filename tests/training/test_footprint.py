@@ -1,13 +1,17 @@
 """What cards of usual sizes hold follows from bytes per image."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from robustctl.pieces import NO_LIMIT
-from robustctl.training.footprint import Footprint, PerImage, footprint
+from robustctl.processes import World
+from robustctl.training.footprint import Footprint, PerImage, footprint, optimizer_state
 
 FOUND = Footprint(fixed=10**9, kept=PerImage(10**8, 8 * 10**7), twice=PerImage(4 * 10**7, 2 * 10**7), waiting=10**6)
+
+TRAIN = {"threats": {"linf": "0.1", "l1": "1.5"}, "epochs": 2, "batch_size": 8}
 
 
 def test_larger_cards_hold_larger_batches() -> None:
@@ -41,3 +45,13 @@ def test_measuring_leaves_the_training_as_it_was(
         loop.run(max_steps=3)
     assert all((a == b).all() for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True))
     assert one.monitor.meter.means() == other.monitor.meter.means()
+
+
+def test_a_state_that_is_shared_out_counts_by_its_part(
+    settings_for: Callable[..., Any], make_loop: Callable[..., Any], tmp_path: Path
+) -> None:
+    loop = make_loop(settings_for({"name": "e-at"}, train={**TRAIN, "shard": True}), tmp_path)
+    state = optimizer_state(loop.parts)
+    assert state == sum(parameter.nbytes for parameter in loop.model.parameters()), "SGD's momentum"
+    four = replace(loop.parts, world=World(0, 4))
+    assert footprint(loop.parts, loop.context).fixed - footprint(four, loop.context).fixed == state - state // 4

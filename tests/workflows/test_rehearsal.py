@@ -13,14 +13,21 @@ from robustctl.workflows.rehearsal import from_header, published_row
 from robustctl.workflows.train import train
 from robustctl.workflows.training_request import TrainingRequest
 
-QUICK = ("train.epochs=2", "attack.steps=1", "selection.images=50")
+QUICK = ("train.epochs=2", "train.shard=true", "attack.steps=1", "selection.images=50")
 ASKED = TrainingRequest("finetune", "digits-linf", "ramp", "digits", QUICK, device="cpu", dry_run=True)
 
 
 def test_a_dry_run_says_lambda_the_pair_schedule_projection_steps_time_memory_and_disk(capsys) -> None:
     train(ASKED)
     said = capsys.readouterr().err
-    for words in ("lambda 0.5", "q is linf, r is l1", "schedule: cyclic", "gradient projection: none", "steps: 38"):
+    for words in (
+        "lambda 0.5",
+        "q is linf, r is l1",
+        "schedule: cyclic",
+        "gradient projection: none",
+        "steps: 38",
+        "of torchrun keep 1/N",
+    ):
         assert words in said
     assert "measured on two batches" in said and "MB at the peak" in said and "disk: " in said
 
@@ -51,7 +58,9 @@ def test_a_directory_that_is_taken_is_refused_in_a_dry_run(tmp_path) -> None:
 
 def test_offline_the_plan_is_still_printed_with_what_to_bring(monkeypatch, capsys) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(rehearsal, "without_images", lambda settings, spec: ["a step on cards"])  # it takes a while
+    monkeypatch.setattr(
+        rehearsal, "without_images", lambda settings, spec, world: ["a step on cards"]
+    )  # it takes a while
     with pytest.raises(RunError, match="nothing was started"):
         train(TrainingRequest("finetune", "gowal-wrn70", "ramp", dry_run=True, device="cpu"))
     said = capsys.readouterr().err
