@@ -105,6 +105,7 @@ class Loop:
         self.saved = time.monotonic()
         with kept_memory(), stop_signal() as stop:
             if self.position.step == 0:
+                self._choose_precision()
                 self._fit()
                 self.save()  # whatever stops the run from here on, it can be resumed
                 self._prepare(stop)
@@ -119,6 +120,12 @@ class Loop:
         self.save()
         self.world.wait()
         return Outcome(self.position.step, self.best, self.monitor.seconds)
+
+    def _choose_precision(self) -> None:
+        """Time the first batch each way if the recipe leaves the precision open and the device has a choice."""
+        if self.context.autocast.open:
+            first = self._next_batch(self.position.present).x
+            self.context.autocast.decide(self.model, first, self.world, self.log.write)
 
     def _fit(self) -> None:
         """Decide how many images go through the network at once if the recipe leaves it open."""
@@ -257,6 +264,7 @@ class Loop:
             "check_accuracy": self.overfitting.best if self.overfitting else 0.0,
             "start_norm": self.start_norm,
             "attacked": self.context.attacked.state(),
+            "bfloat16": self.context.autocast.state(),
             "helper": weights_sha256(self.parts.helper) if self.parts.helper else None,
             "room": self.context.room.state(),
             "metrics_bytes": self.log.size(),
@@ -287,6 +295,7 @@ class Loop:
         self.method.load_state(state["method"], self.world)
         self.monitor.load_state(state)
         self.context.attacked.load_state(state.get("attacked"))  # an earlier version had no copy
+        self.context.autocast.load_state(state.get("bfloat16"))
         self.context.room.load_state(state.get("room"))
         if self.overfitting:
             self.overfitting.best = state["check_accuracy"]

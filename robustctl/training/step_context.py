@@ -2,21 +2,19 @@
 precision."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from inspect import signature
 
 import torch
 from torch import Tensor, nn
 
-from robustctl.devices import has_bf16, is_host
 from robustctl.processes import World
 from robustctl.recipe.outer import Outer
 from robustctl.recipe.schema import Apgd, Pgd, Settings
 from robustctl.training.attacked import Attacked, Tell
 from robustctl.training.meter import Meter
 from robustctl.training.micro_batches import MicroBatches
+from robustctl.training.mixed import MixedPrecision
 from robustctl.training.room import Room
 
 
@@ -30,7 +28,7 @@ class StepContext:
             processes).
         attacked: makes the oracles of attacks.
         passes: ``network`` in this process, by itself.
-        autocast: makes the context of mixed precision.
+        autocast: makes the context of mixed precision, and decides whether there is one.
         helper: a frozen network whose labels the outer loss takes, if it needs one (HAT).
     """
 
@@ -40,7 +38,7 @@ class StepContext:
     attacked: Attacked
     attack: Apgd | Pgd | None
     outer: Outer
-    autocast: Callable[[], AbstractContextManager[None]]
+    autocast: MixedPrecision
     meter: Meter
     world: World
     seed: int
@@ -68,7 +66,7 @@ class StepContext:
             attacked=Attacked(model, world, tell, room.attacks),
             attack=settings.attack,
             outer=settings.outer,
-            autocast=autocast(settings.precision, device),
+            autocast=MixedPrecision(settings, device),
             meter=meter,
             world=world,
             seed=seed,
@@ -96,11 +94,3 @@ def network(passes: MicroBatches, world: World) -> Callable[[Tensor], Tensor]:
     switch = {"forward_sync_buffers" if newer else "broadcast_buffers": False}
     # Gradients are views of the buckets in which they travel, which saves a copy of them.
     return wrap(passes, find_unused_parameters=True, gradient_as_bucket_view=True, **switch)  # type: ignore[arg-type]
-
-
-def autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[None]]:
-    """The context of a step: bfloat16 if the recipe says so, or if ``auto`` finds an accelerator that has it."""
-    able = not is_host(device) and has_bf16(device)
-    if precision == "bfloat16" or (precision == "auto" and able):
-        return partial(torch.autocast, device.type, torch.bfloat16)
-    return nullcontext
