@@ -23,13 +23,15 @@ class Size:
     """How much work a part does.
 
     Attributes:
-        networks: architectures for correctness, then for speed, in the order of their worth.
+        networks: architectures whose results are compared with the CPU's.
+        fast: architectures whose speed is measured, in the order of their worth.
         large: a network that takes the memory of a large card; its step comes last.
         points: images whose verdicts are compared. attacked: images of an evaluation. batch: images of a training step.
         steps: of an attack.
     """
 
     networks: tuple[str, ...] = ("preact-resnet18", "kw-small", "wide-resnet")
+    fast: tuple[str, ...] = ("preact-resnet18", "wide-resnet")
     large: tuple[str, ...] = ("wide-resnet-70-16",)
     points: int = 200
     attacked: int = 1000
@@ -37,8 +39,37 @@ class Size:
     steps: int = 10
 
 
-TINY = Size(networks=("kw-small",), large=(), points=8, attacked=2, batch=8, steps=2)
+TINY = Size(networks=("kw-small",), fast=("kw-small",), large=(), points=8, attacked=2, batch=8, steps=2)
 """For a machine that is no accelerator, and for tests."""
+
+
+PLANNED = {
+    "logits": 2,
+    "verdicts": 10,
+    "projections": 2,
+    "training": 5,
+    "resume": 5,
+    "peak": 2,
+    "epoch": 8,
+    "evaluation": 90,
+    "attack": 5,
+    "step": 15,
+}
+"""Seconds of a part by its first word, as planned for an H100 whose host has 16 cores. They are calculated from the
+operations, at 300 TFLOP/s there and 1 TFLOP/s on the host, plus some seconds to start; no part has run on a card."""
+TARGETS = {
+    "epoch e-at preact-resnet18": "epoch_seconds at most 8, share_of_peak at least 0.3",
+    "epoch e-at wide-resnet": "epoch_seconds at most 45, share_of_peak at least 0.3",
+    "evaluation preact-resnet18 beside pyautoattack": "adaptive_times at least 15",
+    "evaluation wide-resnet beside pyautoattack": "adaptive_times at least 15",
+}
+"""Aims of the project on one H100 or H200. For an epoch the papers have 160 s (V100) and 78 s (A100) with
+PreAct ResNet-18, and 334 s (A100) with WRN-28-10."""
+
+
+def planned(part: str) -> int:
+    """Seconds of a part, as planned."""
+    return PLANNED[part.split()[0]]
 
 
 def usual(device: torch.device) -> Size:

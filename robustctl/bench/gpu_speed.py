@@ -21,8 +21,9 @@ from robustctl.recipe import read as recipe
 from robustctl.threats import Threat
 from robustctl.training import optim
 from robustctl.training.build import build_parts
-from robustctl.training.footprint import fit
+from robustctl.training.footprint import fit, footprint
 from robustctl.training.meter import Meter
+from robustctl.training.parts import Parts
 from robustctl.training.step import Step
 from robustctl.training.step_context import StepContext
 
@@ -82,23 +83,31 @@ def step(name: str, text: str, device: torch.device, size: Size) -> tuple[None, 
     }
 
 
-def epoch(method: str, name: str, device: torch.device, size: Size) -> tuple[None, dict[str, Any]]:
-    """A step of a recipe as training does it, and the epoch of CIFAR-10 that follows; the memory at its peak, and the
-    share of the peak of large products, by a count of the operations."""
+def parts_of(
+    method: str, name: str, device: torch.device, batch: int, *, batches: int = 1, precision: str | None = None
+) -> Parts:
+    """The parts of a training by a recipe of CIFAR-10 on random images, a few batches of them."""
     model, spec = network(name)
     settings = recipe.load(f"cifar10/{method}").settings
-    asked = settings.train.model_copy(update={"batch_size": size.batch, "micro_batch": "auto"})
+    asked = settings.train.model_copy(update={"batch_size": batch, "micro_batch": "auto"})
     selection = settings.selection.model_copy(update={"images": 1})
-    settings = settings.model_copy(update={"train": asked, "selection": selection, "extra": None})
-    x, _ = images(nn.Flatten(), size.batch + 1)
+    changes = {"train": asked, "selection": selection, "extra": None, "precision": precision or settings.precision}
+    x, _ = images(nn.Flatten(), batches * batch + 1)
     labels = torch.arange(len(x)) % spec.n_classes
     data = ImageData(x, labels, spec.n_classes, "random", "train", torch.arange(len(x)))
-    forget_peak(device)
-    parts = build_parts(model, spec, data, settings, seed=0, device=device)
-    context = StepContext.of(parts.model, settings, Meter(), parts.world, 0, device)
+    return build_parts(model, spec, data, settings.model_copy(update=changes), seed=0, device=device)
+
+
+def epoch(method: str, name: str, device: torch.device, size: Size) -> tuple[None, dict[str, Any]]:
+    """A step of a recipe as training does it, and the epoch of CIFAR-10 that follows; the memory at its peak beside the
+    one that a dry run foretells, and the share of the peak of large products, by a count of the operations."""
+    parts = parts_of(method, name, device, size.batch)
+    context = StepContext.of(parts.model, parts.settings, Meter(), parts.world, 0, device)
     parts.method.prepare(lambda _threat, _steps: 0.0, None)
     fit(parts, context)
-    optimizer = optim.optimizer(parts.model, settings.optim, parts.lr, device)
+    foretold = footprint(parts, context).total(size.batch, context.room.rows, recompute=context.room.recompute)
+    forget_peak(device)
+    optimizer = optim.optimizer(parts.model, parts.settings.optim, parts.lr, device)
     parts.method.start_epoch()
     parts.model.train()
     batch, y = parts.batches.get(0, 0, *parts.passes[-1].size, parts.world.part(size.batch))
@@ -109,6 +118,7 @@ def epoch(method: str, name: str, device: torch.device, size: Size) -> tuple[Non
         optimizer.step()
 
     taken = seconds(train, device)
+    memory = None if is_host(device) else memory_peak(device)
     with Operations() as counted:  # type: ignore[no-untyped-call]
         train()
     tflops = counted.total / taken / 1e12
@@ -118,14 +128,15 @@ def epoch(method: str, name: str, device: torch.device, size: Size) -> tuple[Non
         "epoch_seconds": taken * TRAIN_IMAGES / size.batch,
         "tflops": tflops,
         "share_of_peak": tflops / most["tflops"],
-        "memory_peak": None if is_host(device) else memory_peak(device),
+        "memory_peak": memory,
+        "memory_foretold": foretold,
         "batch": size.batch,
         "at_once": min(context.room.rows, size.batch),
     }
 
 
 def evaluation(name: str, device: torch.device, size: Size) -> tuple[None, dict[str, Any]]:
-    """Our protocols and pyautoattack on the same images.
+    """Our protocols and pyautoattack on the same images, and how many times as fast each of ours is.
 
     The model itself labels them: its weights know nothing, so that nearly every point breaks soon.
     """
@@ -152,6 +163,8 @@ def evaluation(name: str, device: torch.device, size: Size) -> tuple[None, dict[
         if protocol == "standard":
             theirs: Any = found["peer"]
             numbers["pyautoattack_seconds"] = theirs["median_seconds"]
+    for protocol in ("adaptive", "standard"):
+        numbers[f"{protocol}_times"] = numbers["pyautoattack_seconds"] / numbers[f"{protocol}_seconds"]
     return None, numbers
 
 

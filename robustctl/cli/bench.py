@@ -1,6 +1,7 @@
 """Measure speed: of the attacks against the reference package, and of an attack step in training."""
 
 import json as json_text
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -152,19 +153,23 @@ def gpu(
 ) -> None:
     """Compare an accelerator with the CPU, then measure its speed: what matters most comes first."""
     from robustctl.bench.gpu import lines, part_names, run, summary
+    from robustctl.bench.gpu_setting import planned
     from robustctl.devices import pick_device
+    from robustctl.progress import duration
 
     where, seconds = pick_device(device), _seconds(budget)
     found = _earlier(json, where) if resume else []
     done = {one.part for one in found}
     if dry_run:
         for name in part_names(where):
-            terminal.tell(f"{name}: done" if name in done else name)
+            terminal.tell(f"{name}: {'done' if name in done else f'planned {planned(name)} s on an H100'}")
         return
+    end = time.monotonic() + seconds
     for one in run(where, seconds, done=done):
         found.append(one)
         for line in lines(one):
             terminal.tell(line)
+        terminal.tell(f"  left: {duration(max(end - time.monotonic(), 0))}")
         if json not in (None, STDOUT):
             _write(summary(where, found), json)  # after each part: the run may be cut at any moment
     _show(summary(where, found), json)

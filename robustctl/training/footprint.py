@@ -1,7 +1,7 @@
 """The memory that a training takes on an accelerator, by arithmetic: of the weights, and of each image of a batch."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,19 +45,21 @@ class PerImage:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes in float32.
+    """Bytes: weights in float32, activations in the training's precision.
 
     Attributes:
         fixed: weights, gradients, the optimiser's state, copies of the weights.
         kept: for each image, if the blocks of the network are kept; ``twice``: if they are computed twice, or None if
             the network has none.
         waiting: for each image of a batch that goes through in micro-batches: images, points, logits.
+        precision: of the activations.
     """
 
     fixed: int
     kept: PerImage
     twice: PerImage | None
     waiting: int
+    precision: str = "float32"
 
     def total(self, batch: int, rows: int = NO_LIMIT, *, recompute: bool = False) -> int:
         """Bytes of a step on ``batch`` images if ``rows`` images go through the network at once."""
@@ -86,7 +88,7 @@ class Footprint:
         largest = ", ".join(f"{self.largest_batch(size)} on {size} GB" for size in CARDS)
         return [
             f"memory on a card: {bytes_(self.total(batch, rows, recompute=recompute))} for batches of {batch}{how} in "
-            f"float32 ({bytes_(self.fixed)} and {one / 1e6:.3g} MB per image); the largest batch: {largest}",
+            f"{self.precision} ({bytes_(self.fixed)} and {one / 1e6:.3g} MB per image); the largest batch: {largest}",
             f"batches of {batch} by train.micro_batch: " + "; ".join(self._card(size, batch) for size in CARDS),
         ]
 
@@ -153,7 +155,8 @@ def _measured(parts: Parts, context: StepContext, x: Tensor, y: Tensor) -> Footp
     has_blocks = block > 0
     helper = parts.helper.parameters() if parts.helper else ()
     fixed = _fixed(parts) + sum(one.nbytes for one in helper)
-    return Footprint(fixed, each(False), each(True) if has_blocks else None, waiting)
+    precision = "float32" if context.autocast is nullcontext else "bfloat16"
+    return Footprint(fixed, each(False), each(True) if has_blocks else None, waiting, precision)
 
 
 def fit(parts: Parts, context: StepContext) -> None:

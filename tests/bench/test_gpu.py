@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from command import robust
 
-from robustctl.bench import gpu, gpu_speed
+from robustctl.bench import gpu, gpu_setting, gpu_speed
 from robustctl.devices import HOST
 
 
@@ -25,6 +26,8 @@ def test_it_runs_on_a_cpu_and_writes_what_it_found(tmp_path: Path, capsys: pytes
     )
     numbers = {one["part"]: one["numbers"] for one in written["parts"]}
     assert numbers["verdicts kw-small linf:8/255"]["broken_by_cpu"] > 0
+    assert numbers["resume kw-small"]["difference_by_movement"] == 0
+    assert numbers["epoch e-at kw-small"]["memory_foretold"] > 10**6
     assert not any("error" in one for one in numbers.values()), numbers
     assert numbers["epoch ramp kw-small"]["share_of_peak"] > 0
     assert numbers["evaluation kw-small beside pyautoattack"]["pyautoattack_seconds"] > 0
@@ -41,6 +44,9 @@ def test_the_file_holds_all_parts_that_were_done_when_the_run_is_cut(
     assert len(json.loads((tmp_path / "gpu.json").read_text())["parts"]) == 4
 
 
+NAMES = ["logits a", "logits b", "logits c"]
+
+
 def test_a_run_that_was_cut_goes_on_and_does_no_part_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -53,15 +59,16 @@ def test_a_run_that_was_cut_goes_on_and_does_no_part_twice(
 
         return name, work
 
-    fatal, begun, file = {"third"}, [], tmp_path / "gpu.json"
-    monkeypatch.setattr(gpu, "_parts", lambda *_: iter([part(name, {"n": 1}) for name in ("first", "second", "third")]))
+    fatal, begun, file = {NAMES[-1]}, [], tmp_path / "gpu.json"
+    monkeypatch.setattr(gpu, "_parts", lambda *_: iter([part(name, {"n": 1}) for name in NAMES]))
     command = ("bench", "gpu", "--device", "cpu", "--json", file)
     assert robust(*command) != 0
     assert robust(*command, "--resume", "--dry-run") == 0
-    assert "second: done" in (listed := capsys.readouterr()).out + listed.err
+    listed = "".join(capsys.readouterr())
+    assert "logits b: done" in listed and "logits c: planned 2 s on an H100" in listed
     fatal.clear()
     assert robust(*command, "--resume") == 0
-    assert begun == ["first", "second", "third"]
+    assert begun == NAMES
     assert [one["part"] for one in json.loads(file.read_text())["parts"]] == begun
 
 
@@ -105,6 +112,28 @@ def test_a_device_that_computes_something_else_is_found_out(monkeypatch: pytest.
     first = next(gpu.run(HOST, 60))
     assert first.ok is False
     assert not gpu.summary(HOST, [first])["same"]
+
+
+def test_a_training_that_goes_on_from_another_state_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = gpu.Loop._load_state
+
+    def half(self: gpu.Loop, state: dict[str, Any]) -> None:
+        real(self, state | {"optimizers": {kind: one.state_dict() for kind, one in self.optimizers.items()}})
+
+    monkeypatch.setattr(gpu.Loop, "_load_state", half)
+    assert not gpu._resume("kw-small", HOST, gpu_setting.TINY)[0]
+
+
+def test_the_cpu_attacks_no_network_that_takes_it_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "PATIENCE", 0.0)
+    same, numbers = gpu._verdicts("kw-small", "linf:8/255", HOST, gpu_setting.TINY)
+    assert same and numbers["broken_by_cpu"] is None and numbers["broken_by_device"] > 0
+
+
+def test_every_part_has_a_planned_time_and_all_of_them_fit_the_usual_budget() -> None:
+    names = [name for name, _ in gpu._parts(HOST, gpu_setting.Size())]
+    assert sum(map(gpu_setting.planned, names)) <= 8 * 60
+    assert set(gpu_setting.TARGETS) <= set(names)
 
 
 def test_a_part_that_fails_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,19 @@ from robustctl.training.footprint import Footprint, PerImage, footprint, optimiz
 
 FOUND = Footprint(fixed=10**9, kept=PerImage(10**8, 8 * 10**7), twice=PerImage(4 * 10**7, 2 * 10**7), waiting=10**6)
 
+
+def test_the_precision_is_the_training_s(
+    settings_for: Callable[..., Any], make_loop: Callable[..., Any], tmp_path: Path
+) -> None:
+    half, full = (
+        make_loop(settings_for({"name": "natural"}, precision=precision), tmp_path / precision)
+        for precision in ("bfloat16", "float32")
+    )
+    found = {loop.settings.precision: footprint(loop.parts, loop.context) for loop in (half, full)}
+    assert " in bfloat16 (" in found["bfloat16"].lines(8)[0] and " in float32 (" in found["float32"].lines(8)[0]
+    assert found["bfloat16"].kept.whole != found["float32"].kept.whole
+
+
 TRAIN = {"threats": {"linf": "0.1", "l1": "1.5"}, "epochs": 2, "batch_size": 8}
 
 
