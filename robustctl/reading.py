@@ -66,12 +66,13 @@ def parse_json(text: str, source: str) -> Any:
     """The content of a JSON text.
 
     Raises:
-        RequestError: it is none, is nested too deeply, or holds NaN, infinity, an overlong number or half a character.
+        RequestError: it is none, is nested too deeply, or holds NaN, infinity, an overlong number, half a character
+            or a name twice in one object: readers differ in which of two values they take.
     """
     if _json_depth(text) > MAX_DEPTH:
         raise RequestError(f"{source} is not read: it is nested more than {MAX_DEPTH} deep")
     try:
-        content = json.loads(text, parse_constant=_refuse_constant)
+        content = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{source} is not JSON: {error}") from None
     if "\\u" in text and _has_surrogate(content):
@@ -79,20 +80,21 @@ def parse_json(text: str, source: str) -> Any:
     return content
 
 
-def parse_yaml(text: str, source: str, *, once: bool = False) -> Any:
+def parse_yaml(text: str, source: str) -> Any:
     """The content of a YAML text (safe loader: nothing in it is run).
 
-    Args:
-        once: refuse a key that is given twice; otherwise its last value counts.
-
     Raises:
-        RequestError: it is none or breaks a bound; the message begins with ``source`` and names the line.
+        RequestError: it is none, breaks a bound or gives a key twice; the message begins with ``source`` and names the
+            line.
     """
-    return _load(text, source, _OnceLoader if once else _Loader)
+    return _load(text, source, _OnceLoader)
 
 
 def compose_yaml(text: str, source: str) -> tuple[yaml.Node | None, Any]:
-    """The nodes of a YAML text, which know their lines, and its content; raises as ``parse_yaml`` does."""
+    """The nodes of a YAML text, which know their lines, and its content; raises as ``parse_yaml`` does.
+
+    A key that is given twice is the caller's to find, among the nodes.
+    """
     content = _load(text, source, _Loader)
     return yaml.compose(text, SafeLoader), content
 
@@ -210,6 +212,15 @@ def _json_depth(text: str) -> int:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"{twice[:80]!r} is given twice")
+    return content
 
 
 def _has_surrogate(content: object) -> bool:

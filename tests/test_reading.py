@@ -31,6 +31,7 @@ BAD_YAML = [
     ("a: *b", "undefined alias"),
     ("x" * 2_000_000, "2000000 characters"),
     ("a: \x00", "not YAML"),
+    ("a: 1\nb: {c: 1,\n c: 2}", "line 3: c: given twice"),
 ]
 BAD_JSON = [
     ("[" * 100_000 + "]" * 100_000, "nested more than"),
@@ -40,6 +41,7 @@ BAD_JSON = [
     ('{"a": "\\ud800"}', "half a character"),
     ('{"\\udc00": 1}', "half a character"),
     ('{"a": ' + "9" * 5000 + "}", "not JSON"),
+    ('{"a": {"b": 1, "c": 2, "b": 1}}', "'b' is given twice"),
     ("{", "not JSON"),
     ("", "not JSON"),
 ]

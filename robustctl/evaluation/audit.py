@@ -48,7 +48,8 @@ def audit(
             x_adv = torch.stack([decode(packed, image) for (_, packed), image in zip(chunk, x, strict=True)])
             verdicts = referee.judge(model, x, y, x_adv, threat, passes)
             changed += int((~verdicts.broken & ~(verdicts.margin.abs() <= TIE)).sum())
-            for position, fell in zip(positions, referee.judge_8bit(model, x, y, x_adv, threat, passes), strict=True):
+            fallen = referee.judge_8bit(model, x, y, x_adv, threat, passes).broken
+            for position, fell in zip(positions, fallen, strict=True):
                 right[position] = int(not fell)
         if changed:
             flags.append(f"rescoring: {changed} verdicts of {threat.norm} did not hold in another batch")

@@ -9,6 +9,11 @@ FIRST = "first"
 """The round that every protocol with rounds begins with."""
 
 
+def knows(name: str) -> bool:
+    """Whether this version has a protocol of that name, so that a result's attacks can be compared with it."""
+    return name in PROTOCOLS or name in ROUNDS or name == reference.NAME
+
+
 def contradictions(result: UnionResult) -> list[str]:
     """A sentence if the attacks differ from the protocol that the result names.
 

@@ -115,8 +115,8 @@ def judge(model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, threat: Threat 
     return Verdicts(votes.wrong & inside, inside, votes.margin, votes.right)
 
 
-def judge_8bit(model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, threat: Threat, passes: int = 1) -> Tensor:
-    """Whether x_adv (n, c, h, w) still breaks its points when it is an 8-bit image, shape (n,).
+def judge_8bit(model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, threat: Threat, passes: int = 1) -> Verdicts:
+    """Judge whether x_adv (n, c, h, w) still breaks its points when it is an 8-bit image.
 
     Every pixel is rounded towards x, so that rounding does not lengthen the perturbation; images and labels are as for
     ``judge``. Ball and box are checked again, in exact steps of 1/255: if x itself is no 8-bit image, the nearest one
@@ -127,7 +127,8 @@ def judge_8bit(model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, threat: Th
     """
     rounded, here = to_8bit(x_adv, x) / 255, _levels(x, 0) / 255
     votes = vote(model, rounded.float(), y, passes)
-    return votes.wrong & in_ball(rounded, here, threat) & in_box(rounded)
+    inside = in_ball(rounded, here, threat) & in_box(rounded)
+    return Verdicts(votes.wrong & inside, inside, votes.margin, votes.right)
 
 
 def to_8bit(x_adv: Tensor, x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from robustctl.architectures import Classifier, device_of
 from robustctl.checkpoint import weights_sha256
 from robustctl.data import ImageData
 from robustctl.devices import device_name
-from robustctl.evaluation import referee
+from robustctl.evaluation import consistency, referee
 from robustctl.evaluation.audit import TIE, chunks
 from robustctl.evaluation.challenge import SAMPLE, challenge
 from robustctl.evaluation.families import default_batch_size
@@ -33,6 +33,7 @@ class _Ledger:
 
     findings: list[Finding] = field(default_factory=list)
     figures: dict[str, Checked] = field(default_factory=dict)
+    eight_bit: dict[Norm, Checked] = field(default_factory=dict)
     survivors: dict[Norm, Sample] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -92,6 +93,7 @@ def verify(
         data=result.data,
         findings=ledger.findings,
         figures=ledger.figures,
+        eight_bit=ledger.eight_bit,
         survivors=ledger.survivors,
         seed=seed,
         notes=[*ledger.notes, *_notes(result)],
@@ -122,6 +124,8 @@ def _notes(result: UnionResult) -> list[str]:
         notes.append(f"the model is random: each point is judged by {result.attack.passes} passes, and some may differ")
     if result.attack.union_only:
         notes.append("only the union was claimed: a norm's own figure is an upper bound")
+    if not consistency.knows(result.attack.name):
+        notes.append(f"this version knows no protocol {result.attack.name}: its name was not compared with its attacks")
     return notes + [f"flag of the claim: {flag}" for flag in result.flags]
 
 
@@ -208,8 +212,10 @@ def _witnessed(
     wrong = {position for position, right in enumerate(correct) if not right}
     for norm, accuracy in in_order(result):
         claimed = {position for position, robust in enumerate(result.points.robust[norm]) if not robust}
-        judged = _judge(model, data, Threat.of(norm, accuracy.eps_text), witnesses, result.attack.passes)
+        rounded = claimed if accuracy.acc_8bit is not None else set()
+        judged = _judge(model, data, Threat.of(norm, accuracy.eps_text), witnesses, result.attack.passes, rounded)
         _compare(ledger, norm, result.points.index, claimed - wrong, judged, wrong, witnesses is not None)
+        _eight_bit(ledger, norm, result, judged, correct)
         proven[norm] = judged.broken | wrong | (judged.ties & claimed)
         ledger.count_ties(f"in {norm}", len(judged.ties), len(data))
         ledger.figures[norm] = Checked(
@@ -224,19 +230,24 @@ def _witnessed(
 
 @dataclass
 class _Judged:
-    """Positions of one norm by what their witnesses are."""
+    """Positions of one norm by what their witnesses are; ``rounded`` has whether and by which margin the claim's own
+    ones break their points as images of 8-bit pixels."""
 
     broken: set[int] = field(default_factory=set)
     outside: set[int] = field(default_factory=set)
     ties: set[int] = field(default_factory=set)
     withstood: set[int] = field(default_factory=set)
+    rounded: dict[int, tuple[bool, float]] = field(default_factory=dict)
 
     @property
     def all(self) -> set[int]:
         return self.broken | self.outside | self.ties | self.withstood
 
 
-def _judge(model: Classifier, data: ImageData, threat: Threat, witnesses: Witnesses | None, passes: int) -> _Judged:
+def _judge(
+    model: Classifier, data: ImageData, threat: Threat, witnesses: Witnesses | None, passes: int, rounded: set[int]
+) -> _Judged:
+    """Judge every witness of a norm, and the first one of each position in ``rounded`` as an 8-bit image too."""
     found = _Judged()
     for everything, images in witnesses.batches(threat, data) if witnesses else ():
         x = data.images(everything)
@@ -249,6 +260,14 @@ def _judge(model: Classifier, data: ImageData, threat: Threat, witnesses: Witnes
         for position, breaks, margin in zip(positions, verdicts.broken.tolist(), verdicts.margin.tolist(), strict=True):
             near = found.ties if abs(margin) <= TIE else found.withstood
             (found.broken if breaks else near).add(position)
+        first = [place for place, one in enumerate(positions) if one in rounded and one not in found.rounded]
+        if first:
+            chosen = [positions[place] for place in first]
+            x_adv = images[inside][first]
+            eight = referee.judge_8bit(model, x[inside][first], data.y[chosen], x_adv, threat, passes)
+            found.rounded |= dict(
+                zip(chosen, zip(eight.broken.tolist(), eight.margin.tolist(), strict=True), strict=True)
+            )
     return found
 
 
@@ -273,6 +292,38 @@ def _compare(
     add("stronger than claimed", "the model withstands witnesses of points that are claimed to be broken", withstood)
     if has_witnesses:
         add("cannot be checked", "points that are claimed to be broken have no witness", claimed - judged.all)
+
+
+def _eight_bit(ledger: _Ledger, norm: Norm, result: UnionResult, judged: _Judged, correct: list[bool]) -> None:
+    """Compare the accuracy on images of 8-bit pixels with what the claim's own witnesses give once they are rounded.
+
+    Earlier versions rounded in another way and kept no verdicts of points: there the share alone can be compared.
+    """
+    share, column = result.norms[norm].acc_8bit, (result.points.robust_8bit or {}).get(norm)
+    if share is None:
+        return
+    here, ties = [int(right) for right in correct], 0
+    for position, (breaks, margin) in judged.rounded.items():
+        found = here[position] and int(not breaks)
+        if column is not None and found != column[position] and abs(margin) <= TIE:
+            found, ties = column[position], ties + 1
+        here[position] = found
+    proven = sum(here) / len(here)
+    ledger.eight_bit[norm] = Checked(claimed=share, proven=proven, ties=ties)
+    if column is None:
+        if abs(share - proven) > 0.5 / len(here):
+            text = f"{norm}: the accuracy on 8-bit images is another here, and the claim does not say on which points"
+            ledger.add("cannot be checked", text)
+        return
+    index = result.points.index
+    fell = [index[position] for position in judged.rounded if column[position] > here[position]]
+    held = [index[position] for position in judged.rounded if column[position] < here[position]]
+    if fell:
+        ledger.add("not reproduced", f"{norm}: points that are claimed to withstand their 8-bit images do not", fell)
+    if held:
+        ledger.add(
+            "stronger than claimed", f"{norm}: the model withstands 8-bit images that are claimed to break", held
+        )
 
 
 def _means(ledger: _Ledger, result: UnionResult, correct: list[bool], broken: dict[Norm, set[int]]) -> None:

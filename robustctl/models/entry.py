@@ -256,7 +256,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
 def read_yaml(path: Path) -> Any:
     """Read a YAML file (safe loader, at most 1 MB), or raise RequestError."""
     try:
-        return parse_yaml(read_text(path, MAX_BYTES), str(path), once=True)
+        return parse_yaml(read_text(path, MAX_BYTES), str(path))
     except FileNotFoundError:
         raise RequestError(f"cannot read {path}: there is no such file") from None
 

@@ -13,7 +13,7 @@ from robustctl.errors import RequestError
 from robustctl.files import make_folder, remove_tree, write_text
 from robustctl.hub import plain_directory
 from robustctl.hub.download import Get, RemoteFile, Wanted, download
-from robustctl.hub.names import COMMIT, FILE, REPO_ID, REVISION
+from robustctl.hub.names import COMMIT, EVAL_RESULTS, FILE, REPO_ID, REVISION
 from robustctl.hub.plain_directory import sha256
 from robustctl.locks import held
 from robustctl.models.find import (
@@ -217,7 +217,7 @@ def _dataset_files(repo: str, asked: str | None) -> tuple[str, list[tuple[Remote
 
 def _is_ours(path: str) -> bool:
     """The files that ``push`` writes; nothing else is fetched."""
-    small = (CONFIG, INDEX, "README.md", "recipe.yaml")
+    small = (CONFIG, INDEX, "README.md", "recipe.yaml", EVAL_RESULTS)
     return path in small or _is_weights(path) or any(kind.fullmatch(path) for kind in (RECORD, WITNESSES))
 
 

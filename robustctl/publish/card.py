@@ -3,6 +3,7 @@
 import hashlib
 import html
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,15 +14,19 @@ from robustctl.publish import figures
 from robustctl.publish.figures import FRONT
 from robustctl.publish.redact import LOCAL
 from robustctl.reading import parse_yaml
+from robustctl.report.table import before_and_after, markdown
 from robustctl.results.union import UnionResult
 from robustctl.spec import ModelSpec
 from robustctl.version import __version__
 
 FENCE = "---"
 YAML_BEGIN, YAML_END = "# robustctl: begin", "# robustctl: end"
+RESULTS_HEAD, USE_HEAD = "## Results", "## Use"
 TEXT_BEGIN, TEXT_END = "<!-- robustctl: begin -->", "<!-- robustctl: end -->"
 CARD_SHA256 = "card_sha256"
 """The key of our section's hash in the published ``run.json``."""
+RESULTS = "results"
+"""The key of the names of the results there, in the order of the card's columns."""
 
 
 @dataclass(frozen=True)
@@ -152,13 +157,13 @@ def _body(story: Story) -> list[str]:
     lines += [
         story.credit or what,
         "",
-        "## Results",
+        RESULTS_HEAD,
         "",
-        *(html.escape(story.table, quote=False).splitlines() if story.table else ["Not evaluated."]),
+        *(_escaped(story.table) if story.table else ["Not evaluated."]),
         "",
         *_flags(story.results),
         *(_check(story) if story.results else []),
-        "## Use",
+        USE_HEAD,
         "",
         *_code(story.code),
         *_use(story.place, spec, story.code),
@@ -179,14 +184,40 @@ def _body(story: Story) -> list[str]:
     ]
 
 
+def _escaped(table: str) -> list[str]:
+    return html.escape(table, quote=False).splitlines()
+
+
+def strange_lines(existing: str, before: Sequence[UnionResult], results: Sequence[UnionResult]) -> list[str]:
+    """Figures and flags that our section of a card has and its results do not, and the ones that it lacks.
+
+    Args:
+        before, results: evaluations of the model that it was made from and of itself, in the order of the columns.
+    """
+    found = re.search(rf"{TEXT_BEGIN}(.*?){TEXT_END}", existing, flags=re.DOTALL)
+    section = found[1].splitlines() if found else []
+    first = section.index(RESULTS_HEAD) if RESULTS_HEAD in section else 0
+    last = section.index(USE_HEAD, first) if USE_HEAD in section[first:] else len(section)
+    tables = [line for line in section if line.startswith("|")]
+    shown = tables + [line for line in section[first:last] if not line.startswith(("    ", "|"))]
+    wanted = [*_escaped(markdown(before_and_after(before, results))), *_flags(results), *_claimed(results[-1])]
+    here, there = ({_words(line): line for line in lines if re.search(r"\d|^- ", line)} for lines in (shown, wanted))
+    faults = [f"the card says {here[one]!r}, which does not follow from its results" for one in here.keys() - there]
+    return faults + [f"the card lacks {there[one]!r}, which its results say" for one in there.keys() - here]
+
+
+def _words(line: str) -> tuple[tuple[str, ...], ...]:
+    """The words of each cell of a line in one order: a published file does not keep the order of norms and versions."""
+    return tuple(tuple(sorted(re.split(r"[,\s]+", cell.strip()))) for cell in line.split("|"))
+
+
 def _check(story: Story) -> list[str]:
     """How the figures were made, and the commands that check them and that make them again."""
     name = _name(story.place)
     result = story.results[-1]
     by = f" --model-code {story.code.file}:{story.code.name}" if story.code else ""
     at = " --data FOLDER" if result.data.source.startswith(LOCAL) else ""
-    threats = ", ".join(result.threats)
-    lines = [
+    return [
         "## Check the numbers",
         "",
         f"    robustctl verify {name}{at}{by}",
@@ -195,6 +226,15 @@ def _check(story: Story) -> list[str]:
         "The first recomputes every figure from the adversarial images in this repo, without the attack, and attacks a",
         "sample of the points that are said to survive. The second attacks all points again, with the same settings.",
         "",
+        *_claimed(result),
+        "",
+    ]
+
+
+def _claimed(result: UnionResult) -> list[str]:
+    """The claim and how it was made, in lines."""
+    threats = ", ".join(result.threats)
+    lines = [
         f"- claimed: accuracies of at most these, against {threats}, with 95 % intervals of the sampling error",
         f"- protocol: {plain(result.attack.name)} ({plain(result.attack.protocol)}), seed {result.attack.seed}, "
         f"attacks in {plain(result.attack.precision)}, verdicts in float32",
@@ -205,7 +245,7 @@ def _check(story: Story) -> list[str]:
     for norm, opinion in (result.second_opinion or {}).items():
         names = ", ".join(map(plain, opinion.by))
         lines.append(f"- second opinion, {norm}: {opinion.fell} of {opinion.sample} sampled survivors fell to {names}")
-    return [*lines, ""]
+    return lines
 
 
 def _at(result: UnionResult) -> str:
@@ -262,7 +302,7 @@ def _use(place: Place, spec: ModelSpec, code: PublishedCode | None) -> list[str]
     ]
 
 
-def _flags(results: list[UnionResult]) -> list[str]:
+def _flags(results: Sequence[UnionResult]) -> list[str]:
     flags = [flag for result in results for flag in result.flags]
     if not flags:
         return []

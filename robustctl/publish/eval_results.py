@@ -5,15 +5,16 @@ is registered yet.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import yaml
 
 from robustctl.errors import RequestError
+from robustctl.hub.names import EVAL_RESULTS, REPO_ID
 from robustctl.publish.figures import figures
-from robustctl.publish.redact import hub_dataset
+from robustctl.reading import parse_yaml, read_text
 from robustctl.results.union import UnionResult
-
-PATH = ".eval_results/robustctl.yaml"
 
 
 def content(results: Sequence[UnionResult]) -> bytes:
@@ -22,9 +23,16 @@ def content(results: Sequence[UnionResult]) -> bytes:
     Raises:
         RequestError: the images of none of them are on the hub.
     """
+    entries = _entries(results)
+    if not entries:
+        raise RequestError("--eval-results: the hub knows results on its own data sets only, and there are none here")
+    return yaml.safe_dump(entries, sort_keys=False, allow_unicode=True).encode()
+
+
+def _entries(results: Sequence[UnionResult]) -> list[dict[str, Any]]:
     from robustctl.hub.client import eval_results
 
-    entries = [
+    found = [
         {
             "dataset": {"id": result.data.source, "task_id": figure.name.replace(", ", " ")},
             "value": figure.value,
@@ -32,9 +40,20 @@ def content(results: Sequence[UnionResult]) -> bytes:
             f"95 % interval {figure.ci95[0]:.4f} to {figure.ci95[1]:.4f}",
         }
         for result in results
-        if hub_dataset(result.data.source)
+        if REPO_ID.fullmatch(result.data.source)
         for figure in figures(result)
     ]
-    if not entries:
-        raise RequestError("--eval-results: the hub knows results on its own data sets only, and there are none here")
-    return yaml.safe_dump(eval_results(entries), sort_keys=False, allow_unicode=True).encode()
+    return eval_results(found)
+
+
+def contradictions(path: Path, results: Sequence[UnionResult]) -> list[str]:
+    """The entries of a published file that do not follow from the results beside it, and those that it lacks."""
+    try:
+        shown = parse_yaml(read_text(path), EVAL_RESULTS)
+    except RequestError as error:
+        return [str(error)]
+    wanted = _entries(results)
+    if not isinstance(shown, list):
+        return [f"{EVAL_RESULTS} holds no list of figures"]
+    faults = [f"{EVAL_RESULTS} says {one!r}, which no result says" for one in shown if one not in wanted]
+    return faults + [f"{EVAL_RESULTS} lacks {one!r}, which a result says" for one in wanted if one not in shown]

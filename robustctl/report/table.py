@@ -28,6 +28,12 @@ def markdown(results: Labelled) -> str:
     return "\n".join([*lines, "", *(f"{note}  " for note in footnotes(results))])
 
 
+def before_and_after(before: Sequence[UnionResult], after: Sequence[UnionResult]) -> Labelled:
+    """The columns of a model's evaluations, behind the ones of what it was made from."""
+    named = told_apart("after" if before else "robustctl", after)
+    return [*(("before", one) for one in before), *zip(named, after, strict=True)]
+
+
 def cells(results: Labelled) -> Rows:
     """Header and rows of ``accuracies``; beside results that compare with the first stand change and p."""
     every = [list(column) for column in zip(*accuracies(results), strict=True)]

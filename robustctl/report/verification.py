@@ -10,7 +10,8 @@ def text(one: Verification) -> str:
     """A claim's verdict, its figures beside the recomputed ones, and what the attack on survivors showed."""
     lines = [f"{one.model}, {one.claim}: {one.verdict}"]
     if one.figures:
-        lines.append(columns([HEADER, *(_row(name, checked) for name, checked in one.figures.items())]))
+        rows = {**one.figures, **{f"{norm}, 8-bit images": checked for norm, checked in one.eight_bit.items()}}
+        lines.append(columns([HEADER, *(_row(name, checked) for name, checked in rows.items())]))
     lines += [_survivors(norm, sample, one.seed) for norm, sample in one.survivors.items()]
     lines += [*map(str, one.findings), *(f"note: {note}" for note in one.notes)]
     if one.data is not None:

@@ -64,7 +64,8 @@ class Verification(BaseModel):
     """The verdict on one claim, and everything that it rests on.
 
     ``claim`` is the name of the result's file and ``claim_sha256`` says which result it is, whatever it is called.
-    ``figures`` has ``clean``, each norm, ``average`` and ``union``. ``survivors`` is empty if no sample was attacked.
+    ``figures`` has ``clean``, each norm, ``average`` and ``union``. ``eight_bit`` has, by norm, the accuracy
+    on witnesses that were rounded to images of 8-bit pixels. ``survivors`` is empty if no sample was attacked.
     ``weights_sha256`` and ``model_sha256`` are of the model that was asked.
     """
 
@@ -79,6 +80,7 @@ class Verification(BaseModel):
     data: DataInfo | None = None
     findings: list[Finding] = []
     figures: dict[str, Checked] = {}
+    eight_bit: dict[Norm, Checked] = {}
     survivors: dict[Norm, Sample] = {}
     seed: int | None = None
     notes: list[str] = []

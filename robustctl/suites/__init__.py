@@ -123,7 +123,7 @@ def load(text: str) -> tuple[str, Suite]:
     path = Path(text)
     if not is_file(path):
         raise RequestError(f"{unknown('suite', text, names())} Or give a YAML file, e.g. --suite my.yaml")
-    return path.stem, _checked(parse_yaml(read_text(path, MAX_BYTES), str(path), once=True), str(path))
+    return path.stem, _checked(parse_yaml(read_text(path, MAX_BYTES), str(path)), str(path))
 
 
 def of_threats(texts: list[str]) -> Suite:

@@ -6,7 +6,7 @@ Only reading witnesses imports torch.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from robustctl import runs
 from robustctl.errors import RequestError
@@ -14,6 +14,7 @@ from robustctl.hub.download import git_sha1
 from robustctl.hub.names import FILE, REPO_ID
 from robustctl.models import pull as pulling
 from robustctl.models.find import FoundModel, entry_files, split_revision
+from robustctl.publish.card import RESULTS
 from robustctl.reading import is_file, read_json
 from robustctl.results import union as results
 from robustctl.results.union import UnionResult
@@ -151,19 +152,38 @@ def published_claims(found_model: FoundModel) -> Claims:
     directory = found_model.weights.parent
     names = [f"{RECORDS}/{begin}*.json" for begin in (CLAIM, PROPOSAL)]
     found = [_read(path, True) for name in names for path in sorted(directory.glob(name)) if _is_claim(path)]
-    base = published_record(directory, "base_sha256")
+    base = published_text(directory, "base_sha256")
     claims = [one for one in found if one.result is None or one.result.weights_sha256 != base]
     if not claims:
         raise RequestError(f"{found_model.name} publishes no result of an evaluation")
     return Claims(found_model, claims, directory=directory)
 
 
-def published_record(directory: Path, key: str) -> str | None:
+def shown_results(directory: Path) -> tuple[list[UnionResult], list[UnionResult]]:
+    """The sound results that the card of a published directory shows: of what the model was made from, and its own.
+
+    They come in the order of the card's columns if the record of the push has it, which earlier versions did not write.
+    """
+    record = _published_record(directory)
+    names = record.get(RESULTS)
+    named = {path.stem: _read(path, True).result for path in sorted((directory / RECORDS).glob(f"{CLAIM}*.json"))}
+    sound = {name: one for name, one in named.items() if one is not None}
+    before = [one for one in sound.values() if one.weights_sha256 == record.get("base_sha256")]
+    own = {name: one for name, one in sound.items() if one not in before}
+    order = [name for name in names if name in own] if isinstance(names, list) else list(own)
+    return before, [own[name] for name in order]
+
+
+def published_text(directory: Path, key: str) -> str | None:
     """A text that the published record of the run has under ``key``; None if it has none."""
+    found = _published_record(directory).get(key)
+    return found if isinstance(found, str) else None
+
+
+def _published_record(directory: Path) -> dict[str, Any]:
     path = directory / RECORDS / "run.json"
     content = read_json(path) if is_file(path) else {}
-    found = content.get(key) if isinstance(content, dict) else None
-    return found if isinstance(found, str) else None
+    return content if isinstance(content, dict) else {}
 
 
 def _read(path: Path, published: bool) -> Claim:

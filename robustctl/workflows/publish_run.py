@@ -12,15 +12,15 @@ from robustctl.allocator import without_collection
 from robustctl.discovery import own_files
 from robustctl.errors import RequestError, RunError
 from robustctl.files import scratch
-from robustctl.hub.names import FILE, REPO_ID
+from robustctl.hub.names import EVAL_RESULTS, FILE, REPO_ID
 from robustctl.hub.plain_directory import sha256
 from robustctl.models.find import entry_files, pulled, read_entry
 from robustctl.models.safetensors_header import weights_sha256
 from robustctl.progress import say
 from robustctl.publish import eval_results, push, redact
-from robustctl.publish.card import PublishedCode, Story
+from robustctl.publish.card import RESULTS, PublishedCode, Story
 from robustctl.publish.push import Package, Target, preflight
-from robustctl.report.table import markdown, told_apart
+from robustctl.report.table import before_and_after, markdown
 from robustctl.results import union as results
 from robustctl.results.union import UnionResult, unlike
 from robustctl.runs import Run, RunRecord
@@ -197,11 +197,10 @@ def make_package(run: Run, target: Target, asked: Choices, digest: str, folder: 
     names = redact.data_names([source, *(one.data.source for one in [*found_before, *found])])
     before = [redact.published(one, names) for one in found_before]
     results = [redact.published(one, names) for one in found]
-    columns = told_apart("after" if before else "robustctl", results)
-    labelled = [*(("before", one) for one in before), *zip(columns, results, strict=True)]
     paths = _paths(record)
     content = _public(record, paths)
     content["data"] = {**record.data, "source": names[source]}
+    content[RESULTS] = [push.result_name(one) for one in results]
     provenance = {
         "recipe": " with ".join(filter(None, [content["recipe_name"], ", ".join(content["overrides"])])),
         "seed": str(record.seed),
@@ -210,6 +209,7 @@ def make_package(run: Run, target: Target, asked: Choices, digest: str, folder: 
         "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
         "SHA-256 of the tensors": digest,
     }
+    labelled = before_and_after(before, results)
     code, source_file = _code_of(record, spec, asked.with_code)
     story = Story(
         place=push.place_of(target),
@@ -225,7 +225,7 @@ def make_package(run: Run, target: Target, asked: Choices, digest: str, folder: 
     )
     files = push.run_files(run.path, content, [*before, *results], paths, story)
     if asked.eval_results:
-        files[eval_results.PATH] = eval_results.content(results)
+        files[EVAL_RESULTS] = eval_results.content(results)
     if asked.weights == "best":
         files[WEIGHTS] = run.path / BEST
     named = [

@@ -14,13 +14,16 @@ from robustctl.errors import RequestError
 from robustctl.evaluation import consistency, verification
 from robustctl.evaluation.challenge import SAMPLE
 from robustctl.files import make_folder, write_text
-from robustctl.publish.card import CARD_SHA256, section_sha256_in
+from robustctl.hub.names import EVAL_RESULTS
+from robustctl.publish import eval_results
+from robustctl.publish.card import CARD_SHA256, section_sha256_in, strange_lines
 from robustctl.publish.figures import contradictions, figures_in
+from robustctl.reading import is_file
 from robustctl.results.verification import SHOWN, VERDICTS, Finding, Verification, record_path
 from robustctl.spec import ModelSpec, model_sha256
 from robustctl.version import versions
 from robustctl.workflows.claimed_images import claimed_images
-from robustctl.workflows.claims import Claim, Claims, find_claims, joined, published_record
+from robustctl.workflows.claims import Claim, Claims, find_claims, joined, published_text, shown_results
 
 
 def verify(
@@ -125,9 +128,14 @@ def _card_findings(claims: Claims) -> list[Finding]:
         found = contradictions(figures_in(text), [one.result for one in claims.claims if one.result])
     except RequestError as error:
         found = [str(error)]
-    pushed = published_record(card.parent, CARD_SHA256)
+    pushed = published_text(card.parent, CARD_SHA256)
     if pushed is not None and section_sha256_in(text) != pushed:
         found.append("the card's section of robustctl is not the one that was pushed")
+    before, own = shown_results(card.parent)
+    if own:
+        found += strange_lines(text, before, own)
+    if own and is_file(card.parent / EVAL_RESULTS):
+        found += eval_results.contradictions(card.parent / EVAL_RESULTS, own)
     return [Finding(verdict="not reproduced", text=one) for one in found[:SHOWN]]
 
 

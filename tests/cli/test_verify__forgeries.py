@@ -2,6 +2,7 @@
 
 import json
 import lzma
+import re
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,10 @@ from verdicts import rewritten, texts, verdict
 
 from robustctl.data import load
 from robustctl.evaluation.witness_code import pack, unpack
+from robustctl.publish.card import section_sha256_in
 from robustctl.results import union as results
 from robustctl.threats import Threat
+from robustctl.workflows.claims import published_text
 
 Content = dict[str, Any]
 
@@ -131,6 +134,117 @@ def test_what_only_the_card_says_is_found(shelf: Path, tmp_path: Path, there: st
     card.write_text(text.replace(there, forged, 1))
     claim = verdict(shelf, tmp_path, "--sample", 0)
     assert claim["verdict"] == "not reproduced" and told in texts(claim)
+
+
+SECTION_EDITS = [name for name in CARD_EDITS if "section of robustctl" in CARD_EDITS[name][2]]
+
+
+@pytest.mark.parametrize("name", SECTION_EDITS)
+def test_a_card_that_was_changed_together_with_its_hash_is_compared_with_the_results(
+    shelf: Path, tmp_path: Path, name: str
+) -> None:
+    there, forged, _ = CARD_EDITS[name]
+    rewrite_card(shelf, lambda text: text.replace(there, forged, 1))
+    claim = verdict(shelf, tmp_path, "--sample", 0)
+    assert claim["verdict"] == "not reproduced" and "does not follow from its results" in texts(claim)
+    assert "the one that was pushed" not in texts(claim)
+
+
+def test_a_line_that_was_taken_out_of_the_card_and_one_that_was_put_in_are_found(shelf: Path, tmp_path: Path) -> None:
+    rewrite_card(shelf, lambda text: re.sub(r"^\| union .*\n", "", text, flags=re.MULTILINE))
+    assert "the card lacks '| union" in texts(verdict(shelf, tmp_path, "--sample", 0))
+    rewrite_card(shelf, lambda text: text.replace("## Provenance\n", "## Provenance\n| union | 99.0 |\n"))
+    assert "the card says '| union | 99.0 |'" in texts(verdict(shelf, tmp_path, "--sample", 0))
+
+
+def rewrite_card(shelf: Path, change: Callable[[str], str]) -> None:
+    """Change a card, and the hash of its section so that it fits."""
+    card = shelf / "README.md"
+    text = change(card.read_text())
+    assert text != card.read_text()
+    card.write_text(text)
+    change_json(shelf / "robustctl/run.json", lambda content: content.update(card_sha256=section_sha256_in(text)))
+    assert published_text(shelf, "card_sha256") == section_sha256_in(text)
+
+
+def test_points_that_are_claimed_to_withstand_their_8_bit_images_are_judged(shelf: Path, tmp_path: Path) -> None:
+    broken: list[int] = []
+
+    def forge(content: Content) -> None:
+        points = content["points"]
+        column, clean = points["robust_8bit"]["linf"], points["clean"]
+        broken.extend(i for i, right in enumerate(column) if clean[i] and not right)
+        column[broken[0]] = 1
+        content["norms"]["linf"]["acc_8bit"] = sum(column) / len(column)
+
+    honest = results.read(claim_of(shelf))
+    claim = verdict(shelf, tmp_path)
+    assert {norm: one["proven"] for norm, one in claim["eight_bit"].items()} == honest.points.shares_8bit()
+    change_json(claim_of(shelf), forge)
+    adopt(shelf)
+    claim = verdict(shelf, tmp_path)
+    assert claim["verdict"] == "not reproduced" and "claimed to withstand their 8-bit images do not" in texts(claim)
+    assert claim["findings"][0]["points"] == [honest.points.index[broken[0]]]
+
+
+def test_a_share_on_8_bit_images_without_its_points_is_recomputed(shelf: Path, tmp_path: Path) -> None:
+    """Results of earlier versions have the share alone."""
+
+    def forge(content: Content, by: int) -> None:
+        content["points"].pop("robust_8bit", None)
+        content["norms"]["linf"]["acc_8bit"] += by / 40
+
+    change_json(claim_of(shelf), lambda content: forge(content, 0))
+    adopt(shelf)
+    assert verdict(shelf, tmp_path)["verdict"] == "confirmed"
+    change_json(claim_of(shelf), lambda content: forge(content, 1))
+    adopt(shelf)
+    claim = verdict(shelf, tmp_path)
+    assert claim["verdict"] == "cannot be checked" and "8-bit images is another here" in texts(claim)
+
+
+def test_a_name_that_stands_twice_in_a_result_is_refused(shelf: Path, tmp_path: Path) -> None:
+    path = claim_of(shelf)
+    path.write_text(path.read_text().replace('"average":', '"average": 0.99, "average":', 1))
+    adopt(shelf)
+    claim = verdict(shelf, tmp_path)
+    assert claim["verdict"] == "not reproduced" and "'average' is given twice" in texts(claim)
+
+
+@pytest.mark.parametrize(
+    ("index", "told"), [(0, "is no list of different points"), (-1, "has a witness of point -1"), (9**6, "of point 5")]
+)
+def test_a_witness_that_is_listed_twice_or_of_no_point_is_found(
+    shelf: Path, tmp_path: Path, index: int, told: str
+) -> None:
+    def forge(tensors: dict[str, torch.Tensor], _: object) -> None:
+        tensors["linf.index"][1] = index or tensors["linf.index"][0]
+
+    change_witnesses(shelf, forge)
+    claim = verdict(shelf, tmp_path)
+    assert claim["verdict"] == "not reproduced" and told in texts(claim)
+
+
+def test_the_figures_in_the_hub_s_own_format_are_compared_with_the_results(shelf: Path, tmp_path: Path) -> None:
+    """The images of this claim are not on the hub, so that no figure in that format follows from it."""
+    (shelf / ".eval_results").mkdir()
+    path = shelf / ".eval_results/robustctl.yaml"
+    for text, told in [
+        ("- dataset: {id: a/b, task_id: union}\n  value: 0.99\n", "0.99"),
+        ("a: 1", "no list"),
+        ("[", "not YAML"),
+    ]:
+        path.write_text(text)
+        claim = verdict(shelf, tmp_path, "--sample", 0)
+        assert claim["verdict"] == "not reproduced" and told in texts(claim)
+
+
+def test_a_protocol_that_this_version_does_not_know_is_noted(shelf: Path, tmp_path: Path) -> None:
+    change_json(
+        claim_of(shelf), lambda content: content.update(attack={**content["attack"], "name": "next"}, versions={})
+    )
+    adopt(shelf)
+    assert "this version knows no protocol next" in "\n".join(verdict(shelf, tmp_path)["notes"])
 
 
 def test_what_the_user_wrote_around_the_card_s_section_is_nobody_s_claim(shelf: Path, tmp_path: Path) -> None:

@@ -139,22 +139,22 @@ def test_eight_bit_images_are_rounded_towards_x_and_so_stay_inside(norm, eps):
     x = torch.full((1, 1, 2, 2), 100 / 255)
     x_adv = x + 10.7 / 255  # the nearest step, 11, is outside of the ball; 10 is inside
     y, threat = torch.tensor([0]), Threat(norm, eps, "")
-    assert bool(referee.judge_8bit(_brighter_than(109.5 / 255), x, y, x_adv, threat))
-    assert not bool(referee.judge_8bit(_brighter_than(110.5 / 255), x, y, x_adv, threat))
+    assert bool(referee.judge_8bit(_brighter_than(109.5 / 255), x, y, x_adv, threat).broken)
+    assert not bool(referee.judge_8bit(_brighter_than(110.5 / 255), x, y, x_adv, threat).broken)
 
 
 def test_a_whole_step_less_a_float_is_still_that_step():
     x = torch.full((1, 1, 2, 2), 100 / 255)
     x_adv = torch.nextafter(x + 8 / 255, x)
     threat = Threat("linf", 8 / 255, "8/255")
-    assert bool(referee.judge_8bit(_brighter_than(107.5 / 255), x, torch.tensor([0]), x_adv, threat))
+    assert bool(referee.judge_8bit(_brighter_than(107.5 / 255), x, torch.tensor([0]), x_adv, threat).broken)
 
 
 def test_an_eight_bit_image_outside_the_ball_breaks_nothing():
     x = torch.full((1, 1, 2, 2), 100.4 / 255)  # no 8-bit image lies within a tenth of a step
     x_adv = x + 0.1 / 255
     threat = Threat("linf", 0.1 / 255, "")
-    assert not bool(referee.judge_8bit(_brighter_than(0.0), x, torch.tensor([0]), x_adv, threat))
+    assert not bool(referee.judge_8bit(_brighter_than(0.0), x, torch.tensor([0]), x_adv, threat).broken)
 
 
 @given(st.integers(0, 2**31), st.booleans())

@@ -10,8 +10,10 @@ from claimed import claim_of
 from command import robust
 
 from robustctl.hub.plain_directory import sha256
+from robustctl.publish.eval_results import contradictions
 from robustctl.results import union as results
 from robustctl.runs import Run
+from robustctl.workflows.claims import shown_results
 
 
 @pytest.fixture
@@ -95,3 +97,12 @@ def test_results_on_hub_data_sets_are_written_in_the_hub_s_own_format(
     figures = {entry.task_id: (entry.dataset_id, entry.value) for entry in entries}
     assert figures["robust accuracy linf eps 0.2"] == ("uoft-cs/cifar10", 0.475)
     assert all("at most" in str(entry.notes) for entry in entries)
+
+    shown = tmp_path / "shelf" / ".eval_results" / "robustctl.yaml"
+
+    def told() -> str:
+        return "\n".join(contradictions(shown, shown_results(tmp_path / "shelf")[1]))
+
+    assert not told()
+    shown.write_text(shown.read_text().replace("value: 0.475", "value: 0.99", 1))
+    assert "'value': 0.99" in told() and "robustctl.yaml lacks {" in told()
