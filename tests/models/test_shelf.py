@@ -140,6 +140,7 @@ def test_changed_weights_are_found_by_verify(file: Path, capsys: pytest.CaptureF
         (["--name", "digits-linf", *TINY], "exists already"),
         (["--name", "m"], "--arch (or --model-code) is missing"),
         (["--name", "m", "--arch", "kw-smal", "--dataset", "mnist"], "Did you mean 'kw-small'"),
+        (["--name", "m", "--arch", "clip(width=8,layers=2)"], "write --arch clip --set width=8 --set layers=2"),
         (["--name", "m", "--arch", "kw-small"], "--dataset is missing"),
         (["--name", "m", "--arch", "kw-small", "--dataset", "mine"], "needs --input-shape and --classes"),
         (["--name", "m", *MNIST, "--mean", "0.5"], "--mean and --std go together"),
