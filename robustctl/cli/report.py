@@ -58,7 +58,7 @@ def command(
             text = "\n\n".join([*([table.markdown(found)] if found else []), *fenced])
         elif ending == ".tex":
             rows = [methods.Scored(label, label, None, result) for label, result in found]
-            text = method_formats.latex(methods.build(rows, methods.COLUMNS))
+            text = method_formats.latex(methods.build(rows))
         else:
             text = points.render(found)
         write_text(output, text.rstrip("\n") + "\n")

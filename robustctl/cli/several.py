@@ -45,7 +45,7 @@ def carry_out(
         failure = error
     there = [studies.scored(one) for one in plan.evaluations if one.done()]
     if there:
-        terminal.show(method_formats.text(methods.build(there, methods.COLUMNS)))
+        terminal.show(method_formats.text(methods.build(there)))
     elif failure is None:
         for training in plan.trainings:
             terminal.show(training.run.path)

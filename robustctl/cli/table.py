@@ -27,8 +27,14 @@ def command(
         str, typer.Option("--rows", help="method (its seeds in one row) or result (each a row of its own).")
     ] = "method",
     columns: Annotated[
-        str, typer.Option("--columns", help="Figures: of clean, linf, l2, l1, average, union.")
-    ] = "clean,linf,l2,l1,average,union",
+        str | None,
+        typer.Option(
+            "--columns",
+            help="Figures, of clean, linf, l2, l1, average, union; of a suite its threats, corruptions, and the union "
+            "and mean of a group (ramp-union, ramp-mean).",
+            show_default="all",
+        ),
+    ] = None,
     against: Annotated[
         str | None, typer.Option("--against", help="A row, e.g. e-at: the others get p-values against it.")
     ] = None,
@@ -43,7 +49,7 @@ def command(
     from robustctl.discovery import unknown
     from robustctl.files import write_text
     from robustctl.report.method_formats import FORMATS
-    from robustctl.report.methods import COLUMNS, build
+    from robustctl.report.methods import build
     from robustctl.workflows import study
     from robustctl.workflows.method_results import scored
 
@@ -55,10 +61,7 @@ def command(
         raise RequestError(f"-o {output}: the ending says what is written; choose {listed}")
     if rows not in ("method", "result"):
         raise RequestError(f"--rows {rows}: choose method or result")
-    chosen = [part.strip() for part in columns.split(",")]
-    for name in chosen:
-        if name not in COLUMNS:
-            raise unknown("column", name, COLUMNS)
+    chosen = None if columns is None else [part.strip() for part in columns.split(",")]
     if output is not None and not output.absolute().parent.is_dir():
         raise RequestError(f"-o {output}: there is no directory {output.absolute().parent}")
     found = []
@@ -66,7 +69,7 @@ def command(
         found += [study.scored(one) for one in study.evaluated(Path(text))] if study.is_study(text) else [scored(text)]
     if not found:
         raise RequestError(f"there is no result yet; make some with robustctl study {result[0]}")
-    text = FORMATS[format or ENDINGS[ending]](build(found, [name for name in COLUMNS if name in chosen], rows, against))
+    text = FORMATS[format or ENDINGS[ending]](build(found, chosen, rows, against))
     if output is None:
         terminal.show(text)
     else:

@@ -90,10 +90,10 @@ def _architecture(options: ImportOptions, content: dict[str, Any]) -> dict[str, 
             f"--arch (or --model-code) is missing; it is one of {', '.join(names('robustctl.architectures'))}"
         )
     if options.arch is not None:
-        name, bracket, listed = options.arch.partition("(")
+        called, bracket, listed = options.arch.partition("(")
         if bracket:  # as `models list` writes an architecture with its arguments
             given = " ".join(f"--set {one}" for one in listed.rstrip(")").split(","))
-            raise RequestError(f"--arch takes a name without arguments; write --arch {name} {given}")
+            raise RequestError(f"--arch takes a name without arguments; write --arch {called} {given}")
         content = {"architecture": {"name": options.arch, "args": {}}}
     architecture = _mapping("architecture", content["architecture"])
     name = architecture.get("name")

@@ -64,6 +64,8 @@ def _latex(made: MethodTable) -> str:
 
 def _latex_heading(heading: str) -> str:
     name, _, eps = heading.partition(":")
+    if eps.startswith(" "):  # a group's figure: "ramp: union"
+        return escaped(heading)
     return f"{LATEX_NAMES.get(name, escaped(name))}" + (f":${eps}$" if eps else "")
 
 

@@ -8,14 +8,13 @@ import statistics as stats
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from robustctl.discovery import unknown
 from robustctl.errors import RequestError
-from robustctl.report.table import attack_name
+from robustctl.report.figures import COLUMNS, Figures, figures, may_compare
 from robustctl.results.result_file import Interval
 from robustctl.results.statistics import holm, mcnemar, paired_means, welch, wilson_mean
-from robustctl.results.union import UnionResult, unlike
-from robustctl.threats import NORMS
-
-COLUMNS = ("clean", *NORMS, "average", "union")
+from robustctl.results.suite import SuiteResult
+from robustctl.results.union import UnionResult
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Scored:
     method: str
     model: str
     seed: int | None
-    result: UnionResult
+    result: UnionResult | SuiteResult
     paper: Paper | None = None
 
 
@@ -93,45 +92,45 @@ class MethodTable:
 
 
 def build(
-    scored: Sequence[Scored], columns: Sequence[str], by: str = "method", against: str | None = None
+    scored: Sequence[Scored], columns: Sequence[str] | None = None, by: str = "method", against: str | None = None
 ) -> list[MethodTable]:
     """The tables of some results, one per way of measuring.
 
     Args:
-        columns: of ``COLUMNS``; those that no result has are left out.
+        columns: names of figures; those that a table does not have are left out of it. Without names it has all.
         by: ``method`` joins the seeds of a method in a row; ``result`` gives each result its row.
         against: the name of a row; the others get p-values against it.
 
     Raises:
-        RequestError: there is no row ``against``.
+        RequestError: there is no row ``against``, or no result has one of the columns.
     """
     groups: list[list[Scored]] = []
     for one in scored:
-        group = next((group for group in groups if not unlike(group[0].result, one.result)), None)
+        group = next((group for group in groups if may_compare(group[0].result, one.result)), None)
         if group is None:
             groups.append([one])
         else:
             group.append(one)
+    known = list(dict.fromkeys(name for group in groups for name in figures(group[0].result).headings))
+    for name in columns or ():
+        if name not in known and name not in COLUMNS:  # a norm that was not evaluated is left out
+            raise unknown("column", name, known)
     made = [_table(group, columns, by) for group in groups]
     if against is not None:
-        known = list(dict.fromkeys(row.name for table in made for row in table.rows))
-        if against not in known:
-            raise RequestError(f"--against {against}: there is no such row; the rows are {', '.join(known)}")
+        names = list(dict.fromkeys(row.name for table in made for row in table.rows))
+        if against not in names:
+            raise RequestError(f"--against {against}: there is no such row; the rows are {', '.join(names)}")
         for table in made:
             _compare(table, against)
     return made
 
 
-def _table(group: Sequence[Scored], columns: Sequence[str], by: str) -> MethodTable:
-    first = group[0].result
-    means = ("average", "union") if len(first.norms) > 1 else ()
-    has = [name for name in columns if name in ("clean", *first.norms, *means)]
-    eps: dict[str, str] = {norm: accuracy.eps_text for norm, accuracy in first.norms.items()}
-    headings = {name: f"{name}:{eps[name]}" if name in eps else name for name in has}
-    rows = [_row(name, members, has) for name, members in _rows(group, by).items()]
-    title = f"{first.data.n} points of {first.data.text}, {', '.join(first.threats)}, {attack_name(first)}"
-    made = MethodTable(title, headings, rows)
-    for name in has:
+def _table(group: Sequence[Scored], columns: Sequence[str] | None, by: str) -> MethodTable:
+    first = figures(group[0].result)
+    headings = {name: text for name, text in first.headings.items() if columns is None or name in columns}
+    rows = [_row(name, members, list(headings)) for name, members in _rows(group, by).items()]
+    made = MethodTable(first.title, headings, rows)
+    for name in headings:
         _mark_best(rows, name)
     flags = [f"{one.method}, seed {one.seed}: {flag}" for one in group for flag in one.result.flags]
     made.notes = list(dict.fromkeys(flags))
@@ -155,28 +154,23 @@ def _rows(group: Sequence[Scored], by: str) -> dict[str, list[Scored]]:
 
 
 def _row(name: str, members: Sequence[Scored], columns: Sequence[str]) -> Row:
-    cells = {column: _cell(column, [one.result for one in members]) for column in columns}
+    measured = [figures(one.result) for one in members]
+    cells = {column: _cell(column, measured) for column in columns}
     return Row(name, [one.seed for one in members], cells, next((one.paper for one in members if one.paper), None))
 
 
-def _cell(column: str, results: Sequence[UnionResult]) -> Cell:
-    by_point = [_points(column, result) for result in results]
+def _cell(column: str, measured: Sequence[Figures]) -> Cell:
+    by_point = [one.points[column] for one in measured]
     points = tuple(math.fsum(values) / len(values) for values in zip(*by_point, strict=True))
     by_seed = tuple(math.fsum(values) / len(values) for values in by_point)
     return Cell(
         math.fsum(by_seed) / len(by_seed),
         stats.stdev(by_seed) if len(by_seed) > 1 else None,
         wilson_mean(points),
-        any(result.is_bound(column) for result in results),
+        any(column in one.bounds for one in measured),
         points,
         by_seed,
     )
-
-
-def _points(column: str, result: UnionResult) -> list[float]:
-    if column == "average":
-        return [sum(bits) / len(bits) for bits in zip(*result.points.robust.values(), strict=True)]
-    return [float(bit) for bit in result.points.column(column)]
 
 
 def _mark_best(rows: Sequence[Row], column: str) -> None:

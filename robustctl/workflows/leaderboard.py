@@ -105,6 +105,7 @@ def _entrants(text: str) -> Iterator[Entrant]:
 def _of_study(path: Path) -> Iterator[Entrant]:
     for one in map(scored, evaluated(path)):
         seed = "" if one.seed is None else f", seed {one.seed}"
+        assert isinstance(one.result, UnionResult), "a study evaluates the norms"
         yield _entrant(f"{one.method}{seed}", one.result, _model_of(one.result.model))
 
 

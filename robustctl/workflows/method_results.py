@@ -8,11 +8,13 @@ from robustctl.models.find import find_model
 from robustctl.recipe import read as recipes
 from robustctl.recipe.fields import threats
 from robustctl.recipe.schema import Settings
-from robustctl.report.methods import COLUMNS, Paper, Scored
-from robustctl.results.union import UnionResult, read
+from robustctl.report.figures import COLUMNS
+from robustctl.report.methods import Paper, Scored
+from robustctl.results.suite import SuiteResult
+from robustctl.results.union import UnionResult
 from robustctl.runs import Run, RunRecord
 from robustctl.spec import ModelSpec, read_spec
-from robustctl.workflows.named_results import newest_union
+from robustctl.workflows.named_results import newest_union, read_measured
 
 
 def scored(text: str) -> Scored:
@@ -23,11 +25,11 @@ def scored(text: str) -> Scored:
     """
     run = runs.find(text)
     path = Path(text) if run is None else newest_union(run)
-    result = read(path)
+    result = read_measured(path)
     return of_run(run or _made_by(path, result), result)
 
 
-def of_run(run: Run | None, result: UnionResult, method: str | None = None) -> Scored:
+def of_run(run: Run | None, result: UnionResult | SuiteResult, method: str | None = None) -> Scored:
     """A result with the method of the run that made its model; without a run, the model is its own method.
 
     Args:
@@ -39,12 +41,15 @@ def of_run(run: Run | None, result: UnionResult, method: str | None = None) -> S
     name = method or Path(record.recipe_name).stem
     changed = f" ({', '.join(record.overrides)})" if record.overrides and method is None else ""
     start = record.base or record.model_code or record.model
-    return Scored(name + changed, start, record.seed, result, paper_of(run, record, result))
+    paper = paper_of(run, record, result) if isinstance(result, UnionResult) else None
+    return Scored(name + changed, start, record.seed, result, paper)
 
 
-def _made_by(path: Path, result: UnionResult) -> Run | None:
+def _made_by(path: Path, result: UnionResult | SuiteResult) -> Run | None:
     """The run in whose folder a result lies, or that the result names."""
-    for found in (runs.find(str(path.absolute().parent.parent)), runs.find(result.model)):
+    folder = path.absolute().parent
+    folder = folder.parent if folder.name == "threats" else folder  # where suites lie
+    for found in (runs.find(str(folder.parent)), runs.find(result.model)):
         if found is not None:
             return found
     return None

@@ -39,6 +39,17 @@ def read_all(texts: list[str]) -> list[tuple[str, "UnionResult"]]:
     return _labelled([(path, results.read(path)) for path in paths])
 
 
+def read_measured(path: Path) -> "UnionResult | SuiteResult":
+    """The result of an evaluation of the norms, or of a suite.
+
+    Raises:
+        RequestError: no such file, or it is no such result.
+    """
+    from robustctl.results import suite, union
+
+    return suite.read(path) if _schema(path) == suite.SCHEMA else union.read(path)
+
+
 def read_both(texts: list[str]) -> tuple[list[tuple[str, "UnionResult"]], list[tuple[str, "IntermediateResult"]]]:
     """Read results of unions and intermediate-q results, labelled as in ``read_all`` (curves within a distribution).
 

@@ -179,7 +179,6 @@ def test_a_table_of_a_study_without_results_says_how_to_make_them(study: Path, c
         (["--format", "tex"], "latex"),
         (["-o", "table.pdf"], ".tex (latex)"),
         (["-o", "table.md", "--format", "csv"], ".csv (csv)"),
-        (["--columns", "linf,onion"], "union"),
         (["--rows", "seed"], "method or result"),
     ],
 )

@@ -8,7 +8,8 @@ import pytest
 
 from robustctl.errors import RequestError
 from robustctl.report import method_formats
-from robustctl.report.methods import COLUMNS, MethodTable, Paper, Scored, build
+from robustctl.report.figures import COLUMNS
+from robustctl.report.methods import MethodTable, Paper, Scored, build
 from robustctl.results import union as results
 from robustctl.results.result_file import DataInfo, index_sha256
 from robustctl.results.statistics import mcnemar, wilson
