@@ -1,4 +1,4 @@
-"""The figures of a suite in a table of methods: its threats, its groups and its corruptions, counted from the points."""
+"""The figures of a suite in a table of methods: threats, groups and corruptions, counted from the points."""
 
 import statistics
 
