@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from robustctl import geometry, losses, seeds
-from robustctl.attacks.square import _bump, _patch, _pattern, _share, _start, _stripe, _unused, square
+from robustctl.attacks.square import _bump, _patch, _pattern, _placed_pattern, _share, _start, _stripe, _unused, square
 from robustctl.oracle import Oracle
 from robustctl.threats import NORMS, Norm, Threat
 
@@ -164,3 +164,12 @@ def test_the_windows_of_a_patch_lie_where_their_own_draws_say() -> None:
     emptied = (_patch(x, spread, Threat("l2", 0.4, "0.4"), 0.06, draws) - x).abs()[0, 0] < 1e-12
     rows, columns = emptied.nonzero().T
     assert len(rows) == 9 and columns.max() < 6 <= rows.min()
+
+
+def test_half_of_the_patterns_lie_on_their_side() -> None:
+    x = torch.zeros(2, 1, 8, 8)
+    draws = torch.tensor([[0.3, 0.3, 0.4, 0.9, 0.49, 0.5], [0.3, 0.3, 0.4, 0.9, 0.51, 0.5]])
+    upright, lying = _placed_pattern(x, 4, "l2", draws)
+    assert not torch.equal(upright, lying)
+    assert torch.equal(upright[0], lying[0].T)
+    assert upright[0, 0].sign().unique().tolist() == [1.0], "the first row is in the upper bump"

@@ -38,6 +38,11 @@ def test_the_bound_is_the_largest_number_that_the_sample_does_not_rule_out(survi
     assert most_missed(survivors, survivors, fell, 0.05) == 0
 
 
+def test_a_number_whose_probability_is_the_error_itself_is_ruled_out():
+    assert most_missed(10, 0, 0, 1.0) == 0  # nothing was drawn, which has the probability 1 whatever would fall
+    assert most_missed(10, 0, 0, 0.999) == 10
+
+
 def test_of_many_survivors_it_is_the_binomial_bound():
     """Clopper and Pearson's upper bound without a fall is 1 - error ** (1 / drawn)."""
     assert most_missed(1_000_000, 300, 0, 0.05) / 1_000_000 == pytest.approx(1 - 0.05 ** (1 / 300), rel=1e-3)

@@ -29,3 +29,20 @@ def test_the_cost_counts_a_gradient_as_one_a_query_as_half_and_l1_twice() -> Non
     queries = (10 + 1) * 14 / 2
     assert nearest.cost("linf") == nearest.cost("l2") == 100 + climbs + queries
     assert nearest.cost("l1") == 100 + 2 * climbs + queries
+
+
+def test_points_come_nearer_along_the_line_up_to_the_boundary_and_those_that_are_right_stay() -> None:
+    """The class is that of the larger of two sums of colour images: the boundary is half way."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(27, 2, bias=False))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.stack([torch.full((27,), -1.0), torch.ones(27)]))
+        bias = nn.Parameter(torch.tensor([13.5, -13.5]))
+    model[1].bias = bias  # the sum is compared with 13.5, which is grey
+    x = torch.stack([torch.full((3, 3, 3), 0.2), torch.full((3, 3, 3), 0.4), torch.full((3, 3, 3), 0.1)])
+    there = torch.stack([torch.full((3, 3, 3), 1.0), torch.full((3, 3, 3), 0.9), torch.full((3, 3, 3), 0.3)])
+    with Oracle(model) as oracle:
+        found = nearest.line(oracle, x, torch.tensor([0, 0, 0]), there)
+    assert found.shape == x.shape
+    assert torch.allclose(found[:2], torch.full((2, 3, 3, 3), 0.5), atol=2e-4)
+    assert (losses.margin(model(found[:2]), torch.tensor([0, 0])) > 0).all()
+    assert torch.equal(found[2], there[2]), "it is right there, so there is no line to a boundary"

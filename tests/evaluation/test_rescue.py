@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from robustctl.errors import RunError
+from robustctl.evaluation import rescue
 from robustctl.evaluation.store import Row, Store
+from robustctl.evaluation.store_tables import COLUMNS
 
 KEY = {"robustctl": "1", "weights": "abc", "threats": {"linf": 0.1}, "seed": 0}
 N = 200
@@ -123,3 +125,12 @@ def test_what_a_killed_repair_left_does_not_stop_the_next_and_work_that_was_spen
     assert clean == N and N - 5 <= broken < N
     with Store(path, KEY) as store:
         assert store.spent() == {("linf", "a"): 7}
+
+
+def test_every_row_that_can_be_read_is_read_once(path: Path) -> None:
+    _write(path, path.stat().st_size // 2 // 4096 * 4096, b"\xff" * 4096)
+    with Store(path.with_name("fresh.sqlite"), KEY):
+        pass
+    rows = rescue.sound_rows(path, path.with_name("fresh.sqlite"), COLUMNS)
+    for table in ("clean", "verdicts"):
+        assert len(rows[table]) == len({tuple(row) for row in rows[table]}) > N // 2

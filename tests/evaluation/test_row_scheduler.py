@@ -63,6 +63,17 @@ def test_a_point_that_survives_by_far_is_attacked_once() -> None:
     assert close[1] == 2 * far[1]
 
 
+@pytest.mark.parametrize(("restarts", "targets", "starts"), [(1, 0, 1), (3, 0, 3), (1, 3, 3), (2, 2, 4)])
+def test_a_point_that_survives_meets_every_restart_and_target(restarts: int, targets: int, starts: int) -> None:
+    model, data = margin_of(2.0)
+    family = Family("one", "dlr_targeted" if targets else "ce", restarts, targets, 10, False)
+    with Oracle(model) as oracle:
+        list(run_family(FamilyRun(oracle, data, TINY, CE, 0, 4), [0]))
+        one, oracle.gradients = oracle.gradients, 0
+        list(run_family(FamilyRun(oracle, data, TINY, family, 0, 4), [0]))
+        assert oracle.gradients == starts * one
+
+
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_every_point_comes_once_even_if_all_are_close(precision: str) -> None:
     model, data = margin_of(0.065)

@@ -61,6 +61,13 @@ def claim(model: Classifier, data: ImageData, robust: list[int]) -> UnionResult:
     )
 
 
+def points_at(pixel: float, n: int) -> ImageData:
+    """Images of one pixel, all of class 0."""
+    return ImageData(
+        torch.full((n, 1, 1, 1), pixel), torch.zeros(n, dtype=torch.int64), 2, "made", "all", torch.arange(n)
+    )
+
+
 def checked(pixels: list[float], robust: list[int], sample: int = 2, scale: float = 1.0) -> Verification:
     """A claim about points at 0.6, of which an attack with radius 0.2 breaks all, with witnesses of the first ones.
 
@@ -68,9 +75,7 @@ def checked(pixels: list[float], robust: list[int], sample: int = 2, scale: floa
     """
     model, n = Classifier(Step(), None), len(robust)
     torch.nn.init.constant_(model.net.scale, scale)
-    data = ImageData(
-        torch.full((n, 1, 1, 1), 0.6), torch.zeros(n, dtype=torch.int64), 2, "made", "all", torch.arange(n)
-    )
+    data = points_at(0.6, n)
     made, given = claim(model, data, robust), Given(pixels)
     return verify(model, SPEC, data, made, given, name="made", claim="made", sample=sample, seed=0)
 
@@ -86,6 +91,18 @@ def test_a_witness_beyond_rounding_is_none() -> None:
     one = checked([0.45, 0.51], [0, 0, 1])
     assert one.figures["linf"].ties == 0
     assert ("stronger than claimed", (1,)) in [(finding.verdict, finding.points) for finding in one.findings]
+
+
+def test_only_a_claim_of_a_random_model_says_how_many_passes_judged() -> None:
+    def notes(one: Verification) -> list[str]:
+        return [note for note in one.notes if "passes" in note]
+
+    assert notes(checked([0.45], [0, 1])) == []
+    model, data = Classifier(Step(), None), points_at(0.6, 2)
+    random = claim(model, data, [0, 1])
+    random = random.model_copy(update={"attack": random.attack.model_copy(update={"passes": 21, "draws": 4})})
+    said = notes(verify(model, SPEC, data, random, Given([0.45]), name="made", claim="made", sample=2, seed=0))
+    assert said == ["the model is random: each point is judged by 21 passes, and some may differ"]
 
 
 def test_logits_so_small_that_everything_is_a_tie_prove_nothing() -> None:

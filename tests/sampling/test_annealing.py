@@ -1,10 +1,19 @@
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 from robustctl.sampling import quadrature
-from robustctl.sampling.annealing import ACCEPTANCE, ADJUSTMENT, _burn_in, _Run, sweep_once, sweep_twice
+from robustctl.sampling.annealing import (
+    ACCEPTANCE,
+    ADJUSTMENT,
+    MOST_ADJUSTMENTS,
+    _burn_in,
+    _Run,
+    sweep_once,
+    sweep_twice,
+)
 from robustctl.sampling.distributions import Box
 from robustctl.sampling.hmc import HMC
 
@@ -70,3 +79,29 @@ def test_a_density_that_has_no_width_yet_needs_one_move() -> None:
     assert [_burn_in(low, high) for low, high in ((0.0, 1.0), (1.0, 1.0), (2.0, 1.0))] == [1, 1, 1]
     assert _burn_in(1.0, ADJUSTMENT**2) == 1
     assert _burn_in(1.0, 1.01 * ADJUSTMENT**2) == 2
+
+
+def test_before_the_way_down_from_a_summit_the_step_is_tuned_at_the_end_of_the_grid(
+    forms: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampler, grid = sampler_on(forms, 8, d=4, leapfrog=1), quadrature.graded([10.0])
+    visited: list[float] = []
+    tuned: list[float] = []
+    plain_visit, plain_tune = _Run.visit, _Run.tune
+
+    def visit(run: _Run, t: float, burn_in: int, moves: int) -> Any:
+        found = plain_visit(run, t, burn_in, moves)
+        visited.append(t)
+        return found
+
+    def tune(run: _Run, t: float) -> None:
+        if len(visited) == len(grid.t):  # the way up is done
+            tuned.append(t)
+        plain_tune(run, t)
+
+    monkeypatch.setattr(_Run, "visit", visit)
+    monkeypatch.setattr(_Run, "tune", tune)
+    summit = torch.full((8, 1, 1, 4), 0.5)
+    sweep_twice(sampler, grid, 1, forms.noise(2, 4), summit)
+    assert visited == [*grid.t, *reversed(grid.t)]
+    assert len(tuned) >= MOST_ADJUSTMENTS and set(tuned[:MOST_ADJUSTMENTS]) == {grid.t[-1]} and grid.t[-1] != grid.t[1]

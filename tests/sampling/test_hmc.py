@@ -130,3 +130,22 @@ def test_a_loss_that_is_not_a_number_is_never_accepted(forms: Any) -> None:
     after, chance = HMC(broken, box, leapfrog=2).move(state, 1.0, torch.tensor(0.01), noise)
     assert torch.equal(after.z, state.z)
     assert (chance == 0).all()
+
+
+def test_a_flight_s_length_varies_by_a_quarter_to_either_side(forms: Any) -> None:
+    centre = forms.centre(6, True)
+    box = Box(centre.expand(400, 1, 1, 6), EPS)
+    sampler = HMC(forms.exponential(forms.coefficients(6, 1.0), centre), box, leapfrog=1)
+    flown: list[Tensor] = []
+
+    def fly(state: State, p: Tensor, t: float, way: Tensor) -> tuple[State, Tensor, Tensor]:
+        flown.append(way)
+        return HMC.fly(sampler, state, p, t, way)
+
+    sampler.fly = fly  # type: ignore[method-assign]
+    noise = forms.noise(100, 4)
+    sampler.move(sampler.start(noise), 1.0, torch.full_like(box.low.expand(400, 1, 1, 6), 0.01), noise)
+    way = flown[0] / 0.01
+    assert torch.equal(way, way[:, :1, :1, :1].expand_as(way)), "one length for all pixels of a chain"
+    assert 0.75 <= way.min() < 0.77 and 1.23 < way.max() <= 1.25
+    assert abs(way.mean() - 1) < 0.02

@@ -38,9 +38,22 @@ def test_what_the_images_cannot_have_is_refused(text: str, message: str) -> None
         Perturbation.parse(text).require((1, 4, 4))
 
 
+@pytest.mark.parametrize("shape", [(1, 7, 32), (1, 32, 7)])
+def test_crops_need_room_in_height_and_width(shape: tuple[int, int, int]) -> None:
+    Perturbation.parse("spatial").require((1, 8, 8))
+    with pytest.raises(RequestError, match="no room"):
+        Perturbation.parse("spatial").require(shape)
+
+
 def test_only_balls_have_a_threat() -> None:
     threat = Perturbation.parse("linf:8/255").threat
     assert threat is not None
     assert str(threat) == "linf:8/255"
     assert Perturbation.parse("gaussian:0.1").threat is None
     assert Perturbation.parse("spatial").threat is None
+
+
+def test_a_ball_as_wide_as_the_pixel_box_is_the_widest() -> None:
+    Perturbation.parse("l2:4").require((1, 4, 4))
+    with pytest.raises(RequestError, match="wider than the whole pixel box"):
+        Perturbation.parse("l2:4.001").require((1, 4, 4))
