@@ -151,6 +151,9 @@ class Oracle:
         return torch.stack([self._run(network, x) for _ in range(self.draws)]).mean(dim=0)
 
     def _run(self, network: nn.Module, x: Tensor) -> Tensor:
-        """Logits in float32. A model's own code may rely on the order of the pixels; copies bring them into theirs."""
+        """Logits in float32; in float64 if the images are.
+
+        A model's own code may rely on the order of the pixels; copies bring them into theirs.
+        """
         logits: Tensor = network(geometry.contiguous(x) if network is self.model else x)
-        return logits if logits.dtype == torch.float64 else logits.float()
+        return logits if logits.dtype == x.dtype == torch.float64 else logits.float()

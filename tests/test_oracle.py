@@ -1,5 +1,6 @@
 """An oracle computes the model's own logits and gradients, and leaves the model and torch's settings alone."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -54,10 +55,13 @@ def test_code_that_relies_on_the_order_of_pixels_runs_on_images_in_any_order() -
         assert oracle.loss_and_grad(images, torch.arange(4), losses.ce)[2].shape == images.shape
 
 
-def test_logits_in_half_precision_are_judged_in_float32() -> None:
-    class Half(nn.Linear):
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_logits_in_another_precision_are_judged_in_float32(dtype: torch.dtype) -> None:
+    class Cast(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x.flatten(1)).half()
+            return super().forward(x.flatten(1)).to(dtype)
 
-    with Oracle(Half(192, 10)) as oracle:
+    with Oracle(Cast(192, 10)) as oracle:
+        found = oracle.loss_and_grad(IMAGE, torch.zeros(len(IMAGE), dtype=torch.int64), losses.ce)
+        assert [one.dtype for one in found] == 3 * [torch.float32]
         assert oracle.logits(IMAGE).dtype == oracle.exact(IMAGE).dtype == torch.float32

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from robustctl import losses
+from robustctl.architectures import device_of
 from robustctl.data import ImageData
 from robustctl.data.image_data import extremes
 from robustctl.data.suspicion import suspicions
@@ -71,8 +72,10 @@ def model_flags(model: nn.Module, data: ImageData, n_classes: int) -> list[str]:
         Flags: ``random-forward`` when the same batch gives other logits the second time.
 
     Raises:
-        RequestError: not (n, n_classes) finite logits, probabilities, or logits that depend on the rest of the batch.
+        RequestError: not (n, n_classes) finite logits, probabilities, logits that depend on the rest of the batch, or
+            a model that writes into the images that it is given.
     """
+    require_untouched(model, data.images([0]))
     x = data.images(range(min(PROBE, len(data))))
     scores = logits(model, x)
     _require_logits(scores, len(x), n_classes)
@@ -83,6 +86,19 @@ def model_flags(model: nn.Module, data: ImageData, n_classes: int) -> list[str]:
         ]
     _require_independence(model, x, scores)
     return []
+
+
+@torch.no_grad()
+def require_untouched(model: nn.Module, x: Tensor) -> None:
+    """Raise RequestError if the model changes its images in place: they would be changed again by every pass."""
+    given = x.to(device_of(model)).clone()
+    kept = given.clone()
+    model(given)
+    if not torch.equal(given, kept):
+        raise RequestError(
+            "the model writes into the images that it is given (in place, such as x.clamp_ or x -= mean), so that "
+            "every further pass would see others. Let it copy them first: x = x.clone()"
+        )
 
 
 def is_random(model: nn.Module, data: ImageData) -> bool:

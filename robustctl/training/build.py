@@ -153,8 +153,8 @@ def require_outputs(model: Classifier, spec: ModelSpec) -> None:
     """Show two images to a copy of the model, in eval and in training mode.
 
     Raises:
-        RequestError: it fails, or returns something else than logits (2, n_classes), such as a tuple with the logits of
-            auxiliary heads.
+        RequestError: it fails, writes into the images, or returns something else than logits (2, n_classes), such as
+            a tuple with the logits of auxiliary heads.
     """
     shape, expected = (2, *spec.input_shape), (2, spec.n_classes)
     device = device_of(model)
@@ -162,12 +162,19 @@ def require_outputs(model: Classifier, spec: ModelSpec) -> None:
     with torch.no_grad(), kept_random(device):
         for mode, training in (("eval mode", False), ("training mode", True)):
             try:
-                out: object = tried.train(training)(torch.rand(shape, device=device))
+                images = torch.rand(shape, device=device)
+                kept = images.clone()
+                out: object = tried.train(training)(images)
             except Exception as error:  # the model may be the user's code, and raise anything
                 raise RequestError(
                     f"{spec.architecture.name} fails in {mode} on images {list(shape)} "
                     f"({type(error).__name__}: {error}); it cannot be trained"
                 ) from error
+            if not torch.equal(images, kept):
+                raise RequestError(
+                    f"{spec.architecture.name} writes into the images that it is given in {mode} (in place, such as "
+                    "x.clamp_). Let it copy them first: x = x.clone()"
+                )
             if not isinstance(out, Tensor) or out.shape != expected:
                 found = list(out.shape) if isinstance(out, Tensor) else f"a {type(out).__name__}"
                 raise RequestError(

@@ -69,6 +69,17 @@ def test_logits_that_are_not_finite_are_refused(linear, linear_data):
         checks.model_flags(linear, linear_data, 5)
 
 
+def test_a_model_that_writes_into_its_images_is_refused_and_the_images_stay(linear_data):
+    class Halved(nn.Linear):
+        def forward(self, x):
+            return super().forward(x.mul_(0.5).flatten(1))
+
+    before = linear_data.x.clone()
+    with pytest.raises(RequestError, match="writes into the images .* x = x.clone"):
+        checks.model_flags(Classifier(Halved(36, 5), None).eval(), linear_data, 5)
+    assert torch.equal(linear_data.x, before)
+
+
 def test_a_model_that_looks_at_its_batch_is_refused(linear_data):
     model = model_of(nn.Linear(36, 5), Centred())
     with pytest.raises(RequestError, match="alone"):

@@ -201,3 +201,13 @@ def test_an_evaluation_with_little_memory_ends_with_the_same_verdicts(
     monkeypatch.setattr(Tight, "room", 3)
     found = evaluate(model, linear_spec, linear_data, request, tmp_path / "b.sqlite")
     assert (found.points, found.flags) == (expected.points, expected.flags)
+
+
+def test_a_clean_accuracy_that_is_off_on_other_images_is_in_the_result(linear, linear_spec, linear_data, tmp_path):
+    recorded = KnownAccuracy(0.75, 10_000, "others", "test")
+    path = tmp_path / "s.sqlite"
+    few = dataclasses.replace(linear_data, x=linear_data.x.repeat(8, 1, 1, 1), y=linear_data.y.repeat(8))
+    few = dataclasses.replace(few, indices=torch.arange(len(few.y)))
+    request = dataclasses.replace(STANDARD, protocol="fast")
+    found = evaluate(linear, linear_spec, few, request, path, recorded=recorded)
+    assert [flag for flag in found.flags if flag.startswith("clean-accuracy: clean accuracy is 90.0 % on the 320")]

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robustctl.architectures import Classifier, build
 from robustctl.data import ImageData
@@ -134,6 +134,15 @@ def test_a_model_that_answers_with_anything_but_logits_in_either_mode_is_refused
     assert mode in str(refused.value)
     assert model.training
     assert model.get_buffer("net.seen") == 0, "a copy was tried, so that no statistics move"
+
+
+def test_a_model_that_writes_into_its_images_is_not_trained(conv_spec: ModelSpec) -> None:
+    class Clipped(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.clamp_(0.4, 0.6).flatten(1)[:, :10] if self.training else x.flatten(1)[:, :10]
+
+    with pytest.raises(RequestError, match=r"writes into the images that it is given in training mode .* x\.clone"):
+        require_outputs(Classifier(Clipped(), None), conv_spec)
 
 
 def test_a_model_that_answers_with_logits_in_both_modes_is_taken(conv_model: Classifier, conv_spec: ModelSpec) -> None:

@@ -335,3 +335,19 @@ def test_the_room_that_was_found_is_the_log_s_first_line(
     first = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
     assert len(asked) == 1 and (first["kind"], first["step"]) == ("memory", 0)
     assert outcome.step == 1 and outcome.best is None
+
+
+def test_every_step_is_taken_in_training_mode(settings_for: Make, make_loop: Make, tmp_path: Path) -> None:
+    loop = make_loop(of(settings_for, "average"), tmp_path / "run")
+    modes, one_step = [], loop._one_step
+
+    def watched(this: Any) -> None:
+        modes.append(loop.model.training)
+        one_step(this)
+
+    loop._one_step = watched
+    loop.model.eval()
+    loop.run(2)
+    loop.model.eval()
+    loop.run(4)
+    assert modes == 4 * [True]
