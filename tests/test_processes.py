@@ -88,6 +88,36 @@ def test_two_processes_in_micro_batches_reach_the_weights_of_one_with_whole_batc
         torch.testing.assert_close(b[name], a[name], rtol=0, atol=1e-5)
 
 
+STUDY = """
+models: digits-linf
+recipes: [start, e-at]
+n: 24
+precision: float32
+set: {train.epochs: 1, attack.steps: 2, selection.images: 17, train.shard: true, optim.lr: 0.02}
+"""
+
+
+@pytest.mark.slow
+def test_four_processes_do_a_study_as_one_does(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(STUDY)
+    tables, weights = [], []
+    for processes in (1, 4):
+        runs = tmp_path / str(processes)
+        command = ["study", str(file), "--devices", "cpu", "--processes", str(processes)]
+        environment = {**os.environ, "ROBUSTCTL_RUNS": str(runs), "OMP_NUM_THREADS": "1"}
+        ran = subprocess.run(
+            [sys.executable, "-m", "robustctl", *command], capture_output=True, text=True, timeout=900, env=environment
+        )
+        assert ran.returncode == 0, ran.stderr
+        tables.append(ran.stdout)
+        weights += [checkpoint.read_tensors(path) for path in runs.glob("*/model.safetensors")]
+    assert tables[0] == tables[1]
+    one, four = weights
+    for name, tensor in one.items():
+        torch.testing.assert_close(four[name], tensor, rtol=0, atol=1e-5)
+
+
 def workers(launcher: int) -> list[int]:
     """Process ids of the launcher's children that train."""
     found = []
