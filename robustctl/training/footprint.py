@@ -1,7 +1,7 @@
 """The memory that a training takes on an accelerator, by arithmetic: of the weights, and of each image of a batch."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -155,7 +155,7 @@ def _measured(parts: Parts, context: StepContext, x: Tensor, y: Tensor) -> Footp
     has_blocks = block > 0
     helper = parts.helper.parameters() if parts.helper else ()
     fixed = _fixed(parts) + sum(one.nbytes for one in helper)
-    precision = "float32" if context.autocast is nullcontext else "bfloat16"
+    precision = "bfloat16" if context.autocast.low else "float32"
     return Footprint(fixed, each(False), each(True) if has_blocks else None, waiting, precision)
 
 
