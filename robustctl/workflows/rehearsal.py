@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import torch
+from torch import Tensor
 
 from robustctl.architectures import build
 from robustctl.data import ImageData
@@ -237,14 +238,22 @@ def _guess(parts: Parts, context: StepContext) -> float:
     seconds, few = 0.0, 1
     while seconds < SHORT and few < len(x):
         few = min(2 * few, len(x))
-        begun = time.monotonic()
-        step = Step(context, x[:few], y[:few], 0)
-        step.mean(step.natural()).backward()  # type: ignore[no-untyped-call]
-        wait_for(parts.device)
-        seconds = time.monotonic() - begun
+        seconds = _pass_seconds(parts, context, x[:few], y[:few])
     passes = max(settings.attack.steps.values()) + 2 if settings.attack else 2
-    whole = seconds / few * one.phase.batch_size * passes
+    per_second = one.phase.batch_size * passes / few
+    if seconds * per_second > LONGEST_STEP:  # perhaps this pass was the first in micro-batches, and loaded much
+        seconds = min(seconds, _pass_seconds(parts, context, x[:few], y[:few]))
+    whole = seconds * per_second
     return whole if is_host(parts.device) else 0.0  # on a GPU the steps themselves are fast enough to try
+
+
+def _pass_seconds(parts: Parts, context: StepContext, x: Tensor, y: Tensor) -> float:
+    """Seconds of a forward and backward pass of images (n, c, h, w)."""
+    begun = time.monotonic()
+    step = Step(context, x, y, 0)
+    step.mean(step.natural()).backward()  # type: ignore[no-untyped-call]
+    wait_for(parts.device)
+    return time.monotonic() - begun
 
 
 def _peak(device: torch.device) -> int:

@@ -122,3 +122,10 @@ def test_the_largest_network_is_spoken_of_too(monkeypatch, capsys) -> None:
         train(TrainingRequest("finetune", "gowal-wrn70", "ramp", dry_run=True, device="cpu"))
     said = capsys.readouterr().err
     assert "37.1 GB for batches of 128" in said and "24 GB: 127 at once, whole with train.checkpoint" in said
+
+
+def test_a_first_pass_that_loads_much_does_not_make_the_steps_seem_long(monkeypatch, capsys) -> None:
+    taken = iter([200.0, 0.001])
+    monkeypatch.setattr(rehearsal, "_pass_seconds", lambda *_: next(taken))
+    train(ASKED)
+    assert "measured on two batches" in capsys.readouterr().err
