@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
-from robustctl.errors import RequestError
+from robustctl.errors import RequestError, of_users_code
 from robustctl.home import home
 
 OWN = ("robustctl.architectures", "robustctl.attacks")
@@ -59,10 +59,8 @@ def load(package: str, name: str, kind: str) -> ModuleType:
     if name in own:
         if name in shipped:
             raise RequestError(f"{own[name]}: robustctl has its own {kind} {name!r}; rename the file")
-        try:
+        with of_users_code(f"{kind} {name!r}: {own[name]} fails with "):
             return run_file(own[name], package.rpartition(".")[2])
-        except Exception as error:  # the file is the user's, and may raise anything
-            raise RequestError(f"{kind} {name!r}: {own[name]} fails with {type(error).__name__}: {error}") from error
     if name not in shipped:
         raise unknown(kind, name, {*shipped, *own})
     return importlib.import_module(f"{package}.{name.replace('-', '_')}")

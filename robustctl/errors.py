@@ -1,5 +1,8 @@
 """The exceptions that a user sees. Their text is the whole message; the command line adds nothing but a prefix."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class RobustctlError(Exception):
     """Base of every error with a message for the user.
@@ -26,3 +29,29 @@ class InterruptedRun(RobustctlError):
     """The user or the scheduler stopped a resumable run; its state is on disk."""
 
     exit_code = 130
+
+
+@contextmanager
+def of_users_code(what: str, kind: type[RobustctlError] = RequestError, *kept: type[Exception]) -> Iterator[None]:
+    """Turn whatever the user's own code raises, ``sys.exit`` too, into one error whose text begins with ``what``.
+
+    Ctrl-C, a lack of memory, robustctl's own errors and the ones to be ``kept`` stay as they are.
+
+    Raises:
+        RobustctlError: of that ``kind``.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, (KeyboardInterrupt, GeneratorExit, MemoryError, RobustctlError, *kept)):
+            raise
+        raise kind(f"{what}{described(error)}") from error
+
+
+def described(error: BaseException) -> str:
+    """Name and text of an exception of any origin, whose own code may fail as well."""
+    try:
+        text = str(error)
+    except Exception:
+        text = "it fails to say why"
+    return f"{type(error).__name__}: {text}"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from robustctl.discovery import did_you_mean, run_file
-from robustctl.errors import RequestError
+from robustctl.errors import RequestError, of_users_code
 
 Scalar = bool | int | float | str
 
@@ -55,11 +55,9 @@ class UserCode:
         Raises:
             RequestError: the file raises an error, or has nothing of that name.
         """
-        with _importable(Path.cwd() if self.module else self.file.parent):
-            try:
-                loaded = importlib.import_module(self.module) if self.module else run_file(self.file, "code")
-            except Exception as error:  # the file is the user's, and may raise anything
-                raise RequestError(f"{self.text}: {self.file} fails with {type(error).__name__}: {error}") from error
+        place = Path.cwd() if self.module else self.file.parent
+        with _importable(place), of_users_code(f"{self.text}: {self.file} fails with "):
+            loaded = importlib.import_module(self.module) if self.module else run_file(self.file, "code")
         if not hasattr(loaded, self.name):
             near = did_you_mean(self.name, [name for name in vars(loaded) if not name.startswith("_")])
             raise RequestError(f"{self.text}: {self.file} has no {self.name!r}.{near}")
@@ -83,7 +81,7 @@ def parse(option: str, text: str) -> UserCode:
         file = Path(place).expanduser()
         if not file.is_file():
             raise RequestError(f"{option} {text}: there is no file {file}")
-        return UserCode(text, file, name, args=args)
+        return _readable(UserCode(text, file, name, args=args), option)
     with _importable(Path.cwd()):
         try:
             found = importlib.util.find_spec(place)
@@ -91,7 +89,15 @@ def parse(option: str, text: str) -> UserCode:
             found = None
     if found is None or found.origin is None or not Path(found.origin).is_file():
         raise RequestError(f"{option} {text}: there is no module {place!r}; for a file write {place}.py:{name}")
-    return UserCode(text, Path(found.origin), name, place, args)
+    return _readable(UserCode(text, Path(found.origin), name, place, args), option)
+
+
+def _readable(code: UserCode, option: str) -> UserCode:
+    try:
+        code.sha256  # noqa: B018
+    except OSError as error:
+        raise RequestError(f"{option} {code.text}: cannot read {code.file}: {error.strerror}") from None
+    return code
 
 
 _GRANTED: list[UserCode] = []

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from robustctl import discovery, user_code
 from robustctl.devices import HOST
-from robustctl.errors import RequestError
+from robustctl.errors import RequestError, of_users_code
 from robustctl.modes import kept_modes
 from robustctl.progress import say
 from robustctl.spec import Architecture, CodeRecord, ModelSpec, Normalization
@@ -78,14 +78,9 @@ def opens_logits(net: nn.Module, image: Tensor) -> bool:
     Raises:
         RequestError: it cannot take the image, or gives something else than one row of logits.
     """
-    try:
-        with torch.no_grad(), kept_modes(net):
-            out = net.eval()(image.to(device_of(net)))
-    except Exception as error:  # the network is the user's code, and may raise anything
-        raise RequestError(
-            f"{type(net).__name__} cannot take an image {list(image.shape)} of floats in [0,1]: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+    taking = f"{type(net).__name__} cannot take an image {list(image.shape)} of floats in [0,1]: "
+    with of_users_code(taking), torch.no_grad(), kept_modes(net):
+        out = net.eval()(image.to(device_of(net)))
     opens = not isinstance(out, Tensor) and isinstance(getattr(out, "logits", None), Tensor)
     logits = out.logits if opens else out
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1 or logits.shape[1] < 2:
@@ -202,12 +197,10 @@ def _build_by_code(architecture: Architecture, n_classes: int, input_shape: tupl
     builder = code.load()
     if isinstance(builder, nn.Module):
         return copy.deepcopy(builder)
-    try:
+    with of_users_code(f"--model-code {code.text} fails with "):
         taken = inspect.signature(builder).parameters
         known = {"n_classes": n_classes, "input_shape": input_shape}
         net = builder(**{name: value for name, value in known.items() if name in taken}, **architecture.args)
-    except Exception as error:  # the code is the user's, and may raise anything
-        raise RequestError(f"--model-code {code.text} fails with {type(error).__name__}: {error}") from error
     if not isinstance(net, nn.Module):
         raise RequestError(f"--model-code {code.text} returns a {type(net).__name__}, not a torch.nn.Module")
     return net

@@ -27,7 +27,7 @@ import typer
 from robustctl import discovery, parent, terminal
 from robustctl.cli import panels
 from robustctl.cli.interruption import Group, interrupted
-from robustctl.errors import InterruptedRun, RequestError, RobustctlError
+from robustctl.errors import InterruptedRun, RequestError, RobustctlError, described
 from robustctl.progress import sign_of_life
 from robustctl.reading import SURROGATE
 from robustctl.version import __version__
@@ -89,6 +89,19 @@ def _spelt_out(arguments: list[str]) -> list[str]:
     return [*front, *rest, *arguments[end:]]
 
 
+def _require_content(arguments: list[str]) -> None:
+    """Refuse an empty argument: a variable of the shell that is not set would quietly choose a default.
+
+    Raises:
+        RequestError: one is empty.
+    """
+    for before, one in zip(["robustctl", *arguments], arguments, strict=False):
+        if not one.strip():
+            raise RequestError(f"the argument after {before} is empty; is a variable of the shell not set?")
+        if re.fullmatch(r"--[\w-]+=\s*", one):
+            raise RequestError(f"{one.rstrip()} has no value; is a variable of the shell not set?")
+
+
 def _require_names_in_utf8() -> None:
     """Start anew in Python's UTF-8 mode if the locale is too poor for a name that was typed (``LC_ALL=C``).
 
@@ -139,6 +152,7 @@ def _run() -> None:
     parent.watch()
     sys.argv[1:] = _spelt_out(sys.argv[1:])
     try:
+        _require_content(sys.argv[1:])
         with sign_of_life():
             app()
         sys.stdout.flush()  # a full disk behind a redirection is noticed here, and not while Python exits
@@ -151,7 +165,9 @@ def _run() -> None:
         # The reader of our output (head, say) has closed it: not an error, but Python would complain while exiting.
         _close_stdout()
         raise SystemExit(1) from None
-    except Exception as error:
+    except (SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # of the user's own code, anything
         if isinstance(error, OSError) and error.errno in FULL:
             _close_stdout()
         _fail(*_judged(error), error)
@@ -160,7 +176,7 @@ def _run() -> None:
 FULL = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
 
 
-def _judged(error: Exception) -> tuple[str, int]:
+def _judged(error: BaseException) -> tuple[str, int]:
     """The message and the exit code of an error that robustctl did not raise itself."""
     if _is_out_of_memory(error):
         return OUT_OF_MEMORY, 1
@@ -171,9 +187,14 @@ def _judged(error: Exception) -> tuple[str, int]:
         return f"robustctl: a name is longer than the file system takes: {str(error.filename)[:80]}...", 2
     if isinstance(error, OSError) and number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"robustctl: no permission for {error.filename}", 1
+    if isinstance(error, FileNotFoundError) and error.filename is not None:
+        return f"robustctl: {error.filename} is not here any more; run the same command again", 1
+    if isinstance(error, OSError) and number == errno.EIO:
+        what = error.filename or "a file or the output"
+        return f"robustctl: {what} cannot be read or written: {error.strerror}; mend that and run the command again", 1
     if isinstance(error, OSError) and number in FULL:
         return f"robustctl: cannot write: {error.strerror}; free some space and run the same command again", 1
-    return f"robustctl: internal error ({type(error).__name__}: {error}). This is a bug; --debug shows where.", 1
+    return f"robustctl: internal error ({described(error)}). This is a bug; --debug shows where.", 1
 
 
 OUT_OF_MEMORY = (
@@ -196,7 +217,7 @@ def _memory_is_limited() -> bool:
     return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     """Whether Python or torch, on the CPU or on an accelerator, was refused memory."""
     return (
         isinstance(error, MemoryError)
@@ -209,7 +230,8 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _close_stdout() -> None:
     """Drop what is still in the buffer: it cannot be written, and Python would try again while it exits."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, exit_code: int, error: BaseException) -> None:

@@ -3,6 +3,7 @@
 Only the images that are asked for are read: an array of many gigabytes may take few bytes on the disk.
 """
 
+import math
 import struct
 import zipfile
 import zlib
@@ -25,6 +26,8 @@ from robustctl.errors import RequestError
 PAIRS = (("x", "y"), ("image", "label"), ("images", "labels"))
 """Names of the two arrays; generated data sets use the second pair (Gowal et al. 2021, Wang et al. 2023)."""
 LABELS_AT_ONCE = 2**20
+MOST_VALUES = 2**26
+"""Values of one image: more than 4,096 pixels each way in three colours."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,8 @@ def _array(file: IO[bytes], name: str, path: Path) -> Array:
 def _require_images(x: Array, y: Array, where: str) -> None:
     if x.dtype not in (np.uint8, np.float32) or len(x.shape) != 4:
         raise RequestError(f"{where}: {x.name} is {x.dtype} {list(x.shape)}; it must be uint8 or float32 (n, c, h, w)")
+    if (values := math.prod(x.shape[1:])) > MOST_VALUES:
+        raise RequestError(f"{where}: an image of {x.name} has {values:,} values, more than the {MOST_VALUES:,} of any")
     if y.dtype.kind not in "iu" or y.shape != x.shape[:1]:
         raise RequestError(f"{where}: {y.name} is {y.dtype} {list(y.shape)}; it must be whole numbers ({x.shape[0]},)")
 
@@ -169,14 +174,12 @@ def _labels(y: Array, taken: int, where: str) -> tuple[np.ndarray, int]:
 
 
 def _exactly(file: IO[bytes], size: int, where: str) -> bytearray:
-    buffer = bytearray(size)
-    view, done = memoryview(buffer), 0
-    while done < size:
-        part = file.read(min(size - done, 2**24))
+    buffer = bytearray()  # grows with what is really there, whatever the header promises
+    while len(buffer) < size:
+        part = file.read(min(size - len(buffer), 2**24))
         if not part:
-            raise RequestError(f"cannot read {where}: it ends after {done:,} of {size:,} bytes")
-        view[done : done + len(part)] = part
-        done += len(part)
+            raise RequestError(f"cannot read {where}: it ends after {len(buffer):,} of {size:,} bytes")
+        buffer += part
     return buffer
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from robustctl import geometry, seeds
 from robustctl.data import ImageData
 from robustctl.devices import HOST, kept_random
-from robustctl.errors import RequestError, RobustctlError, RunError
+from robustctl.errors import RequestError, RunError, of_users_code
 from robustctl.evaluation import referee
 from robustctl.evaluation.audit import chunks
 from robustctl.evaluation.store import EXTERNAL, SECOND, Row, Store, encode
@@ -197,12 +197,8 @@ def _attempts(
 ) -> list[Tensor]:
     """Ask the attack, with copies of everything; proposals as float32 on the CPU, without what is only rounding."""
     device = next((one.device for one in [*private.parameters(), *private.buffers()]), HOST)
-    try:
+    with of_users_code(f"attack {external.name} fails in {threat} with ", RunError, NotImplementedError):
         found = external.attempts(private, x.clone().to(device), y.clone().to(device), threat, indices, seed)
-    except (NotImplementedError, RobustctlError):
-        raise
-    except Exception as error:  # the attack is the user's code, and may raise anything
-        raise RunError(f"attack {external.name} fails in {threat} with {type(error).__name__}: {error}") from error
     return [_proposal(external, one, x, threat) for one in found]
 
 

@@ -11,7 +11,7 @@ from robustctl import discovery
 from robustctl.architectures import Classifier, device_of
 from robustctl.data import EncodedData, ImageData, pseudo_labels
 from robustctl.devices import HOST, kept_random, memory_of
-from robustctl.errors import RequestError, RunError
+from robustctl.errors import RequestError, RunError, of_users_code
 from robustctl.processes import World, share_batch_norm
 from robustctl.recipe.schema import HUB_FILE, Settings
 from robustctl.spec import WEIGHTS, ModelSpec, Resize
@@ -161,15 +161,11 @@ def require_outputs(model: Classifier, spec: ModelSpec) -> None:
     tried = copy.deepcopy(model)  # in training mode a pass moves the statistics of batch norms
     with torch.no_grad(), kept_random(device):
         for mode, training in (("eval mode", False), ("training mode", True)):
-            try:
-                images = torch.rand(shape, device=device)
-                kept = images.clone()
+            images = torch.rand(shape, device=device)
+            kept = images.clone()
+            what = f"{spec.architecture.name} cannot be trained: it fails in {mode} on images {list(shape)} with "
+            with of_users_code(what):
                 out: object = tried.train(training)(images)
-            except Exception as error:  # the model may be the user's code, and raise anything
-                raise RequestError(
-                    f"{spec.architecture.name} fails in {mode} on images {list(shape)} "
-                    f"({type(error).__name__}: {error}); it cannot be trained"
-                ) from error
             if not torch.equal(images, kept):
                 raise RequestError(
                     f"{spec.architecture.name} writes into the images that it is given in {mode} (in place, such as "

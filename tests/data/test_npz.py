@@ -142,3 +142,25 @@ def test_an_array_that_ends_too_early_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:-10])
     with pytest.raises(RequestError, match="ends after 54 of 64 bytes"):
         data.load(f"{tmp_path}/x.npy", "test")
+
+
+@pytest.mark.parametrize(
+    ("shape", "told"),
+    [((10, 1 << 14, 1 << 14, 3), "an image of x has 805,306,368 values"), ((10, 1, 8000, 8000), "ends after 256 of")],
+)
+def test_memory_follows_from_what_is_there_not_from_what_a_header_promises(
+    tmp_path: Path, shape: tuple[int, ...], told: str
+) -> None:
+    begin = io.BytesIO()
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(begin, header)
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("x.npy", begin.getvalue() + bytes(256))
+        labels = io.BytesIO()
+        np.save(labels, np.zeros(shape[0], np.int64))
+        archive.writestr("y.npy", labels.getvalue())
+    tracemalloc.start()
+    with pytest.raises(RequestError, match=told):
+        read(tmp_path / "x.npz", 1)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 25
+    tracemalloc.stop()
