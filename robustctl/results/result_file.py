@@ -133,3 +133,7 @@ def read_as(kind: type[Result], schema: str, path: Path) -> Result:
             for fault in error.errors()
         ]
         raise RequestError(f"{path} is not a valid result:\n  " + "\n  ".join(faults[:10])) from None
+    except (LookupError, ArithmeticError) as error:  # a name or a number of points that another part lacks
+        raise RequestError(
+            f"{path} is not a valid result: its parts do not fit together ({type(error).__name__}: {error})"
+        ) from None

@@ -124,6 +124,10 @@ class SuiteResult(ResultFile):
             raise ValueError("its points do not cover its images")
         require_index(self.data, points.index)
         _require("clean", self.clean, Accuracy.of(points.clean))
+        if sorted(member.name for member in self.members) != sorted(points.robust):
+            raise ValueError("members: they are not those that have points")
+        if self.corruptions is None and points.corrupted:
+            raise ValueError("corruptions: they have points and no figures")
         for member in self.members:
             expected = Accuracy.of(points.of(member.name))
             _require(member.name, Accuracy(acc=member.acc, n_correct=member.n_correct, ci95=member.ci95), expected)
@@ -131,6 +135,8 @@ class SuiteResult(ResultFile):
             one = self.corruptions
             _require("corruptions", one, corruption_figures(points, one.made, one.sha256))
         for group in self.groups:
+            if not group.members or not all(points.has(member) for member in group.members):
+                raise ValueError(f"group {group.name}: its members are not those that have points")
             _require(f"group {group.name}", group, group_figures(group.name, group.members, points))
         return self
 

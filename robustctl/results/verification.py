@@ -3,13 +3,14 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, model_validator
 
 from robustctl.files import write_text
 from robustctl.home import home
-from robustctl.results.result_file import DataInfo, Frozen, Interval, Share, read_as
+from robustctl.results.result_file import TINY, DataInfo, Frozen, Interval, Share, read_as
+from robustctl.results.statistics import wilson
 from robustctl.results.union import UnionResult
 from robustctl.threats import Norm
 
@@ -59,6 +60,16 @@ class Sample(Frozen):
     attacks: list[str]
     evaluations: Annotated[int, Field(ge=0)]
 
+    @model_validator(mode="after")
+    def _follows(self) -> "Sample":
+        fell = len(set(self.fell))
+        if not len(self.fell) == fell <= self.sample <= self.survivors:
+            raise ValueError("fell, sample and survivors do not fit together")
+        expected = wilson(fell, self.sample) if self.sample else (0.0, 1.0)
+        if any(abs(one - other) > TINY for one, other in zip(self.ci95, expected, strict=True)):
+            raise ValueError("ci95 does not follow from fell and sample")
+        return self
+
 
 class Verification(BaseModel):
     """The verdict on one claim, and everything that it rests on.
@@ -88,6 +99,16 @@ class Verification(BaseModel):
     date: str
     device: str
     versions: dict[str, str]
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _has_its_verdict(cls, content: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """A file says the verdict too; it must be the one that follows from the findings."""
+        found = handler(content)
+        said = content.get("verdict", found.verdict) if isinstance(content, dict) else found.verdict
+        if said != found.verdict:
+            raise ValueError(f"verdict: it is {said!r}, and {found.verdict!r} follows from the findings")
+        return found
 
     @property
     def verdict(self) -> Verdict:
