@@ -64,7 +64,7 @@ class Gradients:
             uphill = self._loss(step, this)
         after = self.method.remembered()
         self.method.recall(before)
-        with moved_uphill(self.model, uphill, awp.gamma):
+        with moved_uphill(self.model, uphill, awp.gamma, self.world):
             loss = self._loss(step.replay(), this)
             loss.backward()  # type: ignore[no-untyped-call]
         self.method.recall(after)

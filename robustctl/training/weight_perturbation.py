@@ -10,12 +10,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from robustctl.processes import World
 from robustctl.training.optim import is_weight
 
 
 @contextmanager
-def moved_uphill(model: nn.Module, loss: Tensor, gamma: float) -> Iterator[None]:
-    """Within the block each weight w stands at w + ``gamma`` |w| g / |g|, where g is its gradient of ``loss``.
+def moved_uphill(model: nn.Module, loss: Tensor, gamma: float, world: World) -> Iterator[None]:
+    """Within the block each weight w stands at w + ``gamma`` |w| g / |g|, where g is its gradient of the mean of
+    ``loss`` over all processes.
 
     Biases, scales and shifts stay. The weights are set back bit for bit at the end of the block.
     """
@@ -24,6 +26,8 @@ def moved_uphill(model: nn.Module, loss: Tensor, gamma: float) -> Iterator[None]
     before = [weight.detach().clone() for weight in weights]
     with torch.no_grad():
         for weight, grad in zip(weights, grads, strict=True):
+            if world.size > 1:
+                grad = world.mean(torch.zeros_like(weight) if grad is None else grad)
             if grad is not None:
                 length = grad.norm().clamp_min(torch.finfo(grad.dtype).tiny)
                 weight.add_(grad * (gamma * weight.norm() / length))

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from robustctl.processes import World
 from robustctl.threats import Threat
 from robustctl.training.methods.e_at import Config, Method
 from robustctl.training.recompute import lent_buffers
@@ -20,7 +21,7 @@ def test_weights_move_by_gamma_times_their_layers_length_along_the_gradient() ->
     before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
     loss = F.cross_entropy(net(x), y)
     grads = dict(zip(before, torch.autograd.grad(loss, list(net.parameters()), retain_graph=True), strict=True))
-    with moved_uphill(net, loss, 0.01):
+    with moved_uphill(net, loss, 0.01, World()):
         for name, parameter in net.named_parameters():
             expected = before[name]
             if name.endswith("weight"):
@@ -33,7 +34,7 @@ def test_weights_move_by_gamma_times_their_layers_length_along_the_gradient() ->
 def test_a_layer_without_gradient_stays() -> None:
     net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     before = net[1].weight.detach().clone()
-    with moved_uphill(net, net[0](torch.ones(1, 2)).sum(), 0.1):
+    with moved_uphill(net, net[0](torch.ones(1, 2)).sum(), 0.1, World()):
         assert torch.equal(net[1].weight, before)
 
 

@@ -1,8 +1,8 @@
-"""Trains on two processes with the optimiser's state whole and shared out; ``tests/training/test_optim__shared.py``
-starts it by torchrun.
+"""Trainings in two processes: ``tests/training/test_training__processes.py`` starts them by torchrun.
 
-Each process writes the bytes of its state, ``RANK.json``; the directories ``NAME-whole`` and ``NAME-shared`` are runs,
-and the second one was stopped and went on.
+``CASE-RANK.pt`` has the weights of a method after a few steps. The directories ``NAME-whole`` and ``NAME-shared`` are
+runs with the optimiser's state whole and shared out; the second one was stopped and went on. Each process writes the
+bytes of its part, ``RANK.json``.
 """
 
 import importlib.util
@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from method_cases import METHODS, cases
+from torch import Tensor
 
 from robustctl.architectures import build
 from robustctl.devices import HOST
 from robustctl.processes import World, world
+from robustctl.recipe.outer import Hat
 from robustctl.training.build import build_parts
 from robustctl.training.footprint import optimizer_state
 from robustctl.training.loop import Loop
 
 STEPS, STOP = 12, 7
-CASES: dict[str, dict[str, Any]] = {
+STATES: dict[str, dict[str, Any]] = {
     "sgd": {
         "projection": {"beta": 0.5},
         "optim": {"lr": 0.02, "weight_decay": 5e-4},
@@ -37,9 +40,34 @@ fixtures = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(fixtures)
 
 
+FEW = 7
+"""Steps; five make an epoch."""
+CAREFUL = {"optim": {"lr": 0.02, "weight_decay": 5e-4}}
+HAT = {"outer": {"name": "hat", "helper": "given"}, "attack": {"name": "apgd", "steps": 2, "start": "random"}}
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    **cases("e-at", but=("mng-ac",)),  # which is refused in several processes
+    "score": (METHODS["e-at"], {"outer": {"name": "score"}}),
+    "hat": (METHODS["e-at"], HAT),
+}
+
+
+def weights(case: str, directory: Path, w: World) -> dict[str, Tensor]:
+    """The weights that a method reaches in a few steps."""
+    method, changes = CASES[case]
+    settings = fixtures._settings_for(method, **{"precision": "float32", **CAREFUL, **changes})
+    torch.manual_seed(5)
+    helper = {"helper": build(fixtures.SPEC)} if isinstance(settings.outer, Hat) else {}
+    torch.manual_seed(0)
+    model, data = build(fixtures.SPEC), fixtures.random_data()
+    parts = build_parts(model, fixtures.SPEC, data, settings, seed=0, device=HOST, world=w, **helper)
+    directory.mkdir(parents=True, exist_ok=True)
+    Loop(parts, directory).run(FEW)
+    return model.state_dict()
+
+
 def loop_of(name: str, directory: Path, w: World, *, shard: bool) -> Loop:
     """A training of E-AT; it goes on if the directory has its state."""
-    settings = fixtures._settings_for({"name": "e-at"}, **CASES[name])
+    settings = fixtures._settings_for({"name": "e-at"}, **STATES[name])
     settings = settings.model_copy(update={"train": settings.train.model_copy(update={"shard": shard, "epochs": 3})})
     directory.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
@@ -62,8 +90,10 @@ def held(loop: Loop) -> int:
 
 def main(directory: Path) -> None:
     with world(HOST) as w:
+        for case in CASES:
+            torch.save(weights(case, directory / case, w), directory / f"{case}-{w.rank}.pt")
         found = {}
-        for name in CASES:
+        for name in STATES:
             loop_of(name, directory / f"{name}-whole", w, shard=False).run(STEPS)
             loop_of(name, directory / f"{name}-shared", w, shard=True).run(STOP)
             loop = loop_of(name, directory / f"{name}-shared", w, shard=True)
