@@ -239,10 +239,6 @@ class Apgd:
         """Rows (n,) that have evaluated the last point of their stage."""
         return rows.step > self._table("steps", self.schedule.steps, rows.step.device)[rows.stage]
 
-    def last_stage(self, rows: Rows) -> Tensor:
-        """Rows (n,) in the ball of the threat itself: what they evaluate now counts."""
-        return rows.stage == len(self.schedule.steps) - 1
-
     def next_stage(self, rows: Rows) -> Rows:
         """The same rows at the first point of their next stage: the best point, projected onto the smaller ball."""
         stage = rows.stage + 1

@@ -17,7 +17,7 @@ from robustctl.progress import say
 Text = str | None
 
 
-COMMON_OPTIONS = ("union", "like", "union_only", "precision", "force", "x_adv", "until", "dry_run")
+COMMON_OPTIONS = ("union", "like", "union_only", "precision", "force", "x_adv", "until")
 UNION_OPTIONS = (*COMMON_OPTIONS, "norms", "eps", "attack")
 CURVE_OPTIONS = ("distribution", "estimator", "grid", "samples", "most_samples", "leapfrog", "chains", "probacc")
 """Options that only one kind of evaluation reads."""
@@ -108,7 +108,7 @@ def command(
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Check everything of an evaluation of the union and say what it would take."),
+        typer.Option("--dry-run", help="Check everything and say what the evaluation would take."),
     ] = False,
     intermediate_q: Annotated[
         Text, typer.Option(help="Instead of the union: intermediate-q robustness for these q, e.g. 1,10,100,1000.")
@@ -202,6 +202,11 @@ def command(
                 asked.unread,
                 f"is not read with --estimator {estimator}, --grid {grid} and {asked.perturbation}; leave it out",
             )
+            if dry_run:
+                from robustctl.workflows.evaluation_plan import rehearse_intermediate
+
+                rehearse_intermediate(subject, asked, images, device=device)
+                return
             estimates, path = evaluate_intermediate(subject, asked, images, device=device)
             save(estimates.write, json)
             say_table(table(estimates), json)
@@ -211,9 +216,25 @@ def command(
             from robustctl.report.curve_table import table as curve_table
             from robustctl.workflows.evaluate_curve import evaluate_curve, reaches_of
 
+            usual, dataset = subject.default_threats(), subject.found_model.spec.dataset
+            reaches = reaches_of(usual, dataset, norms, ",".join(eps or []))
+            if dry_run:
+                from robustctl.workflows.evaluation_plan import rehearse_curve
+
+                rehearse_curve(
+                    subject,
+                    reaches,
+                    up_to,
+                    images,
+                    by_decision=decision,
+                    seed=seed,
+                    batch_size=images_a_batch,
+                    device=device,
+                )
+                return
             curves, path = evaluate_curve(
                 subject,
-                reaches_of(subject.default_threats(), subject.found_model.spec.dataset, norms, ",".join(eps or [])),
+                reaches,
                 up_to,
                 images,
                 by_decision=decision,
@@ -234,6 +255,11 @@ def command(
 
             named, content = ("threats", suites.of_threats(threat)) if threat else suites.load(suite or "")
             how = SuiteOptions(attack, seed, images_a_batch, corrupted)
+            if dry_run:
+                from robustctl.workflows.evaluation_plan import rehearse_suite
+
+                rehearse_suite(subject, named, content, how, images, device=device)
+                return
             verdicts, path = evaluate_suite(subject, named, content, how, images, device=device)
             if verdicts is None:  # one of torchrun's other processes; the first reports
                 return

@@ -15,7 +15,7 @@ class ListedArchitecture:
     """One architecture.
 
     Attributes:
-        name: as commands and recipes call it; of another library with ``/MODEL`` behind it.
+        name: the name that commands and recipes use; a library's name ends in ``/MODEL``.
         arguments: its keyword arguments with their defaults, as ``depth=28, width=10``.
         summary: what it is, or what is wrong with a file of the user's own.
         own: the user's own file, if it is one.

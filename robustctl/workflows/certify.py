@@ -42,7 +42,8 @@ def certify(
 
     Args:
         rows: how many passes are made at a time.
-        seconds: for exact verdicts in l_inf and l_1, for each class that CROWN does not certify; 0: CROWN alone.
+        seconds: the time for an exact verdict (l_inf and l_1) on each class that CROWN does not certify; 0 leaves
+            CROWN alone.
 
     Returns:
         The certificate and its file.

@@ -21,7 +21,7 @@ def claimed_images(
     record: RunRecord | None = None,
     fetch: bool = True,
 ) -> ImageData:
-    """Read the points of a result; whether they are the same images as then is for the caller to compare.
+    """Read the points of a result; the caller compares whether they are still the same images.
 
     Args:
         source: their place, if it is not the one that the result names.

@@ -53,7 +53,7 @@ def coded_model(
     """A model built by the user's code as one that is here: a directory that is gone when the block ends.
 
     Args:
-        weights: a file as ``models import`` takes it; None: the code returns a model that has its weights.
+        weights: a file as ``models import`` takes it; None if the code loads the weights itself.
 
     Raises:
         RequestError: as ``build_coded``, or the file does not fit.

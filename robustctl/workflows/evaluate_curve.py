@@ -120,7 +120,7 @@ def curve_of(
             by_decision = True
             say("most points have no gradient: attacks that see predicted classes alone look too")
         if world.leads:
-            _say_time(setup, reaches, by_decision, world)
+            say_time(setup, reaches, by_decision, world)
         with progress(f"distances of {len(data)} points", None) as advance:
             for reach in reaches:
                 bound = reach.times(up_to)
@@ -160,7 +160,7 @@ def _of_pixels(eval_dir: Path, reach: Reach) -> list[Path]:
     return sorted((eval_dir / THREATS).glob("l0-*.sqlite")) if reach.norm == "l0" else []
 
 
-def _say_time(setup: Setup, reaches: Sequence[Reach], by_decision: bool, world: World) -> None:
+def say_time(setup: Setup, reaches: Sequence[Reach], by_decision: bool, world: World) -> None:
     """Time a batch of gradients, and single images for attacks without any, and say the whole time."""
     n, size, seconds, evaluations = len(setup.data), min(setup.batch_size, len(setup.data)), 0.0, 0.0
     if setup.gradient:

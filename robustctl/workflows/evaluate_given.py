@@ -78,11 +78,11 @@ class Images:
         return self.images is not None or not (self.data is None or self.source)
 
     def named(self, subject: Subject) -> NamedImages:
-        """The images as they are named, the model's usual ones without any name."""
+        """The images by their name; the model's usual ones if the caller named none."""
         return NamedImages(self.source or subject.default_data(), self.split, self.n)
 
     def load(self, subject: Subject | None) -> ImageData:
-        """Read them, the usual ones of a named model without any; RequestError if there are none or they are unfit."""
+        """Read them, or a named model's usual ones; RequestError if there are none or the model cannot take them."""
         if self.images is not None:
             return from_tensors(self.images, self.labels, self.n)
         if isinstance(self.data, ImageData):
@@ -245,7 +245,7 @@ def _prepared(
     """The caller's model and images, ready to be evaluated.
 
     Stores lie in the caller's folder; without one, a named model on named data has its usual place, and everything else
-    a folder that is gone afterwards.
+    a folder that is deleted afterwards.
     """
     subject = None if isinstance(model, nn.Module) else find_subject(str(model))
     data, recorded = images.load(subject), named.recorded_accuracy(subject) if subject else None
@@ -291,7 +291,7 @@ def _usual_threats(subject: Subject | None, images: Images) -> tuple[Threat, ...
 def _classifier(
     model: Model, subject: Subject | None, data: ImageData, device: torch.device
 ) -> Iterator[tuple[Classifier, ModelSpec, str]]:
-    """The model on the device, its spec and what to call it; a module of the caller's is as before afterwards."""
+    """The model on the device, its spec and what to call it; a caller's module is left as it was."""
     if subject is not None:
         spec = subject.found_model.spec
         yield checkpoint.load_from(spec, subject.found_model.weights).to(device), spec, subject.found_model.name
@@ -306,7 +306,7 @@ def _classifier(
 
 @contextmanager
 def _stored(store: Path | None) -> Iterator[Path]:
-    """The file of the verdicts: the caller's, else one that is gone afterwards."""
+    """The file of the verdicts: the caller's, else one that is deleted afterwards."""
     if store is not None:
         make_folder(store.absolute().parent)
         yield store

@@ -44,6 +44,7 @@ from robustctl.workflows.images import NamedImages
 from robustctl.workflows.prepared import Prepared, prepare
 from robustctl.workflows.subject import Subject
 
+MADE_HERE = "made from the clean images with the constants of CIFAR-10-C"
 CORRUPTED = re.compile(r"(?:^|,)(cifar100?-c)=(.*)$")
 
 
@@ -64,7 +65,7 @@ class SuiteOptions:
 
     @property
     def effort(self) -> str:
-        """The names of threats that are no norms."""
+        """The effort for threats that are no norms."""
         return "fast" if self.protocol == "fast" else "standard"
 
 
@@ -133,7 +134,7 @@ def evaluate_prepared(
     data, members = about.data, suite.members(about.spec.dataset)
     limits = {text: one for text, one in members.items() if isinstance(one, Limit)}
     norms = {text: one for text, one in members.items() if isinstance(one, Threat)}
-    evaluated = [unions(part) for part in _rounds(norms)]
+    evaluated = [unions(part) for part in rounds_of(list(norms.values()))]
     folder = about.eval_dir / THREATS
     make_folder(folder)
     flags = about.flags()
@@ -184,10 +185,10 @@ def evaluate_prepared(
     return result, path
 
 
-def _rounds(norms: dict[str, Threat]) -> list[tuple[Threat, ...]]:
-    """Threats in as few evaluations of the union as there are radii of one norm; each has a norm once."""
+def rounds_of(norms: Sequence[Threat]) -> list[tuple[Threat, ...]]:
+    """Group the threats into as few evaluations of a union as possible; no union has a norm twice."""
     rounds: list[list[Threat]] = []
-    for threat in norms.values():
+    for threat in norms:
         free = [one for one in rounds if threat.norm not in {other.norm for other in one}]
         if free:
             free[0].append(threat)
@@ -201,12 +202,9 @@ def _attack(setup: Setup, limits: dict[str, Limit], folder: Path, world: World) 
     paths = {text: _place(setup, limit, folder) for text, limit in limits.items()}
     if not limits:
         return {}
-    timed = limits if world.leads else {}
-    seconds = {text: kind_threat.seconds_left(setup, one, paths[text]) / world.size for text, one in timed.items()}
+    if world.leads:
+        say_threats(setup, limits, folder, world.size)
     world.wait()
-    if total := sum(seconds.values()):
-        parts = ", ".join(f"{limits[text]} {duration(one)}" for text, one in seconds.items() if one)
-        say(f"at most about {duration(total)} if nothing breaks: {parts}")
     units = sum(_cost(setup, limit) for limit in limits.values())
     found: dict[str, kind_threat.Found] = {}
     with progress(f"attacking {len(setup.data)} points", round(units * len(setup.data))) as advance:
@@ -215,6 +213,17 @@ def _attack(setup: Setup, limits: dict[str, Limit], folder: Path, world: World) 
             one = kind_threat.evaluate(setup, limit, paths[text], others, advance, world)
             found |= {text: one} if one is not None else {}
     return found
+
+
+def say_threats(setup: Setup, limits: dict[str, Limit], folder: Path, processes: int = 1) -> None:
+    """Time the threats that are no norms, and say how long what their stores in the folder lack takes at most."""
+    seconds = {
+        limit: kind_threat.seconds_left(setup, limit, _place(setup, limit, folder)) / processes
+        for limit in limits.values()
+    }
+    if total := sum(seconds.values()):
+        parts = ", ".join(f"{limit} {duration(one)}" for limit, one in seconds.items() if one)
+        say(f"at most about {duration(total)} if nothing breaks: {parts}")
 
 
 def _place(setup: Setup, limit: Limit, folder: Path) -> Path:
@@ -230,24 +239,10 @@ def _corrupt(
     setup: Setup, suite: Suite, options: SuiteOptions, folder: Path, world: World
 ) -> tuple[dict[str, list[list[int]]], list[LeftOut], str, dict[str, str]]:
     """Verdicts on corrupted images, corruptions whose images are missing, makers of the images, hashes of files."""
-    names, made = suite.chosen_corruptions, "made from the clean images with the constants of CIFAR-10-C"
-    if not names:
+    published, names, left_out, sha256 = published_images(setup, suite, options)
+    if not suite.chosen_corruptions:
         return {}, [], "", {}
-    published, left_out, sha256 = None, [], {}
-    if options.corrupted is not None:
-        published, made = Published(options.corrupted), f"published files in {options.corrupted.name}"
-        here = []
-        for name in names:
-            try:
-                published.require(name, setup.data.indices.tolist(), setup.data.y.tolist(), setup.data.shape)
-                found = published.sha256(name)
-                published.require_hash(name, found)
-                sha256[name] = found
-                here.append(name)
-            except RequestError as error:
-                say(f"left out: {name}: {error}")
-                left_out.append(LeftOut(name=name, reason=str(error)))
-        names = tuple(here)
+    made = f"published files in {options.corrupted.name}" if options.corrupted else MADE_HERE
     rows: dict[str, list[list[int]]] = {}
     hashed = {name: {name: sha256[name]} if sha256 else {} for name in names}
     stem = f"corrupted-{len(setup.data)}"
@@ -267,6 +262,27 @@ def _clean(setup: Setup) -> list[bool]:
         x, y = setup.data.images(positions), setup.data.y[list(positions)]
         votes += (~referee.vote(setup.model, x, y, setup.passes).wrong).tolist()
     return votes
+
+
+def published_images(
+    setup: Setup, suite: Suite, options: SuiteOptions
+) -> tuple[Published | None, tuple[str, ...], list[LeftOut], dict[str, str]]:
+    """The published images, corruptions whose images are here, the others with the reason, and hashes of files."""
+    names = suite.chosen_corruptions
+    if not names or options.corrupted is None:
+        return None, names, [], {}
+    published, here, left_out, sha256 = Published(options.corrupted), [], [], {}
+    for name in names:
+        try:
+            published.require(name, setup.data.indices.tolist(), setup.data.y.tolist(), setup.data.shape)
+            found = published.sha256(name)
+            published.require_hash(name, found)
+            sha256[name] = found
+            here.append(name)
+        except RequestError as error:
+            say(f"left out: {name}: {error}")
+            left_out.append(LeftOut(name=name, reason=str(error)))
+    return published, tuple(here), left_out, sha256
 
 
 def _of_norm(threat: Threat, unions: Sequence[UnionResult]) -> UnionResult:

@@ -21,7 +21,7 @@ class NamedImages:
 
     Attributes:
         source: what ``load_images`` takes.
-        n: the first so many images of the split; all of them without.
+        n: how many images of the split, from its first on; None takes all.
         reading: columns and classes that the source does not tell by itself.
     """
 

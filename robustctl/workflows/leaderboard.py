@@ -81,7 +81,7 @@ def published() -> list[Published]:
 
 
 def _once(entrants: Sequence[Entrant]) -> list[Entrant]:
-    """Without the same claim about the same model twice, as of a run and of what was pushed of it."""
+    """Drop a claim that is there twice about the same model, as in a run and in what was pushed from it."""
     kept: dict[tuple[str, str], Entrant] = {}
     for one in entrants:
         key = claim_sha256(one.result), one.model_sha256

@@ -28,7 +28,7 @@ class Settings:
     union_only: bool
 
     def threats(self, norms: str | None, eps: str) -> tuple[str, list[str]]:
-        """``--norms`` and ``--eps``, filled up with what the user has not typed of them."""
+        """``--norms`` and ``--eps`` as the user typed them; what is missing comes from the result."""
         chosen = norms or ",".join(self.radii)
         typed = {part.partition(":" if ":" in part else "=")[0].strip() for part in eps.split(",")}
         wanted = {norm.strip() for norm in chosen.split(",")} - typed
@@ -71,7 +71,7 @@ def settings_like(what: str, found_model: FoundModel) -> Settings:
 
 
 def headline(claims: Claims) -> UnionResult:
-    """The claim that the card shows in its front matter; else the publisher's own one of the most points."""
+    """The claim that the card shows in its front matter; else the publisher's own claim with the most points."""
     from robustctl.publish.figures import contradictions, figures_in
 
     own = [one.result for one in claims.claims if one.result and one.name.startswith(CLAIM)]

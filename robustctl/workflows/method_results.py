@@ -56,7 +56,7 @@ def _made_by(path: Path, result: UnionResult | SuiteResult) -> Run | None:
 
 
 def paper_of(run: Run, record: RunRecord, result: UnionResult) -> Paper | None:
-    """The figures of the recipe's paper for this training and these radii; None if it reports nothing alike."""
+    """The figures of the recipe's paper for this training and these radii; None if it reports no such row."""
     if record.overrides:
         return None
     try:

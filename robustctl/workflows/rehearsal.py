@@ -48,7 +48,7 @@ class Cost:
     """The cost of a training.
 
     Attributes:
-        steps: optimiser steps. seconds: in all; None if nothing is known. how: the source of the seconds.
+        steps: optimiser steps. seconds: in all; None if nothing is known. how: where the seconds come from.
         memory: bytes at the peak so far, if it was measured. disk: bytes of the run.
     """
 
@@ -146,9 +146,9 @@ def _shares(parts: Parts) -> list[str]:
 
 
 def without_images(settings: Settings, spec: ModelSpec, world: World = ALONE) -> list[str]:
-    """The same for a training whose images and weights are not here: others of their size take as much.
+    """The memory that a training takes whose images and weights are not here; any of the same size take as much.
 
-    Nothing is said about a recipe with a helper, which takes memory too and is not here.
+    The result is empty for a recipe with a helper, because the helper takes memory too and is not here.
     """
     if isinstance(settings.outer, Hat):
         return []
@@ -227,10 +227,10 @@ def _selection(parts: Parts) -> float:
 
 
 def _guess(parts: Parts, context: StepContext) -> float:
-    """Seconds of a step, from a forward and backward pass of a few images: one per step of the attack and two more.
+    """Seconds of a step: one forward and backward pass per step of the attack and two more, each timed on a few images.
 
-    They are two, and more if a pass of them is short: what is the same for any number of images (the first pass loads
-    what later ones need, and other programs hold it up) must not count for each image.
+    It takes two images, and more if they are fast. A pass also has costs that do not grow with the images (the first
+    one loads what later ones need, and other programs hold it up), and these must not be counted for each image.
     """
     settings = parts.settings
     one = next(one for one in parts.passes if one.kind == "method")

@@ -150,8 +150,8 @@ def pool(executor: Executor, jobs: int, options: Sequence[str], processes: int =
     """Where the steps run.
 
     Args:
-        options: ``key=value`` each, for submitit.
-        processes: of each step, started by torchrun.
+        options: submitit's parameters, ``key=value`` each.
+        processes: how many processes torchrun starts for each step.
     """
     if executor == "processes":
         if options:
@@ -174,7 +174,7 @@ def run(plan: StudyPlan, name: str, pool: Pool, places: Sequence[Place], jobs: i
     """Do the steps of a plan that are missing; raises as ``study.run.carry_out`` does.
 
     Args:
-        name: of the study; one command at a time runs it.
+        name: the study's name; one command at a time may run it.
     """
     with only_one(name):
         carry_out(plan, pool, places, jobs, again)

@@ -1,5 +1,6 @@
 """A dry run of an evaluation says what it takes, refuses what the evaluation would refuse, and writes nothing."""
 
+import json
 import re
 from pathlib import Path
 
@@ -54,9 +55,11 @@ def test_weights_that_are_not_here_are_named_and_not_fetched(capsys, monkeypatch
         (["digits-linf", "--attack", "fst"], "Did you mean 'fast'"),
         (["gowal-wrn70", "--data", "digits"], "the model takes 3x32x32"),
         (["digits-linf", "-n", "501"], "500"),
-        (["digits-linf", "--curve"], "--dry-run is not read with --curve"),
-        (["digits-linf", "--suite", "unseen"], "--dry-run is not read with --suite"),
-        (["digits-linf", "--intermediate-q", "1"], "--dry-run is read by the evaluation of the union"),
+        (["digits-linf", "--curve", "--up-to", "0.5"], "--up-to 0.5"),
+        (["digits-linf", "--threat", "patch:9"], "patch:9"),
+        (["digits-linf", "--suite", "union", "--attack", "fst"], "Did you mean 'fast'"),
+        (["digits-linf", "--intermediate-q", "1000", "--samples", "5"], "samples 5 are too few"),
+        (["gowal-wrn70", "--suite", "union", "--data", "digits"], "the model takes 3x32x32"),
     ],
 )
 def test_it_refuses_what_the_evaluation_would_refuse(arguments: list[str], said: str, capsys) -> None:
@@ -74,3 +77,31 @@ def test_the_cost_of_rounds_in_which_nothing_breaks_is_that_of_a_model_that_noth
     assert result.rounds is not None and result.union.acc == result.clean.acc == 1.0
     spent = sum(one.evaluations for one in result.rounds)
     assert adaptive.unbroken_cost("adaptive", [LINF], 40, 10) == pytest.approx(spent, rel=0.06)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--suite", "union", "--attack", "fast"], ["suite union: linf:0.15, l2:0.45, l1:1.4", "gradient evaluations"]),
+        (["--threat", "elastic:0.3", "--attack", "fast"], ["elastic:0.3", "if nothing breaks"]),
+        (["--curve", "--norms", "l2"], ["up to l2:3 x 0.45", "gradient evaluations per image"]),
+        (["--intermediate-q", "1", "--estimator", "mc", "--samples", "32"], ["q = 1 in linf:0.15", "the first image"]),
+    ],
+)
+def test_every_kind_of_evaluation_says_what_it_takes_and_writes_nothing(
+    arguments: list[str], said: list[str], capsys
+) -> None:
+    assert robust("eval", "digits-linf", "-n", "4", *arguments, "--dry-run") == 0
+    told = capsys.readouterr().err
+    for text in ("digits-linf (kw-small, 60,086", "images: 4 of digits (test)", *said):
+        assert text in told
+    assert not (runs.root() / "eval").exists()
+
+
+def test_a_curve_costs_what_its_dry_run_says(tmp_path: Path, capsys) -> None:
+    asked = ["eval", "digits-linf", "-n", "4", "--curve", "--norms", "l2"]
+    assert robust(*asked, "--dry-run") == 0
+    said = re.search(r"(\d+) gradient evaluations per image", capsys.readouterr().err)
+    assert robust(*asked, "--json", tmp_path / "curve.json") == 0
+    spent = json.loads((tmp_path / "curve.json").read_text())["norms"]["l2"]["evaluations"]
+    assert said and 0 < spent <= 1.05 * 4 * int(said[1])
