@@ -154,7 +154,7 @@ def _measured(parts: Parts, context: StepContext, x: Tensor, y: Tensor) -> Footp
     waiting = kept(1, False, method=True).peak // len(x) + IMAGE_COPIES * x[0].nbytes
     has_blocks = block > 0
     helper = parts.helper.parameters() if parts.helper else ()
-    fixed = _fixed(parts) + sum(one.nbytes for one in helper)
+    fixed = _fixed(parts) + sum(one.nbytes for one in helper) + _bytes_in(parts.method.state())
     precision = "bfloat16" if context.autocast.low else "float32"
     return Footprint(fixed, each(False), each(True) if has_blocks else None, waiting, precision)
 
@@ -183,6 +183,13 @@ def _fixed(parts: Parts) -> int:
     folded = 1 if settings.attack else 0  # the copy that attacks run on
     state = optimizer_state(parts) // (parts.world.size if parts.sharded else 1)
     return weights * (2 + copies + folded) + state + buffers
+
+
+def _bytes_in(value: Any) -> int:
+    """Bytes of the tensors that a method keeps from step to step, such as FARE's copy of the start."""
+    if isinstance(value, dict):
+        return sum(map(_bytes_in, value.values()))
+    return value.nbytes if isinstance(value, Tensor) else 0
 
 
 def optimizer_state(parts: Parts) -> int:

@@ -34,9 +34,9 @@ class MicroBatches(nn.Module):
         self.model, self.room = model, room
         self.network = torch.compile(model) if compiled else model
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (n, k) of images (n, c, h, w)."""
-        return self.run(self.network, x)
+    def forward(self, x: Tensor, work: Work | None = None) -> Tensor:
+        """Logits (n, k) of images (n, c, h, w), or the rows that ``work`` gives, as ``run``."""
+        return self.run(work or self.network, x)
 
     def run(self, work: Work, x: Tensor) -> Tensor:
         """Rows that ``work``, some function of the model, gives for images (n, c, h, w)."""

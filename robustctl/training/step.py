@@ -84,12 +84,9 @@ class Step:
         return out if out.dtype == torch.float64 else out.float()
 
     def in_parts(self, work: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """Rows with a graph that ``work``, a function of the model besides its logits, gives for images (n, c, h, w).
-
-        Processes do not share its gradients.
-        """
+        """Rows with a graph that ``work``, a function of the model besides its logits, gives for images (n, c, h, w)."""
         with self.context.autocast():
-            return self.context.passes.run(work, x).float()
+            return self.context.network(x, work).float()
 
     @cached_property
     def clean_logits(self) -> Tensor:

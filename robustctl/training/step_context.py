@@ -33,7 +33,7 @@ class StepContext:
     """
 
     model: nn.Module
-    network: Callable[[Tensor], Tensor]
+    network: Callable[..., Tensor]
     passes: MicroBatches
     attacked: Attacked
     attack: Apgd | Pgd | None
@@ -85,8 +85,8 @@ class StepContext:
         return self.attack
 
 
-def network(passes: MicroBatches, world: World) -> Callable[[Tensor], Tensor]:
-    """The forward pass of training, shared between processes."""
+def network(passes: MicroBatches, world: World) -> Callable[..., Tensor]:
+    """The forward pass of training, as ``MicroBatches.forward``, shared between processes."""
     if world.size == 1:
         return passes
     wrap = nn.parallel.DistributedDataParallel

@@ -16,9 +16,11 @@ from method_cases import METHODS, cases
 from torch import Tensor
 
 from robustctl.architectures import build
+from robustctl.data import ImageData
 from robustctl.devices import HOST
 from robustctl.processes import World, world
 from robustctl.recipe.outer import Hat
+from robustctl.spec import ModelSpec
 from robustctl.training.build import build_parts
 from robustctl.training.footprint import optimizer_state
 from robustctl.training.loop import Loop
@@ -51,6 +53,9 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
+CLIP = {"fare": {"name": "fare"}, "tecoa": {"name": "avg"}}
+
+
 def weights(case: str, directory: Path, w: World) -> dict[str, Tensor]:
     """The weights that a method reaches in a few steps."""
     method, changes = CASES[case]
@@ -63,6 +68,24 @@ def weights(case: str, directory: Path, w: World) -> dict[str, Tensor]:
     directory.mkdir(parents=True, exist_ok=True)
     Loop(parts, directory).run(FEW)
     return model.state_dict()
+
+
+def clip_weights(method: dict[str, Any], directory: Path, w: World) -> dict[str, Tensor]:
+    """The weights that a method on CLIP's image tower reaches in a few steps, and the start's."""
+    args = {"image_size": 16, "patch_size": 8, "width": 16, "layers": 1, "heads": 2, "projection": 8}
+    values = {"architecture": {"name": "clip", "args": args}, "input_shape": (3, 8, 8), "n_classes": 5}
+    spec = ModelSpec.model_validate({**values, "dataset": "cifar10"})
+    attack = {"name": "pgd", "steps": 2, "step": dict.fromkeys(fixtures.RADII, 0.5), "start": "random"}
+    train = {"threats": fixtures.RADII, "epochs": 2, "batch_size": 4, "freeze": ["head"]}
+    changes = {"train": train, "attack": attack, "optim": {"lr": 0.005, "weight_decay": 0.01}, "dataset": "cifar10"}
+    settings = fixtures._settings_for(method, **changes)
+    torch.manual_seed(0)
+    x, y = torch.rand((36, 3, 8, 8), generator=torch.Generator().manual_seed(0)), torch.arange(36) % 5
+    model, data = build(spec), ImageData(x, y, 5, "random", "train", torch.arange(36))
+    start = {f"start.{name}": tensor.clone() for name, tensor in model.state_dict().items()}
+    directory.mkdir(parents=True, exist_ok=True)
+    Loop(build_parts(model, spec, data, settings, seed=0, device=HOST, world=w), directory).run(FEW)
+    return {**model.state_dict(), **start}
 
 
 def loop_of(name: str, directory: Path, w: World, *, shard: bool) -> Loop:
@@ -90,6 +113,10 @@ def held(loop: Loop) -> int:
 
 def main(directory: Path) -> None:
     with world(HOST) as w:
+        if sys.argv[2:]:
+            for case, method in CLIP.items():
+                torch.save(clip_weights(method, directory / case, w), directory / f"{case}-{w.rank}.pt")
+            return
         for case in CASES:
             torch.save(weights(case, directory / case, w), directory / f"{case}-{w.rank}.pt")
         found = {}

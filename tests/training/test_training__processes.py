@@ -42,6 +42,20 @@ def test_every_method_reaches_the_weights_of_one_process(case: str, runs: Path, 
     assert distance(one, first) <= (0.02 if case == "bf16" else 1e-5) * distance(one, start)
 
 
+@pytest.mark.slow
+def test_an_image_tower_reaches_the_weights_of_one_process(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="CLIP is an extra")
+    ran = subprocess.run([*TWO, two_processes.__file__, str(tmp_path), "clip"], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    for case, method in two_processes.CLIP.items():
+        one = two_processes.clip_weights(method, tmp_path / "one" / case, World())
+        first, second = (torch.load(tmp_path / f"{case}-{rank}.pt") for rank in range(2))
+        start = {name: one[f"start.{name}"] for name in one if f"start.{name}" in one}
+        assert same(first, second)
+        moved = distance(start, {name: one[name] for name in start})
+        assert moved > 0 and distance(one, first) <= 1e-4 * moved, case
+
+
 def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return sum(float((a[name].double() - b[name].double()).square().sum()) for name in a) ** 0.5
 

@@ -77,13 +77,11 @@ def clip_of(step: Step) -> Any:
     """The CLIP that is trained.
 
     Raises:
-        RequestError: another network, or several processes, which would not share the gradients of embeddings.
+        RequestError: another network.
     """
     net = getattr(step.model, "net", step.model)
     if not hasattr(net, "embed"):
         raise RequestError(f"method fare trains the image tower of a CLIP, not {type(net).__name__}")
-    if step.context.world.size > 1:
-        raise RequestError("method fare runs in one process")
     return net
 
 
