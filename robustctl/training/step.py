@@ -84,7 +84,7 @@ class Step:
         return out if out.dtype == torch.float64 else out.float()
 
     def in_parts(self, work: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """Rows with a graph that ``work``, a function of the model besides its logits, gives for images (n, c, h, w)."""
+        """Rows with a graph that ``work``, some function of the model, gives for images (n, c, h, w)."""
         with self.context.autocast():
             return self.context.network(x, work).float()
 
