@@ -67,12 +67,15 @@ def test_our_curves_come_near_the_envelope_of_other_libraries_on_digits() -> Non
     from optimality import measure
 
     images = data.load("digits", "test", 12)
-    table = measure(robustctl.load_model("digits-linf").requires_grad_(False), images, {"linf": "0.15", "l0": "1"}, 400)
+    model = robustctl.load_model("digits-linf").requires_grad_(False)
+    table, n = measure(model, images, {"linf": "0.15", "l0": "1"}, 400)
+    assert 0 < n <= 12
     for norm, rows in table.items():
         print(norm, rows)
         assert {"robustctl --curve", "FMN", "PDPGD", "Brendel-Bethge"} <= rows.keys()
-        assert rows["robustctl --curve"][0] > 0.95
-        assert all(queries <= 440 for name, (_, _, queries) in rows.items() if "robustctl" not in name)
+        assert rows["robustctl --curve"].share > 0.95
+        assert all(one.low <= one.share <= one.high for one in rows.values())
+        assert all(one.queries <= 440 for name, one in rows.items() if "robustctl" not in name)
 
 
 def _wide_resnet(shared: Path) -> tuple[nn.Module, str]:

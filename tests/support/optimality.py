@@ -18,6 +18,7 @@ import math
 import sys
 import types
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -32,6 +33,7 @@ ORDER = {"linf": float("inf"), "l2": 2.0, "l1": 1.0, "l0": 0.0}
 QUERIES = 2000
 UP_TO = 20.0
 """The end of our curve in multiples of the radii, far beyond the farthest image."""
+RESAMPLES = 2000
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
@@ -131,18 +133,36 @@ def optimality(found: Tensor, envelope: Tensor) -> float:
     return float((end - found.clamp(max=end)).sum() / (end - envelope).sum())
 
 
+def interval(found: Tensor, envelope: Tensor) -> tuple[float, float]:
+    """The 95 % bootstrap interval of the optimality: images (n,) are drawn again with replacement."""
+    drawn = torch.randint(len(found), (RESAMPLES, len(found)), generator=torch.Generator().manual_seed(0))
+    shares = torch.tensor([optimality(found[rows], envelope[rows]) for rows in drawn], dtype=torch.float64)
+    low, high = shares.nanquantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high
+
+
+@dataclass(frozen=True)
+class Found:
+    """The figures of an attack: optimality with its interval in [0,1], median distance, queries for an image."""
+
+    share: float
+    low: float
+    high: float
+    median: float
+    queries: float
+
+
 def measure(
     model: nn.Module, data: ImageData, eps: dict[CurveNorm, str], budget: int = QUERIES
-) -> dict[CurveNorm, dict[str, tuple[float, float, float]]]:
-    """By norm and attack: optimality, median distance, queries an image. Images that are wrong as they are do not
-    count."""
+) -> tuple[dict[CurveNorm, dict[str, Found]], int]:
+    """By norm and attack what was found, and the number of images. Images that are wrong as they are do not count."""
     everything = data.images(range(len(data)))
     right = (referee.logits(model, everything).argmax(1) == data.y).nonzero().squeeze(1)
     data = data.select(right.tolist())
     x, y = data.images(range(len(data))), data.y
-    table: dict[CurveNorm, dict[str, tuple[float, float, float]]] = {}
+    table: dict[CurveNorm, dict[str, Found]] = {}
     for norm, text in eps.items():
-        curve = robustctl.evaluate_curve(model, data=data, eps=f"{norm}={text}", norms=norm, up_to=UP_TO).norms[norm]
+        curve = robustctl.evaluate_curve(model, data=data, eps=f"{norm}:{text}", norms=norm, up_to=UP_TO).norms[norm]
         ours = torch.tensor([math.inf if one is None else one for one in curve.distance], dtype=torch.float64)
         found = {"robustctl --curve": (ours, 2 * curve.evaluations / len(data))}
         for name, attack in attacks(norm, budget // 2).items():
@@ -151,10 +171,15 @@ def measure(
         envelope = torch.stack([sizes for sizes, _ in found.values()]).amin(0)
         known = envelope.isfinite()
         table[norm] = {
-            name: (optimality(sizes[known], envelope[known]), float(sizes.median()), queries)
+            name: Found(
+                optimality(sizes[known], envelope[known]),
+                *interval(sizes[known], envelope[known]),
+                float(sizes.median()),
+                queries,
+            )
             for name, (sizes, queries) in found.items()
         }
-    return table
+    return table, len(data)
 
 
 def main() -> None:
@@ -171,11 +196,13 @@ def main() -> None:
     eps = {norm: text for norm, _, text in (part.partition(":") for part in asked.eps.split(","))}
     model = robustctl.load_model(asked.model).requires_grad_(False)
     taken = images.load(asked.data, "test", asked.n)
-    table = measure(model, taken, {norm: eps[norm] for norm in ORDER if norm in eps}, asked.queries)
+    table, n = measure(model, taken, {norm: eps[norm] for norm in ORDER if norm in eps}, asked.queries)
+    print(f"{n} images, seed 0, {asked.queries} queries\n")
     print("| norm | attack | optimality | median distance | queries |\n|---|---|---|---|---|")
     for norm, rows in table.items():
-        for name, (share, median, queries) in sorted(rows.items(), key=lambda row: -row[1][0]):
-            print(f"| {norm} | {name} | {100 * share:.1f} | {median:.4g} | {queries:.0f} |")
+        for name, one in sorted(rows.items(), key=lambda row: -row[1].share):
+            share = f"{100 * one.share:.1f} [{100 * one.low:.1f}, {100 * one.high:.1f}]"
+            print(f"| {norm} | {name} | {share} | {one.median:.4g} | {one.queries:.0f} |")
 
 
 if __name__ == "__main__":
