@@ -54,6 +54,9 @@ def build_parts(
     """
     world = world or World()
     lr = learning_rate(settings, spec)
+    method = make_method(settings)
+    if method.alone and world.size > 1:
+        raise RequestError(f"method {settings.method.name} trains in one process: start it without torchrun")
     for size in (settings.train.batch_size, *(phase.batch_size for phase in settings.resize or ())):
         world.part(size)  # refuses what cannot be shared evenly before anything starts
     train, selected = hold_out(data, settings.selection.images)
@@ -64,7 +67,6 @@ def build_parts(
     model.to(memory_format=torch.channels_last)
     if world.size > 1:
         share_batch_norm(model)
-    method = make_method(settings)
     batches = _batches(train, spec, settings, seed, device)
     return Parts(
         model=model,

@@ -187,8 +187,8 @@ def _fixed(parts: Parts) -> int:
 
 def _bytes_in(value: Any) -> int:
     """Bytes of the tensors that a method keeps from step to step, such as FARE's copy of the start."""
-    if isinstance(value, dict):
-        return sum(map(_bytes_in, value.values()))
+    if isinstance(value, dict | list):
+        return sum(map(_bytes_in, value.values() if isinstance(value, dict) else value))
     return value.nbytes if isinstance(value, Tensor) else 0
 
 

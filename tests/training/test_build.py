@@ -160,3 +160,13 @@ def test_auxiliary_heads_of_torchvision_stay_out_of_what_is_returned() -> None:
     model = build(spec)
     assert any(name.startswith("net.aux1.") for name in model.state_dict()), "published weights have them"
     require_outputs(model, spec)
+
+
+def test_a_method_that_trains_alone_is_refused_in_several_processes(settings_for: Any) -> None:
+    architecture = Architecture(name="kw-small", args={"width": 2, "hidden": 8})
+    spec = ModelSpec(architecture=architecture, input_shape=(1, 8, 8), n_classes=10, dataset="digits")
+    x, y = torch.rand(24, 1, 8, 8), torch.arange(24) % 10
+    data = ImageData(x, y, 10, "random", "train", torch.arange(24))
+    settings = settings_for({"name": "mng-ac", "rate": 0.01})
+    with pytest.raises(RequestError, match="method mng-ac trains in one process"):
+        build_parts(build(spec), spec, data, settings, seed=0, device=torch.device("cpu"), world=World(0, 2))

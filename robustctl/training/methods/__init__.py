@@ -33,10 +33,12 @@ class TrainingMethod(ABC):
     Attributes:
         replays: optimiser steps that each batch is used for, one after the other.
         attacks: whether the loss must be higher at the points it trains on than at the clean images.
+        alone: whether it trains in one process only.
     """
 
     replays: int = 1
     attacks: bool = True
+    alone: bool = False
 
     def prepare(self, probe: Probe, start_norm: Norm | None) -> dict[str, Any]:
         """Called once, before the first step; what it returns is printed and goes to the metrics.

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
-from robustctl.errors import RequestError
 from robustctl.recipe.fields import NonNegativeFinite, PositiveFinite
 from robustctl.recipe.method import OuterName, SeveralNormsConfig
 from robustctl.threats import Threat
@@ -52,6 +51,8 @@ class Config(SeveralNormsConfig):
 class Method(TrainingMethod):
     """Owns the generator: its weights, and their velocity under momentum."""
 
+    alone = True  # the gradients of the generator are not shared
+
     def __init__(self, config: Config, threats: tuple[Threat, ...]) -> None:
         self.config = config
         self.threats = threats
@@ -59,8 +60,6 @@ class Method(TrainingMethod):
         self.velocity: list[Tensor] = []
 
     def loss(self, step: Step) -> Tensor:
-        if step.context.world.size > 1:
-            raise RequestError("method mng-ac runs in one process: its generator is not shared")
         if not self.weights:
             self._begin(step)
         self.weights = [one.to(step.x) for one in self.weights]  # a state that was read is on the host
