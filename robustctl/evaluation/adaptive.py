@@ -137,7 +137,7 @@ class _Game:
                 return
             step = self._step(one, _numbered(one.families[number % len(one.families)], number), met)
             broken = self._do(step)
-            again = broken > one.share * len(met)
+            again = broken > (one.share if number or one.masked is None else one.masked) * len(met)
             last = number + 1 == one.most
             share = f"{100 * broken / len(met):.0f} % broke"
             self._record(step, broken, share if last else f"{share}: {'again' if again else 'no more of these'}")

@@ -1,6 +1,5 @@
 """The identity of an evaluation: the key of its verdicts, and its protocol in a line."""
 
-import dataclasses
 from collections.abc import Iterator
 
 from robustctl.architectures import Classifier
@@ -78,5 +77,5 @@ def _parameters(request: UnionRequest) -> object:
         return {"package": reference.describe(), "batch size": request.batch_size}
     norms = [threat.norm for threat in request.threats]
     if request.protocol in ROUNDS:
-        return {norm: [dataclasses.asdict(one) for one in ROUNDS[request.protocol][norm]] for norm in norms}
+        return {norm: [one.parameters() for one in ROUNDS[request.protocol][norm]] for norm in norms}
     return {norm: [family.parameters() for family in families(request.protocol, norm)] for norm in norms}

@@ -72,13 +72,43 @@ def test_strata_go_on_until_one_breaks_nothing():
     assert [one.broken for one in strata] == [1, 1, 0]
 
 
-def test_in_l1_a_stratum_meets_three_losses_and_two_quiet_ones_end_the_round():
-    taken, _ = played(lambda step: [10] if step.family.name == "few-probability-2" else [], threats=THREATS[2:])
+def test_in_l1_a_stratum_meets_targets_and_a_margin_and_two_quiet_ones_end_the_round():
+    taken, _ = played(lambda step: [10] if step.family.name == "few-margin-2" else [], threats=THREATS[2:])
     few = [(one.step.family.name, one.step.positions[0]) for one in taken if one.step.family.name.startswith("few")]
-    names = ("few-targets", "few-margin", "few-probability")
+    names = ("few-targets", "few-margin")
     assert few == [(f"{name}-{number + 1}", 8 * number) for number in range(4) for name in names]
     third = next(one for one in taken if one.step.family.name == "few-targets-3")
     assert "ranking stops" not in third.decision, "the second stratum broke a point, with its last loss"
+
+
+def test_short_starts_of_l1_meet_the_closest_third_and_go_on_only_while_it_breaks():
+    taken, _ = played(lambda step: [20] if step.family.name == "short-2-1" else [], threats=THREATS[2:])
+    short = [one.step for one in taken if one.step.family.name.startswith("short")]
+    assert [step.family.name for step in short] == [
+        "short-1-1", "short-2-1", "short-2-2", "short-3-1", "short-4-1", "short-5-1", "short-6-1",
+    ]  # fmt: skip
+    assert [len(step.positions) for step in short] == [34, 34, 34, 34, 34, 34, 34]
+    assert short[0].positions == list(range(34)) and short[2].positions == list(range(34, 68))
+    losses = [step.family.loss for step in short if step.family.name.endswith("-1")]
+    assert losses == ["ce", "probability_margin"] * 3
+
+
+@pytest.mark.parametrize(("first", "starts"), [(20, 1), (21, 2)])
+def test_only_where_the_first_diverse_start_of_l1_breaks_a_fifth_others_follow(first, starts):
+    def breaks(step):
+        return step.positions[:first] if step.family.name == "diverse-1" else []
+
+    taken, _ = played(breaks, threats=THREATS[2:])
+    assert sum(one.step.family.name.startswith("diverse") for one in taken) == starts
+
+
+def test_later_diverse_starts_of_l1_go_on_while_one_breaks_more_than_a_fiftieth():
+    def breaks(step):
+        number = int(step.family.name.rpartition("-")[2]) if step.family.name.startswith("diverse") else 0
+        return step.positions[: {1: 50, 2: 2, 3: 1}.get(number, 0)]  # of 100, 50 and 48
+
+    taken, _ = played(breaks, threats=THREATS[2:])
+    assert [one.broken for one in taken if one.step.family.name.startswith("diverse")] == [50, 2, 1, 0]
 
 
 def test_points_within_rounding_of_the_boundary_meet_the_complete_standard_budget_in_float32(monkeypatch):
@@ -241,7 +271,7 @@ def test_a_family_of_another_kind_is_known_under_every_name(family):
 
 def test_the_cheap_rounds_are_one_start_of_the_steps_that_were_measured() -> None:
     first = [str(ROUNDS["adaptive"][norm][0].families[0]) for norm in NORMS]
-    assert first == ["first 1x10", "first 1x10", "first 1x20 larger radii"]
+    assert first == ["first 1x10", "first 1x10", "first 1x12 larger radii"]
     diverse = {norm: ROUNDS["adaptive"][norm][1].families for norm in NORMS}
     assert [str(one) for one in diverse["linf"]] == ["diverse 1x20"] * 4
     for norm in ("l2", "l1"):
