@@ -141,7 +141,7 @@ class Round:
 
 LADDER = ((8.0, 6), (5.0, 6), (3.0, 6), (2.0, 6), (1.5, 6), (1.0, 10))
 HIGH_LADDER = ((16.0, 6), (8.0, 6), (4.0, 6), (2.0, 6), (1.5, 6), (1.0, 10))
-# Of l_1, for networks that mask their gradients; as strong as a longer one (docs/benchmarks.md).
+# This one is for l_1 and networks that mask their gradients; it is as strong as a longer one (docs/benchmarks.md).
 MASKED_LADDER = ((16.0, 4), (8.0, 4), (4.0, 4), (2.0, 4), (1.0, 8))
 # Shorter ones for the first repetition, which most networks meet alone.
 PROBE_LADDER = ((8.0, 3), (4.0, 3), (2.0, 3), (1.0, 6))
