@@ -220,7 +220,7 @@ def _attack(
     with kept_memory(), Oracle(model, trusted, request.draws) as oracle:
         setting = Setting(model, oracle, data, store, request.seed, request.batch_size, request.passes)
         if request.protocol in ROUNDS:
-            flat = _flat(setting, right, world)
+            flat = _flat(setting, right)
             missing = _take_rounds(setting, request, right, world, flat)
         else:
             _run_jobs(setting, request, world.share(right))
@@ -231,12 +231,11 @@ def _attack(
             return Beside(second_opinion.ask(setting, request.protocol, threats, right, alone, advance), missing, flat)
 
 
-def _flat(setting: Setting, right: list[int], world: World) -> adaptive.Flat:
-    """Where no gradient can be followed; each process looks at its share."""
+def _flat(setting: Setting, right: list[int]) -> adaptive.Flat:
+    """Where no gradient can be followed. Every process looks at all points, so that all know the same ones."""
     if not checks.has_gradient(setting.oracle, setting.data):
         return adaptive.Flat(frozenset(right), whole=True)
-    mine = checks.flat_points(setting.oracle, setting.data, world.share(right))
-    found = frozenset(world.exchange(dict.fromkeys(mine, True)))
+    found = frozenset(checks.flat_points(setting.oracle, setting.data, right))
     if found:
         say(f"{len(found)} of {len(right)} points have no gradient to follow; Square, which needs none, attacks them")
     return adaptive.Flat(found)
