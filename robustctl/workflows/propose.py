@@ -54,13 +54,14 @@ def propose(
     """
     if repo.startswith(FILE) or not REPO_ID.fullmatch(repo):
         raise RequestError(f"{repo} is no repo of the hub; pull requests are made to USER/NAME")
+    claim = read_claim(result)
+    if claim.result is None:
+        raise RequestError(f"{result}: {claim.fault}")
     target = push.Target(repo, create_pr=True)
     if not dry_run:
         push.preflight(repo, create_pr=True)
     pulling.pull(repo)
-    model, claim = find_model(repo), read_claim(result)
-    if claim.result is None:
-        raise RequestError(f"{result}: {claim.fault}")
+    model = find_model(repo)
     lines = lowered(claim.result, _claims(model)) if breaks else []
     if breaks and not lines:
         raise RequestError(f"{result} breaks no point that {repo} claims to be robust on the same images and radii")

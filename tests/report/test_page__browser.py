@@ -17,12 +17,12 @@ import pytest
 from robustctl.intermediate.results import IntermediateResult
 from robustctl.report import page as pages
 from robustctl.results.result_file import index_sha256
+from robustctl.results.rounds import SecondOpinion, opinion_flags, sample_size
 from robustctl.results.union import AttackInfo, DataInfo, Points, UnionResult, summarize
 from robustctl.threats import Threat
 
 pytestmark = pytest.mark.browser
 N = 200
-FLAG = "second-opinion: in l1:12 1 of 8 sampled survivors fell to fab-t (1): the true figure is lower"
 PROTOCOL = "linf: apgd-ce 100 steps, apgd-t 9 targets; l2: apgd-ce 100 steps; l1: apgd-ce 100 steps"
 SMALLEST_TEXT = 10.0  # px, of a letter's height with its space
 LEAST_CONTRAST = 4.5  # of text, WCAG 2.1, 1.4.3
@@ -58,23 +58,26 @@ READ = """() => {
 }"""
 
 
-def evaluation(seed: int, robust: float, union_only: bool = False, flags: tuple[str, ...] = ()) -> UnionResult:
+def evaluation(seed: int, robust: float, union_only: bool = False, flagged: bool = False) -> UnionResult:
     """A result on ``N`` points whose verdicts are drawn."""
     draw = random.Random(seed)
     clean = [int(draw.random() < 0.97) for _ in range(N)]
     robust_in = {norm: [int(draw.random() < robust) * one for one in clean] for norm in ("linf", "l2", "l1")}
     points = Points(index=list(range(N)), label=[0] * N, clean=clean, robust=robust_in)
     threats = [Threat.parse("linf:8/255"), Threat.parse("l2:0.5"), Threat.parse("l1:12")]
+    sample = sample_size(sum(robust_in["l1"]))
+    opinion = {"l1": SecondOpinion(sample=sample, fell=1, by={"fab-t": 1}, evaluations=100)} if flagged else None
     return UnionResult(
         model="m",
         weights_sha256="a" * 64,
         data=DataInfo(source="cifar10", split="test", n=N, index_sha256=index_sha256("test", range(N))),
         attack=AttackInfo(name="standard", protocol=PROTOCOL, seed=0, union_only=union_only),
-        flags=[*flags, *["union-only: the norms are bounds"] * union_only],
+        flags=[*opinion_flags(opinion or {}, threats), *["union-only: the norms are bounds"] * union_only],
         seconds=120,
         device="cpu",
         versions={"torch": "2"},
         points=points,
+        second_opinion=opinion,
         **summarize(points, threats, {}, union_only),
     )
 
@@ -84,7 +87,7 @@ def runs(count: int) -> list[tuple[str, UnionResult]]:
     return [
         (
             f"20261126-140702-cifar10-wrn28-10-linf-{recipe}-seed{seed}-0badc0de",
-            evaluation(10 * i + seed, 0.4 + 0.05 * i, recipe == "max", (FLAG,) if i == count - 1 else ()),
+            evaluation(10 * i + seed, 0.4 + 0.05 * i, recipe == "max", i == count - 1),
         )
         for i, (recipe, seed) in enumerate([(r, s) for r in ("e-at", "max", "sat", "avg", "ramp") for s in (0, 1, 2)])
     ][:count]
@@ -174,7 +177,7 @@ def test_facts_fold_away_among_many_results_and_flags_do_not(
     made = browser.new_page()
     made.goto(file.as_uri())
     assert made.locator("dl:visible").count() == 0
-    assert made.locator(".flag:visible").count() == 1
+    assert made.locator(".flag:visible").count() == 4
     made.locator("summary").first.click()
     assert made.locator("dl:visible").count() == 1
     made.close()
