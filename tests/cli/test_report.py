@@ -52,7 +52,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.links += [value for name, value in attrs if name in ("src", "href")]
-        if tag != "meta":
+        if tag not in ("meta", "wbr"):  # they have no end
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):

@@ -12,6 +12,8 @@ from robustctl.models.find import home
 from robustctl.models.pull import pull
 from robustctl.runs import Run
 
+RESULT = Path(__file__).parents[1] / "fixtures" / "stored-run" / "eval" / "fast-30-0b2089b7c852.json"
+
 
 @pytest.mark.parametrize(
     ("files", "said"),
@@ -110,7 +112,7 @@ def test_a_model_is_pushed_to_a_branch_with_a_number_sign_and_pulled_from_it(hub
 
 
 @pytest.mark.parametrize(
-    "command", [["pull"], ["verify"], ["leaderboard", "-o", "site"], ["propose", "--result", "r.json"]]
+    "command", [["pull"], ["verify"], ["leaderboard", "-o", "site"], ["propose", "--result", str(RESULT)]]
 )
 def test_every_command_that_fetches_says_of_a_foreign_repo_what_it_is(
     hub: Server, command: list[str], capsys: pytest.CaptureFixture[str]
