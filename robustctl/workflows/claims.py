@@ -5,6 +5,7 @@ Only reading witnesses imports torch.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -159,10 +160,15 @@ def published_claims(found_model: FoundModel) -> Claims:
     return Claims(found_model, claims, directory=directory)
 
 
-def shown_results(directory: Path) -> tuple[list[UnionResult], list[UnionResult]]:
+MOST_ORDERED = 4
+"""Results of which every order is tried if the order of a card's columns is not known."""
+
+
+def shown_results(directory: Path) -> tuple[list[UnionResult], list[list[UnionResult]]]:
     """The sound results that the card of a published directory shows: of what the model was made from, and its own.
 
-    They come in the order of the card's columns if the record of the push has it, which earlier versions did not write.
+    Its own come in the order of the card's columns, which the record of the push has. Earlier versions did not write
+    it, so that several orders may be meant; there is at least one.
     """
     record = _published_record(directory)
     names = record.get(RESULTS)
@@ -170,8 +176,9 @@ def shown_results(directory: Path) -> tuple[list[UnionResult], list[UnionResult]
     sound = {name: one for name, one in named.items() if one is not None}
     before = [one for one in sound.values() if one.weights_sha256 == record.get("base_sha256")]
     own = {name: one for name, one in sound.items() if one not in before}
-    order = [name for name in names if name in own] if isinstance(names, list) else list(own)
-    return before, [own[name] for name in order]
+    if isinstance(names, list):
+        return before, [[own[name] for name in names if name in own]]
+    return before, [list(one) for one in permutations(own.values())] if len(own) <= MOST_ORDERED else [[*own.values()]]
 
 
 def published_text(directory: Path, key: str) -> str | None:

@@ -131,11 +131,12 @@ def _card_findings(claims: Claims) -> list[Finding]:
     pushed = published_text(card.parent, CARD_SHA256)
     if pushed is not None and section_sha256_in(text) != pushed:
         found.append("the card's section of robustctl is not the one that was pushed")
-    before, own = shown_results(card.parent)
-    if own:
-        found += strange_lines(text, before, own)
-    if own and is_file(card.parent / EVAL_RESULTS):
-        found += eval_results.contradictions(card.parent / EVAL_RESULTS, own)
+    before, orders = shown_results(card.parent)
+    if orders[0]:
+        likeliest: list[str] = min((strange_lines(text, before, own) for own in orders), key=len)
+        found += likeliest
+    if orders[0] and is_file(card.parent / EVAL_RESULTS):
+        found += eval_results.contradictions(card.parent / EVAL_RESULTS, orders[0])
     return [Finding(verdict="not reproduced", text=one) for one in found[:SHOWN]]
 
 

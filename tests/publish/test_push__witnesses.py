@@ -101,7 +101,7 @@ def test_results_on_hub_data_sets_are_written_in_the_hub_s_own_format(
     shown = tmp_path / "shelf" / ".eval_results" / "robustctl.yaml"
 
     def told() -> str:
-        return "\n".join(contradictions(shown, shown_results(tmp_path / "shelf")[1]))
+        return "\n".join(contradictions(shown, shown_results(tmp_path / "shelf")[1][0]))
 
     assert not told()
     shown.write_text(shown.read_text().replace("value: 0.475", "value: 0.99", 1))
