@@ -161,7 +161,7 @@ def published_claims(found_model: FoundModel) -> Claims:
 
 
 MOST_ORDERED = 4
-"""Results of which every order is tried if the order of a card's columns is not known."""
+"""The most results for which every order is tried if the order of a card's columns is not known."""
 
 
 def shown_results(directory: Path) -> tuple[list[UnionResult], list[list[UnionResult]]]:
