@@ -68,7 +68,8 @@ def footnotes(results: Labelled) -> list[str]:
         )
         notes += [f"{label}: {flag}" for flag in result.flags]
         if result.float_ties:
-            notes.append(f"{label}: {result.float_ties} verdicts are within float rounding of the decision boundary.")
+            verdicts = "1 verdict is" if result.float_ties == 1 else f"{result.float_ties} verdicts are"
+            notes.append(f"{label}: {verdicts} within float rounding of the decision boundary.")
     for label, result in results[1:]:
         notes += [
             f"{label} does not compare with {results[0][0]}: {reason}" for reason in unlike(results[0][1], result)
