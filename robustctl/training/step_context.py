@@ -14,7 +14,7 @@ from robustctl.recipe.schema import Apgd, Pgd, Settings
 from robustctl.training.attacked import Attacked, Tell
 from robustctl.training.meter import Meter
 from robustctl.training.micro_batches import MicroBatches
-from robustctl.training.mixed import MixedPrecision
+from robustctl.training.mixed_precision import MixedPrecision
 from robustctl.training.room import Room
 
 

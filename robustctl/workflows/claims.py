@@ -176,8 +176,9 @@ def shown_results(directory: Path) -> tuple[list[UnionResult], list[list[UnionRe
     sound = {name: one for name, one in named.items() if one is not None}
     before = [one for one in sound.values() if one.weights_sha256 == record.get("base_sha256")]
     own = {name: one for name, one in sound.items() if one not in before}
-    if isinstance(names, list):
-        return before, [[own[name] for name in names if name in own]]
+    known = [own[name] for name in names if name in own] if isinstance(names, list) else []
+    if known:
+        return before, [known]
     return before, [list(one) for one in permutations(own.values())] if len(own) <= MOST_ORDERED else [[*own.values()]]
 
 

@@ -40,5 +40,10 @@ def test_every_order_may_be_meant_if_the_record_is_of_an_earlier_version(publish
     assert seeds(tmp_path) == [[0, 1], [1, 0]]
 
 
+def test_a_record_that_names_none_of_the_results_hides_none(published: list[str], tmp_path: Path) -> None:
+    (tmp_path / RECORDS / "run.json").write_text(json.dumps({RESULTS: []}))
+    assert seeds(tmp_path) == [[0, 1], [1, 0]]
+
+
 def test_a_directory_without_results_has_one_order_of_none(tmp_path: Path) -> None:
     assert seeds(tmp_path) == [[]]

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from robustctl.processes import World
-from robustctl.training import mixed
-from robustctl.training.mixed import MixedPrecision
+from robustctl.training import mixed_precision
+from robustctl.training.mixed_precision import MixedPrecision
 
 CPU = torch.device("cpu")
 
@@ -21,8 +21,8 @@ def product() -> torch.dtype:
 @pytest.fixture
 def accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     """The host plays a device that has bfloat16."""
-    monkeypatch.setattr(mixed, "is_host", lambda _: False)
-    monkeypatch.setattr(mixed, "has_bf16", lambda _: True)
+    monkeypatch.setattr(mixed_precision, "is_host", lambda _: False)
+    monkeypatch.setattr(mixed_precision, "has_bf16", lambda _: True)
 
 
 def timed(monkeypatch: pytest.MonkeyPatch, bfloat16: float) -> list[bool]:
