@@ -120,7 +120,7 @@ class Oracle:
 
         Args:
             loss: of logits and labels; the loss of a row depends on this row alone.
-            exact: of the model itself in true float32, as ``exact`` has it.
+            exact: in true float32: of the copy if it computes in float32, else of the model itself.
         """
         if self.pieces is None or not len(x):
             return self._loss_and_grad(x, y, loss, exact)
@@ -131,7 +131,7 @@ class Oracle:
     def _loss_and_grad(self, x: Tensor, y: Tensor, loss: Loss, exact: bool) -> tuple[Tensor, Tensor, Tensor]:
         self.gradients += self.draws * len(x)
         x = x.detach().requires_grad_(True)
-        network = self.model if exact else self.attacked
+        network = self.model if exact and self.precision != "float32" else self.attacked
         parts = []
         with torch.enable_grad(), true_float32(self.device) if exact else nullcontext():
             for _ in range(self.draws):

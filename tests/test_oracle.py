@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from robustctl import losses
 from robustctl.oracle import Oracle
+from robustctl.precision import Precision
+from robustctl.trusted_copy import trusted_copy
 
 IMAGE = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(3))
 
@@ -65,3 +67,21 @@ def test_logits_in_another_precision_are_judged_in_float32(dtype: torch.dtype) -
         found = oracle.loss_and_grad(IMAGE, torch.zeros(len(IMAGE), dtype=torch.int64), losses.ce)
         assert [one.dtype for one in found] == 3 * [torch.float32]
         assert oracle.logits(IMAGE).dtype == oracle.exact(IMAGE).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("precision", "passes_of_the_model"), [("float32", 0), ("bf16", 1)])
+def test_exact_gradients_come_from_a_copy_in_float32_or_else_from_the_model(
+    precision: Precision, passes_of_the_model: int
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10)).eval()
+    passes: list[nn.Module] = []
+    with Oracle(model, trusted_copy(model, precision, IMAGE)) as oracle:
+        assert oracle.precision == precision
+        x = IMAGE.clone().requires_grad_(True)
+        (expected,) = torch.autograd.grad(losses.margin(model(x), torch.tensor([1])).sum(), x)
+        handle = model.register_forward_hook(lambda *_: passes.append(model))
+        _, _, found = oracle.loss_and_grad(IMAGE, torch.tensor([1]), losses.margin, exact=True)
+        handle.remove()
+    assert len(passes) == passes_of_the_model
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)

@@ -48,7 +48,7 @@ class Attack:
         run: how an evaluation runs it; None if it is for training only.
         cost: gradient evaluations per step; a forward pass counts as half of one.
         norms: the balls that it can stay in.
-        exact: it runs on the model itself in float32, not on the fast copy.
+        exact: it runs in float32, whatever the precision of the evaluation.
     """
 
     run: Run | None

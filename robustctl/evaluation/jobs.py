@@ -39,7 +39,7 @@ class Setting:
 class AttackJob:
     """One attack family in one norm. ``propose`` takes the points that the family meets and those it has done.
 
-    ``cost`` is in gradient evaluations per point; ``exact`` says if these are of the model itself, not of its copy.
+    ``cost`` is in gradient evaluations per point; ``exact`` says if these are in float32 in any case.
     """
 
     threat: Threat
