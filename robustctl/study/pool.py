@@ -55,10 +55,12 @@ def places(devices: Sequence[str], processes: int) -> list[Place]:
 
 def command_line(arguments: list[str], processes: int) -> list[str]:
     """``robustctl ARGUMENTS``, by several processes of torchrun if that is asked."""
+    # -P: a queue.py in the working directory would stand for Python's own.
+    alone = [sys.executable, "-P", "-m", "robustctl", *arguments]
     if processes == 1:
-        return [sys.executable, "-m", "robustctl", *arguments]
-    group = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return [sys.executable, "-m", *group, "-m", "robustctl", "--", *arguments]  # torchrun would read --n as its own
+        return alone
+    group = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "--no-python"]
+    return [sys.executable, "-P", "-m", *group, "--", *alone]  # torchrun would read --n as its own without --
 
 
 class RunningStep(Protocol):

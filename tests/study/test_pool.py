@@ -1,6 +1,8 @@
 """Where a step runs: on one device, or on the cards of a torchrun group."""
 
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +13,14 @@ from robustctl.study.pool import Place, command_line, places
 def test_one_process_runs_on_each_device_as_it_is() -> None:
     assert places(["cuda:0", "cpu"], 1) == [Place("cuda:0"), Place("cpu")]
     assert Place("cuda:1").environment() == {}
-    assert command_line(["eval", "m"], 1) == [sys.executable, "-m", "robustctl", "eval", "m"]
+    assert command_line(["eval", "m"], 1) == [sys.executable, "-P", "-m", "robustctl", "eval", "m"]
+
+
+def test_files_in_the_working_directory_do_not_stand_for_pythons_own(tmp_path: Path) -> None:
+    for name in ("queue", "typer"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('this is the file of the user')")
+    done = subprocess.run(command_line(["--version"], 1), cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout.startswith("robustctl"), done.stderr
 
 
 def test_a_group_of_processes_sees_its_own_cards_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,5 +44,5 @@ def test_cards_that_do_not_come_in_groups_are_refused(devices: list[str]) -> Non
 
 def test_torchrun_reads_no_option_of_the_step() -> None:
     line = command_line(["eval", "m", "--n", "3"], 2)
-    assert line[2:6] == ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    assert line[line.index("--") + 1 :] == ["eval", "m", "--n", "3"]
+    assert line[3:7] == ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    assert line[line.index("--") + 1 :] == command_line(["eval", "m", "--n", "3"], 1)

@@ -111,5 +111,5 @@ def test_a_job_of_several_processes_starts_torchrun_inside(tmp_path: Path, monke
     jobs, given = SlurmJobs(tmp_path / "jobs", {}, cluster="local", processes=2), []
     monkeypatch.setattr(jobs.executor, "submit", lambda *call: given.append(call) or type("Job", (), {"job_id": "1"})())
     jobs.start("step", ["eval", "m", "--n", "3"], tmp_path / "log", CPU)
-    assert given[0][1][:3] == [sys.executable, "-m", "torch.distributed.run"]
-    assert given[0][1][-5:] == ["--", "eval", "m", "--n", "3"]
+    assert given[0][1][:4] == [sys.executable, "-P", "-m", "torch.distributed.run"]
+    assert given[0][1][-4:] == ["eval", "m", "--n", "3"]
