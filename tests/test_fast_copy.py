@@ -68,6 +68,21 @@ def test_batch_norm_after_a_convolution_is_folded_away() -> None:
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fast)
 
 
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_a_convolution_that_skips_pixels_meets_the_others_alone(channels_last: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 1, stride=(2, 3)), nn.Softplus(), nn.Conv2d(5, 2, 1, 2, 1)
+    )
+    x = torch.rand(2, 3, 9, 10, requires_grad=True)
+    fast = FastCopy(model, "float32", torch.rand(1, 3, 9, 10), channels_last=channels_last).network
+    assert [conv.stride for conv in fast.modules() if isinstance(conv, nn.Conv2d)] == [(1, 1), (1, 1), (2, 2)]
+    expected, actual = model(x), fast(x)
+    torch.testing.assert_close(actual, expected)
+    weights = torch.randn_like(expected)
+    torch.testing.assert_close(*(torch.autograd.grad(out, x, weights)[0] for out in (actual, expected)))
+
+
 @pytest.mark.parametrize("affine", [True, False])
 def test_a_frozen_batch_norm_is_the_affine_map_of_its_statistics(affine: bool) -> None:
     norm = nn.BatchNorm2d(3, affine=affine).double().eval()
