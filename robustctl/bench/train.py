@@ -17,10 +17,18 @@ from robustctl.oracle import Oracle
 from robustctl.processes import World
 from robustctl.threats import Threat
 from robustctl.training.attacked import Attacked
+from robustctl.training.compiled import Compiled
 
 
 def compare(
-    model: nn.Module, threat: Threat, *, input_shape: tuple[int, int, int], batch_size: int, steps: int, rounds: int
+    model: nn.Module,
+    threat: Threat,
+    *,
+    input_shape: tuple[int, int, int],
+    batch_size: int,
+    steps: int,
+    rounds: int,
+    compiled: bool = False,
 ) -> dict[str, object]:
     """Time a training step of ours against one as the methods' authors write it, and against one without the copy.
 
@@ -31,11 +39,13 @@ def compare(
 
     Args:
         model: in training mode, on its device, as torch makes it.
+        compiled: time our step once more, with the copy and the training pass compiled (``compile: true``).
 
     Returns:
         The JSON of ``robustctl bench train``: median seconds of each attack and training pass; ``step_ratio`` and
         ``attack_ratio``, ours by the authors'; ``copy_ratio``, our step by the one without the copy; ``overhead`` of
-        the live attack over its ``steps + 1`` forward and ``steps`` backward passes.
+        the live attack over its ``steps + 1`` forward and ``steps`` backward passes. With ``compiled`` also the ratios
+        ``compiled_step_ratio`` and ``compiled_attack_ratio``, and ``compile_seconds``, which are spent once a run.
     """
     device = device_of(model)
     x = torch.rand(batch_size, *input_shape, generator=torch.Generator().manual_seed(0)).to(device)
@@ -65,12 +75,21 @@ def compare(
         "authors_training": lambda: train(model),
         "passes": passes,
     }
+    start = time.perf_counter()
+    if compiled:
+        code, network = Attacked(ordered, World(), compiled=True), Compiled(ordered, "training's own passes")
+        code.oracle(x)
+        train(network)  # only now are both compiled
+        work["compiled_attack"] = lambda: attack(lambda: code.oracle(x))
+        work["compiled_training"] = lambda: train(network)
+    compile_seconds = time.perf_counter() - start
     with kept_memory():
         rows = [{name: _seconds(call, device) for name, call in work.items()} for _ in range(rounds + 1)][1:]
 
     def ratio(ours: tuple[str, ...], theirs: tuple[str, ...]) -> float:
         return statistics.median(sum(row[name] for name in ours) / sum(row[name] for name in theirs) for row in rows)
 
+    authors = ("authors_attack", "authors_training")
     return {
         "schema": "robustctl.bench-train/2",
         "threat": str(threat),
@@ -79,10 +98,19 @@ def compare(
         "rounds": rounds,
         "fast_copy": not attacked.state(),
         **{f"{name}_seconds": statistics.median(row[name] for row in rows) for name in work},
-        "step_ratio": ratio(("attack", "training"), ("authors_attack", "authors_training")),
+        "step_ratio": ratio(("attack", "training"), authors),
         "attack_ratio": ratio(("attack",), ("authors_attack",)),
         "copy_ratio": ratio(("attack", "training"), ("live_attack", "training")),
         "overhead": ratio(("live_attack",), ("passes",)) - 1,
+        **(
+            {
+                "compiled_step_ratio": ratio(("compiled_attack", "compiled_training"), authors),
+                "compiled_attack_ratio": ratio(("compiled_attack",), ("authors_attack",)),
+                "compile_seconds": compile_seconds,
+            }
+            if compiled
+            else {}
+        ),
         "hardware": hardware(device),
     }
 

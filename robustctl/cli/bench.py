@@ -114,6 +114,9 @@ def train(
     batch_size: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 128,
     steps: Annotated[int, typer.Option(min=1, help="Steps of APGD.")] = 10,
     rounds: Rounds = 3,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Time a step with compiled code too, as compile: true has it.")
+    ] = False,
     device: options.Device = "auto",
     json: Json = None,
 ) -> None:
@@ -137,7 +140,15 @@ def train(
         network = build(spec)
     network = network.to(pick_device(device)).train()
     parsed = Threat.parse(threat)
-    result = compare(network, parsed, input_shape=spec.input_shape, batch_size=batch_size, steps=steps, rounds=rounds)
+    result = compare(
+        network,
+        parsed,
+        input_shape=spec.input_shape,
+        batch_size=batch_size,
+        steps=steps,
+        rounds=rounds,
+        compiled=compiled,
+    )
     _show(result | {"model": model or architecture}, json)
 
 

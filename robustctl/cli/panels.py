@@ -112,7 +112,7 @@ EXAMPLES = {
     "bench train": (
         "bench train --architecture kw-small --batch-size 16",
         "bench train --model digits-linf",
-        "bench train --model digits-linf --device cuda --json -",
+        "bench train --model digits-linf --compile --json -",
     ),
     "bench intermediate": (
         "bench intermediate --model digits-linf --distribution linf:0.15 --n 8 --samples 10",

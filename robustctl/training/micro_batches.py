@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from robustctl.training.compiled import Compiled
 from robustctl.training.recompute import computed_again, forgetful
 from robustctl.training.room import Room
 
@@ -32,7 +33,7 @@ class MicroBatches(nn.Module):
     def __init__(self, model: nn.Module, room: Room, compiled: bool = False) -> None:
         super().__init__()
         self.model, self.room = model, room
-        self.network = torch.compile(model) if compiled else model
+        self.network = Compiled(model, "training's own passes") if compiled else model
 
     def forward(self, x: Tensor, work: Work | None = None) -> Tensor:
         """Logits (n, k) of images (n, c, h, w), or the rows that ``work`` gives, as ``run``."""

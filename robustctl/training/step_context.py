@@ -63,7 +63,7 @@ class StepContext:
             model=model,
             network=network(passes, world),
             passes=passes,
-            attacked=Attacked(model, world, tell, room.attacks),
+            attacked=Attacked(model, world, tell, room.attacks, settings.compile),
             attack=settings.attack,
             outer=settings.outer,
             autocast=MixedPrecision(settings, device),

@@ -1,5 +1,6 @@
 """The benchmark's own honesty: same points, all fields, verdicts that the referee gave."""
 
+import functools
 import io
 import json
 from pathlib import Path
@@ -67,6 +68,19 @@ def test_bench_train_compares_our_step_with_the_authors(tmp_path: Path) -> None:
     assert result["attack_seconds"] > 0
     assert result["overhead"] > -1
     assert result["fast_copy"] and min(result[name] for name in ("step_ratio", "attack_ratio", "copy_ratio")) > 0
+
+
+@pytest.mark.slow  # half a minute
+def test_bench_train_times_compiled_code_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    path = tmp_path / "train.json"
+    arguments = ["bench", "train", "--architecture", "kw-small", "--batch-size", "2", "--steps", "1", "--rounds", "1"]
+    answer = CliRunner().invoke(app, [*arguments, "--compile", "--json", str(path)])
+    assert answer.exit_code == 0, answer.output
+    result = json.loads(path.read_text())
+    assert "are compiled" in answer.output
+    assert min(result[f"compiled_{name}"] for name in ("step_ratio", "attack_ratio", "attack_seconds")) > 0
+    assert result["compile_seconds"] > 0
 
 
 def test_bench_attack_names_an_unknown_protocol_and_peer() -> None:
