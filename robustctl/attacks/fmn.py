@@ -21,20 +21,31 @@ CHANGE = (0.05, 0.001)
 DUAL: dict[Norm, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
 
 
-def fmn(oracle: Oracle, x: Tensor, y: Tensor, threat: Threat, *, steps: int) -> Tensor:
-    """Run FMN from the images themselves (nothing is random).
+def fmn(
+    oracle: Oracle,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    steps: int,
+    start: Tensor | None = None,
+    change: tuple[float, float] = CHANGE,
+) -> Tensor:
+    """Run FMN (nothing is random).
 
     Args:
         x: images (n, c, h, w) in [0,1].
         y: labels (n,).
         steps: gradient evaluations per image, >= 1.
+        start: points (n, c, h, w) in [0,1] to begin at, at any distance; without, the images themselves.
+        change: first and last relative change of the radius, in (0,1).
 
     Returns:
         x_adv (n, c, h, w) inside ball and box in float64: the nearest misclassified point, projected onto the ball of
         the threat; the image itself if there was none.
     """
     norm = threat.norm
-    x_adv, nearest = x.clone(), x.clone()
+    x_adv, nearest = x.clone() if start is None else start.clone(), x.clone()
     found = torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)  # distance of the nearest, if any
     radius = found.clone()
     for step in range(steps):
@@ -45,7 +56,7 @@ def fmn(oracle: Oracle, x: Tensor, y: Tensor, threat: Threat, *, steps: int) -> 
         nearest = torch.where(_wide(better), x_adv, nearest)
         found = torch.where(better, distance, found)
         slope = geometry.norm(grad, DUAL[norm])
-        radius = _next_radius(radius, distance, found, margins, slope, _anneal(CHANGE, step, steps))
+        radius = _next_radius(radius, distance, found, margins, slope, _anneal(change, step, steps))
         x_adv = x_adv + _anneal(STEP, step, steps) * geometry.steepest_step(grad, "l2")
         x_adv = geometry.project(x_adv, x, norm, radius.clamp(min=torch.finfo(x.dtype).tiny))
     margins = losses.margin(oracle.exact(x_adv), y)

@@ -143,7 +143,7 @@ def _plan(setup: Setup, reach: Reach, known: Known, store: Store, by_decision: b
     if setup.gradient and reach.norm == "l0":
         found += fewest.rounds(reach.eps, known, store, setup.data, setup.seed)
     elif setup.gradient:
-        found += nearest.rounds(reach.threat, known, store)
+        found += nearest.rounds(reach.threat, known, store, setup.data, setup.seed)
     if by_decision or not setup.gradient:
         found += decision.rounds(reach.norm, known, setup.data, setup.seed)
     return found

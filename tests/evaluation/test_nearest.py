@@ -24,11 +24,36 @@ def test_each_row_stays_in_its_own_ball(linear_model: nn.Module, norm: Norm) -> 
     assert torch.allclose(alone[0], x_adv[3], atol=1e-6)
 
 
-def test_the_cost_counts_a_gradient_as_one_a_query_as_half_and_l1_twice() -> None:
-    climbs = len(nearest.LOSSES) * 50 + 10 * 40
-    queries = (10 + 1) * 14 / 2
-    assert nearest.cost("linf") == nearest.cost("l2") == 100 + climbs + queries
-    assert nearest.cost("l1") == 100 + 2 * climbs + queries
+def test_the_cost_counts_a_gradient_as_one_and_a_query_as_half_and_l1_begins_in_a_wider_ball() -> None:
+    steps = 6 * (15 + 60) + 40
+    climbs = len(nearest.LOSSES) * 50 + 8 * 20
+    queries = (6 + 1 + 8 + 1) * (14 + 3) / 2
+    assert nearest.cost("linf") == nearest.cost("l2") == steps + climbs + queries
+    assert nearest.cost("l1") == steps + 1.5 * climbs + queries
+
+
+def test_far_points_are_misclassified_or_have_gone_all_their_steps(linear_model: nn.Module) -> None:
+    """No row depends on the others, and a row that is misclassified moves no more."""
+    x = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    y = linear_model(x).argmax(1)
+    with Oracle(linear_model) as oracle:
+        target = nearest.ranked(oracle, x, y, 0)
+        found = nearest.far(oracle, x, y, target)
+        alone = nearest.far(oracle, x[2:3], y[2:3], target[2:3])
+        beyond = nearest.far(oracle, found, y, target)
+    assert (linear_model(found).argmax(1) != y).all() and geometry.norm(found - x, "linf").min() > 0.19
+    assert torch.allclose(alone[0], found[2]) and torch.equal(beyond, found)
+
+
+def test_ranks_count_wrong_classes_from_the_likeliest() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    nn.init.zeros_(model[1].weight)
+    model[1].bias = nn.Parameter(torch.tensor([1.0, 3.0, 2.0]))
+    with Oracle(model) as oracle:
+        found = [
+            nearest.ranked(oracle, torch.rand(2, 1, 4, 4), torch.tensor([1, 2]), rank).tolist() for rank in (0, 1, 2)
+        ]
+    assert found == [[2, 1], [0, 0], [0, 0]]
 
 
 def test_points_come_nearer_along_the_line_up_to_the_boundary_and_those_that_are_right_stay() -> None:
