@@ -41,6 +41,26 @@ def test_fmn_breaks_points_little_beyond_their_exact_distance_and_none_before(
             assert ((x_adv >= 0) & (x_adv <= 1)).all()
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_fmn_comes_down_from_a_far_start_to_the_nearest_boundary(linear_model: nn.Module, norm: Norm) -> None:
+    x = 0.3 + 0.4 * torch.rand(12, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        y = linear_model(x).argmax(1)
+        distance = exact_distance(linear_model, x, y, norm)
+    near = (distance > 0.02) & (distance < 0.3)
+    x, y, distance = x[near], y[near], distance[near]
+    weight = linear_model[1].weight.detach()  # type: ignore[index]
+    with torch.no_grad():
+        other = linear_model(x).scatter(1, y[:, None], -torch.inf).argmax(1)
+    start = ((weight[other] - weight[y]) > 0).float().view_as(x)  # the corner of the box that is worst for the label
+    with Oracle(linear_model) as oracle:
+        x_adv = fmn(oracle, x, y, Threat(norm, 20.0, ""), steps=60, start=start, change=(0.2, 0.005))
+        assert (losses.margin(oracle.exact(x_adv), y) > 0).all()
+    far = geometry.norm(start - x, norm)
+    found = geometry.norm(x_adv - x, norm)
+    assert (found < far / 2).all() and (found < 1.1 * distance).all()
+
+
 def test_fmn_gives_the_image_itself_where_no_point_is_misclassified() -> None:
     constant = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     nn.init.zeros_(constant[1].weight)
