@@ -204,7 +204,7 @@ def witnesses(store: Store, norm: str, known: Known, x: Tensor, positions: Seque
 
 
 def ranked(oracle: Oracle, x: Tensor, y: Tensor, rank: int) -> Tensor:
-    """The wrong class (n,) of this rank for images x (n, c, h, w), of which 0 is the likeliest; at most the last."""
+    """The wrong class (n,) of this rank for images x (n, c, h, w). Ranks begin at 0, the likeliest; the last stays."""
     logits = oracle.logits(x).scatter(1, y[:, None], -torch.inf)
     return logits.argsort(dim=1, descending=True)[:, min(rank, logits.shape[1] - 2)]
 
