@@ -94,36 +94,32 @@ def _families(result: union.UnionResult, path: Path) -> dict[Norm, list[tuple[in
 
 
 def table(results: Sequence[Spent]) -> str:
-    """A row an evaluation, in Markdown; robust points are at most these."""
-    norms = list(COLOURS)
+    """A row for each result of a protocol but ``standard``, and behind a stroke what ``standard`` left and spent, in
+    Markdown. Robust points are at most these; evaluations are in thousands."""
+    names = [*COLOURS, "union"]
     lines = [
         "| model, points | seed | protocol | "
-        + " | ".join([*norms, "union"])
-        + " | evaluations: "
-        + ", ".join(norms)
-        + " |"
-        " in all | fewer than standard |",
+        f"{' | '.join(names)} | evaluations | fewer: {', '.join(COLOURS)}; in all |",
         "|" + "---|" * 9,
     ]
-    for one in results:
-        spent = one.evaluations
-        thousands = ", ".join(f"{spent[norm] / 1000:.1f}" for norm in norms if norm in spent)
-        counts = " | ".join(str(one.robust.get(name, "")) for name in [*norms, "union"])
-        lines.append(
-            f"| `{one.model}`, {one.n:,} | {one.seed} | {one.protocol} | {counts} | {thousands} | "
-            f"{sum(spent.values()) / 1000:,.1f} | {_fewer(one, results)} |"
-        )
+    for one in (one for one in results if one.protocol != "standard"):
+        other = _standard(one, results)
+        counts = [f"{one.robust[name]}" + (f" / {other.robust[name]}" if other else "") for name in names]
+        spent = f"{_thousands(one)}" + (f" / {_thousands(other)}" if other else "")
+        cells = [f"`{one.model}`, {one.n:,}", one.seed, one.protocol, *counts, spent, _fewer(one, other)]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 
+def _thousands(one: Spent) -> str:
+    return f"{sum(one.evaluations.values()) / 1000:,.1f}"
+
+
 def _standard(one: Spent, results: Iterable[Spent]) -> Spent | None:
-    if one.protocol == "standard":
-        return None
     return next((other for other in results if other.protocol == "standard" and other.of == one.of), None)
 
 
-def _fewer(one: Spent, results: Iterable[Spent]) -> str:
-    other = _standard(one, results)
+def _fewer(one: Spent, other: Spent | None) -> str:
     if other is None:
         return ""
     here, there = one.evaluations, other.evaluations
