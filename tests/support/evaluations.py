@@ -176,8 +176,11 @@ def picture(results: Sequence[Spent], path: Path) -> None:
         panel.grid(True, color="#dddddd")
         panel.set_xlabel("gradient evaluations an image")
         panel.set_ylabel("robust accuracy in %, at most")
+    used = {one.protocol for one in results}
     lines = [Line2D([], [], color=colour, label=norm) for norm, colour in COLOURS.items()]
-    lines += [Line2D([], [], color="black", linestyle=style, label=name) for name, style in STYLES.items()]
+    lines += [
+        Line2D([], [], color="black", linestyle=style, label=name) for name, style in STYLES.items() if name in used
+    ]
     figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), frameon=False)
     figure.savefig(path, dpi=110)
 
