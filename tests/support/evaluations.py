@@ -116,6 +116,8 @@ def _thousands(one: Spent) -> str:
 
 
 def _standard(one: Spent, results: Iterable[Spent]) -> Spent | None:
+    if one.protocol not in ROUNDS:
+        return None
     return next((other for other in results if other.protocol == "standard" and other.of == one.of), None)
 
 
@@ -132,11 +134,7 @@ def weaker(results: Sequence[Spent]) -> str:
     and each seed, in percentage points."""
     lines = ["| model | seeds | " + " | ".join([*COLOURS, "union"]) + " |", "|" + "---|" * 6]
     for model in dict.fromkeys(one.model for one in results):
-        pairs = [
-            (one, other)
-            for one in results
-            if one.model == model and one.protocol in ROUNDS and (other := _standard(one, results))
-        ]
+        pairs = [(one, other) for one in results if one.model == model and (other := _standard(one, results))]
         if pairs:
             cells = []
             for name in [*COLOURS, "union"]:
