@@ -4,10 +4,12 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from robustctl.architectures import device_of
 from robustctl.checkpoint import weights_sha256
 from robustctl.devices import device_name
+from robustctl.discovery import unknown
 from robustctl.errors import RequestError
 from robustctl.evaluation import checks, curve, decision
 from robustctl.evaluation.families import seconds_per_batch
@@ -34,6 +36,8 @@ def reaches_of(usual: Sequence[Threat], dataset: str, norms: str | None, eps: st
         RequestError: as ``threats_of``; l0 twice, or not with a whole number of pixels.
     """
     asked = [part.strip() for part in norms.split(",")] if norms else []
+    if wrong := next((part for part in asked if part and part not in get_args(CurveNorm)), None):
+        raise unknown("norm", wrong, get_args(CurveNorm))
     written = [part.strip() for part in eps.split(",")] if eps else []
     sparse = [part for part in written if part.replace("=", ":").partition(":")[0].strip() == "l0"]
     if sparse and norms and "l0" not in asked:

@@ -253,6 +253,7 @@ def test_without_foolbox_what_needs_it_is_refused(monkeypatch, capsys) -> None:
     ("arguments", "message"),
     [
         (["eval", *ON, "--curve", "--norms", "linf", "--eps", "l0=3"], "leaves out"),
+        (["eval", *ON, "--curve", "--norms", "linf,l3"], "Available: l0, l1, l2, linf"),
         (["eval", *ON, "--curve", "--eps", "l0=3,l0=4"], "twice"),
         (["eval", *ON, "--curve", "--eps", "l0=1.5"], "whole"),
         (["eval", *ON, "--curve", "--eps", "l0=64"], "every pixel"),
